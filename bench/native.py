@@ -1,0 +1,55 @@
+"""Images for both sides, and the way back from a native side that broke off half-way."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from .measure import CommandError
+from .runner import Stage
+
+MIB = 1 << 20
+
+
+def ext4_image(stage: Stage, name: str, mebibytes: int) -> Path:
+    """A fresh ext4 image that belongs to the user."""
+    image = stage.scratch / name
+    with image.open("wb") as file:
+        file.truncate(mebibytes * MIB)
+    # Nothing lazy: the kernel would go on initialising in the background, an engine would not.
+    stage.run_as_root(
+        ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)]
+    )
+    stage.give(image)
+    return image
+
+
+def filled_image(stage: Stage, name: str, mebibytes: int) -> Path:
+    """An image with every block allocated: holes would read at the speed of memset."""
+    image = stage.scratch / name
+    block = os.urandom(MIB)
+    with image.open("wb") as file:
+        for _ in range(mebibytes):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    stage.give(image)
+    return image
+
+
+@contextmanager
+def cleaned_up(stage: Stage, image: Path, mountpoint: Path | None = None) -> Iterator[None]:
+    """Leave no native mount and no native loop device of image behind, whatever happens."""
+    try:
+        yield
+    finally:
+        with suppress(CommandError):
+            if mountpoint is not None and mountpoint.is_mount():
+                stage.run_as_root(["umount", str(mountpoint)])
+        with suppress(CommandError):
+            attached = stage.run_as_root(["losetup", "-j", str(image)])
+            for device in re.findall(r"^(/dev/loop\d+):", attached, re.MULTILINE):
+                stage.run_as_root(["losetup", "-d", device])

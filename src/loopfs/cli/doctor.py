@@ -1,0 +1,115 @@
+"""``loopfs doctor``: can loopfs run here, and if not, what to do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import textwrap
+from collections.abc import Iterator
+
+from loopfs.cli import findings
+from loopfs.cli.findings import Finding
+
+WIDTH = 100  # columns of the table
+
+
+def main(argv: list[str]) -> int:
+    """The subcommand.
+
+    Args:
+        argv: the arguments behind the word ``doctor``.
+    Returns:
+        an exit status: 1 when something is missing that ``loopfs run`` cannot do without.
+    """
+    parser = argparse.ArgumentParser(
+        prog="loopfs doctor", description="Say whether loopfs can run here, and what to do if not."
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    options = parser.parse_args(argv)
+    found = list(examine())
+    print(as_json(found) if options.json else as_table(found))
+    return 0 if can_run(found) else 1
+
+
+def examine() -> Iterator[Finding]:
+    """Look at one thing after the other.
+
+    What rests on a thing that is missing is left out: its answer would name the wrong remedy.
+    """
+    machine = findings.machine()
+    yield machine
+    if not machine.ok:
+        return
+    from loopfs.cli import probes
+
+    device = probes.fuse_device()
+    yield device
+    namespaces = probes.user_namespaces()
+    yield namespaces
+    if namespaces.ok:
+        if device.ok:
+            yield probes.fuse_mount()
+        yield probes.reach()
+    notification = probes.user_notification()
+    yield notification
+    if notification.ok:
+        listener = probes.listener()
+        yield listener
+        if listener.ok:
+            yield probes.add_descriptor()
+            yield probes.synchronous_wake_up()
+        yield probes.killable_wait()
+    if namespaces.ok:
+        yield probes.pid_namespace()
+        yield probes.subordinate_ids()
+    yield findings.ext_engine()
+
+
+def missing() -> Finding | None:
+    """The first thing missing that loopfs cannot run without; for a run that failed to start."""
+    return next((f for f in examine() if f.required and not f.ok), None)
+
+
+def sentence(finding: Finding) -> str:
+    """What is wrong and what to do about it, in one sentence."""
+    return f"{finding.consequence}; {finding.remedy}"
+
+
+def can_run(found: list[Finding]) -> bool:
+    return all(f.ok for f in found if f.required)
+
+
+def as_json(found: list[Finding]) -> str:
+    report = {"ok": can_run(found), "findings": [f._asdict() for f in found]}
+    return json.dumps(report, indent=2)
+
+
+def as_table(found: list[Finding]) -> str:
+    """A line for each finding; below a no, what follows from it and what to do."""
+    column = max(len(f.name) for f in found) + 2
+    lines = []
+    for finding in found:
+        lines.append(f"{finding.name:{column}}{_verdict(finding)}")
+        if not finding.ok:
+            lines += _indented(finding.consequence)
+            lines += _indented(finding.remedy)
+    verdict = "loopfs can run here." if can_run(found) else "loopfs cannot run here."
+    return "\n".join([*lines, "", verdict])
+
+
+def _verdict(finding: Finding) -> str:
+    if finding.ok:
+        return "yes"
+    return "no (needed)" if finding.required else "no (not needed)"
+
+
+def _indented(text: str) -> list[str]:
+    indent = "    "
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,  # a command must stay whole enough to be copied
+    )

@@ -1,0 +1,360 @@
+"""What the kernel lets this user do, found out by doing it.
+
+A version number or a setting says little about it: distributions patch, containers filter,
+security modules refuse. So each probe tries the very thing in a forked child; settings are
+looked at only afterwards, to name the remedy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from loopfs import syscalls
+from loopfs.cli.findings import SUBORDINATE_IDS, Finding, id_ranges, no_ids
+from loopfs.uapi import mount as uapi_mount
+from loopfs.uapi import sched, seccomp
+from loopfs.uapi.syscalls import abis
+
+PR_SET_NO_NEW_PRIVS = 38
+# struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
+NOTIF_ADDFD = struct.Struct("=QIIII")
+
+CONTAINER = "in a container, let its seccomp profile and its security module allow"
+
+# A setting below /proc/sys, the value that forbids user namespaces, and what mends it.
+_SETTINGS = (
+    ("user/max_user_namespaces", "0", "run: sudo sysctl user.max_user_namespaces=15000"),
+    (
+        "kernel/unprivileged_userns_clone",
+        "0",
+        "run: sudo sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "give loopfs an AppArmor profile with the rule 'userns,', "
+        "or run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
+
+# --- namespaces and FUSE -----------------------------------------------------
+
+
+def user_namespaces() -> Finding:
+    """unshare(CLONE_NEWUSER | CLONE_NEWNS) and an id map succeed."""
+    code = _try(_enter)
+    if not code:
+        return Finding("user namespaces", True, True)
+    why = f"this system lets you make no user namespace ({os.strerror(code)})"
+    return Finding("user namespaces", False, True, why, _namespace_remedy(code))
+
+
+def pid_namespace() -> Finding:
+    """A pid namespace can be made and its own /proc mounted."""
+
+    def probe() -> None:
+        _enter(sched.CLONE_NEWPID)
+        code = _try(_mount_proc)  # only a child is in the new pid namespace
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    code = _try(probe)
+    if not code:
+        return Finding("own /proc", True, False)
+    why = (
+        f"a new /proc cannot be mounted ({os.strerror(code)}), so a sandbox cannot have "
+        "process ids of its own"
+    )
+    remedy = "in a container, unmask its /proc (podman, docker: --security-opt unmask=ALL)"
+    return Finding("own /proc", False, False, why, remedy)
+
+
+def fuse_device() -> Finding:
+    """/dev/fuse is there, and this user may open it for reading and writing."""
+    try:
+        os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
+    except OSError as problem:
+        why = f"/dev/fuse cannot be opened ({problem.strerror})"
+        return Finding("/dev/fuse", False, True, why, _fuse_device_remedy(problem.errno))
+    return Finding("/dev/fuse", True, True)
+
+
+def fuse_mount() -> Finding:
+    """A FUSE filesystem can be mounted in a user namespace (Linux 4.18)."""
+    code = _try(_mount_fuse)
+    if not code:
+        return Finding("FUSE mounts", True, True)
+    why = f"FUSE cannot be mounted in a user namespace ({os.strerror(code)})"
+    remedy = _forbidding_setting() or f"use Linux 4.18 or newer; {CONTAINER} mount"
+    return Finding("FUSE mounts", False, True, why, remedy)
+
+
+def subordinate_ids() -> Finding:
+    """newuidmap and newgidmap map this user's ranges of ids."""
+    ranges = id_ranges()
+    if isinstance(ranges, Finding):
+        return ranges
+    own = os.geteuid(), os.getegid()
+    with _waiting_child(lambda: syscalls.unshare(sched.CLONE_NEWUSER)) as pid:
+        for tool, own_id, others in zip(("newuidmap", "newgidmap"), own, ranges, strict=True):
+            numbers = (pid, 0, own_id, 1, 1, others.start, 1)
+            command = [tool, *map(str, numbers)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                why = done.stderr.strip() or f"{tool} fails"
+                return no_ids(why, f"{CONTAINER} {tool} its privilege; see {tool}(1)")
+    return Finding(SUBORDINATE_IDS, True, False)
+
+
+def _enter(flags: int = 0) -> None:
+    """Become root of a new user namespace that has a mount namespace."""
+    uid, gid = os.geteuid(), os.getegid()
+    syscalls.unshare(sched.CLONE_NEWUSER | sched.CLONE_NEWNS | flags)
+    for name, text in ("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1"):
+        with open(f"/proc/self/{name}", "wb", buffering=0) as file:
+            file.write(text.encode())
+    syscalls.mount("none", "/", None, uapi_mount.MS_REC | uapi_mount.MS_SLAVE, None)
+
+
+def _mount_proc() -> None:
+    flags = uapi_mount.MS_NOSUID | uapi_mount.MS_NODEV | uapi_mount.MS_NOEXEC
+    syscalls.mount("proc", "/proc", "proc", flags, None)
+
+
+def _mount_fuse() -> None:
+    _enter()
+    # Who mounts must have opened the device in the same user namespace (fs/fuse/inode.c).
+    fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
+    flags = uapi_mount.MS_NOSUID | uapi_mount.MS_NODEV
+    # Over any directory that every system has: nobody else sees this mount.
+    syscalls.mount("loopfs-doctor", "/dev", "fuse", flags, options)
+
+
+def _namespace_remedy(code: int) -> str:
+    if code == errno.EINVAL:
+        return "use a kernel that is built with CONFIG_USER_NS"
+    if code in (errno.ENOSPC, errno.EUSERS) and _setting("user/max_user_namespaces") != "0":
+        return "end some sandboxes, nest fewer, or raise the sysctl user.max_user_namespaces"
+    return _forbidding_setting() or f"leave the chroot if this is one; {CONTAINER} unshare"
+
+
+def _forbidding_setting() -> str | None:
+    for name, forbids, remedy in _SETTINGS:
+        if _setting(name) == forbids:
+            return f"{remedy} (a file in /etc/sysctl.d keeps a setting)"
+    return None
+
+
+def _fuse_device_remedy(code: int | None) -> str:
+    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return "run: sudo modprobe fuse (a container needs the option --device /dev/fuse)"
+    if code == errno.EACCES:
+        return (
+            "run: sudo chmod 0666 /dev/fuse (the udev rule "
+            """KERNEL=="fuse", MODE="0666" keeps it so)"""
+        )
+    return "in a container, let its device policy allow /dev/fuse (--device /dev/fuse)"
+
+
+# --- seccomp -----------------------------------------------------------------
+
+
+def user_notification() -> Finding:
+    """seccomp(2) can hand a system call to a supervisor (Linux 5.0)."""
+    code = _filter_flags_refused(seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    if not code:
+        return Finding("seccomp notification", True, True)
+    why = f"the kernel has no seccomp user notification ({os.strerror(code)})"
+    remedy = f"use Linux 5.9 or newer with CONFIG_SECCOMP_FILTER; {CONTAINER} seccomp"
+    return Finding("seccomp notification", False, True, why, remedy)
+
+
+def listener() -> Finding:
+    """This process may become the supervisor of its children."""
+    code = _try(_listen)
+    if not code:
+        return Finding("seccomp listener", True, True)
+    if code == errno.EBUSY:
+        why = "a supervisor listens to this process already, and a second one cannot"
+        remedy = "start loopfs run outside of the sandbox (loopfs run or a container) you are in"
+    else:
+        why = f"no seccomp listener can be installed ({os.strerror(code)})"
+        remedy = f"{CONTAINER} seccomp"
+    return Finding("seccomp listener", False, True, why, remedy)
+
+
+def add_descriptor() -> Finding:
+    """A supervisor can put a descriptor into a process (SECCOMP_IOCTL_NOTIF_ADDFD, Linux 5.9)."""
+
+    def probe() -> None:
+        fd = _listen()
+        try:
+            request = NOTIF_ADDFD.pack(0, 0, fd, 0, 0)
+            fcntl.ioctl(fd, seccomp.SECCOMP_IOCTL_NOTIF_ADDFD, request)
+        except OSError as problem:
+            if problem.errno != errno.ENOENT:  # which says that no call waits: it was understood
+                raise
+
+    if not _try(probe):
+        return Finding("seccomp descriptors", True, True)
+    why = "this kernel cannot put a descriptor into a supervised process"
+    return Finding("seccomp descriptors", False, True, why, "use Linux 5.9 or newer")
+
+
+def killable_wait() -> Finding:
+    """SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)."""
+    flags = seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER
+    flags |= seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
+    if not _filter_flags_refused(flags):
+        return Finding("killable waits", True, False)
+    why = "a trapped call that a signal interrupts may be carried out twice"
+    return Finding("killable waits", False, False, why, "use Linux 5.19 or newer")
+
+
+def synchronous_wake_up() -> Finding:
+    """SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)."""
+
+    def probe() -> None:
+        flags = seccomp.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+        fcntl.ioctl(_listen(), seccomp.SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
+
+    if not _try(probe):
+        return Finding("fast traps", True, False)
+    why = "a trapped system call costs some 65 instead of 8 microseconds"
+    return Finding("fast traps", False, False, why, "use Linux 6.6 or newer")
+
+
+def _listen() -> int:
+    """Install a filter that allows everything, return its listener."""
+    syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
+    allow = seccomp.SOCK_FILTER.pack(seccomp.BPF_RET_K, 0, 0, seccomp.SECCOMP_RET_ALLOW)
+    return syscalls.seccomp_listener(allow, 0)
+
+
+def _filter_flags_refused(flags: int) -> int:
+    """0 when the kernel knows these SECCOMP_FILTER_FLAG_*, else the errno that it refuses with.
+
+    The flags are looked at before the program, and there is none: so EFAULT means that they
+    are known (seccomp(2)), and nothing is installed.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    numbers = (abis()[0].numbers["seccomp"], seccomp.SECCOMP_SET_MODE_FILTER, flags)
+    libc.syscall(*map(ctypes.c_long, numbers), None)
+    code = ctypes.get_errno()
+    return 0 if code == errno.EFAULT else code
+
+
+# --- reaching into the workload ----------------------------------------------
+
+
+def reach() -> Finding:
+    """A supervisor may take the descriptors (Linux 5.6) and use the memory of a sandboxed child.
+
+    Both need what ptrace(2) calls PTRACE_MODE_ATTACH.
+    """
+    try:
+        with _waiting_child(_enter) as pid:
+            _take_hold(pid)
+    except OSError as problem:
+        why = f"a supervisor may not reach into its own child ({problem.strerror})"
+        return Finding("access to children", False, True, why, _reach_remedy(problem.errno))
+    return Finding("access to children", True, True)
+
+
+def _take_hold(pid: int) -> None:
+    os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC))
+    any_descriptor = int(os.listdir(f"/proc/{pid}/fd")[0])
+    pidfd = os.pidfd_open(pid)
+    try:
+        os.close(syscalls.pidfd_getfd(pidfd, any_descriptor))
+    finally:
+        os.close(pidfd)
+
+
+def _reach_remedy(code: int | None) -> str:
+    if code == errno.ENOSYS:
+        return "use Linux 5.6 or newer (pidfd_getfd)"
+    if _setting("kernel/yama/ptrace_scope") == "3":
+        return "set kernel.yama.ptrace_scope to 1 in /etc/sysctl.d and boot anew: 3 is final"
+    if _setting("kernel/yama/ptrace_scope") == "2":
+        return "run: sudo sysctl kernel.yama.ptrace_scope=1"
+    return f"{CONTAINER} pidfd_getfd and the writing of /proc/PID/mem"
+
+
+# --- trying ------------------------------------------------------------------
+
+
+def _try(action: Callable[[], object]) -> int:
+    """Do ``action`` in a forked child: 0 when it succeeds, else the errno that it fails with."""
+    pid = os.fork()
+    if pid == 0:
+        _leave_with(lambda: _errno_of(action))
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    # A filter may answer a system call with death.
+    return status if status >= 0 else errno.EPERM
+
+
+@contextmanager
+def _waiting_child(action: Callable[[], object]) -> Iterator[int]:
+    """The pid of a forked child that has done ``action`` and waits; it ends with the context.
+
+    Raises:
+        OSError: as ``action`` did in the child.
+    """
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        _leave_with(lambda: _report_and_wait(theirs, action))
+    theirs.close()
+    try:
+        report = ours.recv(1)
+        code = report[0] if report else errno.EPERM
+        if code:
+            raise OSError(code, os.strerror(code))
+        yield pid
+    finally:
+        ours.close()
+        os.waitpid(pid, 0)
+
+
+def _report_and_wait(parent: socket.socket, action: Callable[[], object]) -> int:
+    parent.send(bytes((_errno_of(action),)))
+    parent.recv(1)  # which returns when the parent closes its end, or dies
+    return 0
+
+
+def _leave_with(status: Callable[[], int]) -> NoReturn:
+    """End a forked child without running what the parent has registered for its own end."""
+    try:
+        os._exit(status())
+    finally:
+        os._exit(errno.EIO)
+
+
+def _errno_of(action: Callable[[], object]) -> int:
+    try:
+        action()
+    except OSError as problem:
+        return problem.errno or errno.EIO
+    return 0
+
+
+def _setting(name: str) -> str | None:
+    """The text of a file below /proc/sys; None when the kernel has no such setting."""
+    try:
+        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None

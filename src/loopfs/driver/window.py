@@ -1,0 +1,49 @@
+"""What of its backing file a device shows."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from loopfs.driver.world import Backing
+from loopfs.errors import DriverError
+from loopfs.uapi.block import SECTOR_SIZE
+from loopfs.uapi.loop import LO_CRYPT_NONE, LO_KEY_SIZE, LoopInfo64
+
+LLONG_MAX = 2**63 - 1
+
+
+class Window(NamedTuple):
+    """``offset`` and ``capacity`` are bytes.
+
+    There is no file behind it any more while the device runs down.
+    """
+
+    backing: Backing | None
+    offset: int
+    capacity: int
+
+
+def window_of(backing: Backing, info: LoopInfo64) -> Window:
+    """What a device shows of ``backing``, by ``info``'s offset and limit.
+
+    Raises:
+        OSError: the size of the file cannot be had.
+    """
+    size = max(backing.size() - info.offset, 0)
+    if info.sizelimit:
+        size = min(size, info.sizelimit)
+    return Window(backing, info.offset, size - size % SECTOR_SIZE)
+
+
+def check_info(info: LoopInfo64) -> None:
+    """What every call with a struct loop_info64 refuses.
+
+    Raises:
+        DriverError: EINVAL for encryption, EOVERFLOW for an offset or limit that is
+            negative as a signed number.
+    """
+    if info.encrypt_key_size > LO_KEY_SIZE or info.encrypt_type != LO_CRYPT_NONE:
+        raise DriverError(errno.EINVAL, "encryption is long gone from the loop driver")
+    if info.offset > LLONG_MAX or info.sizelimit > LLONG_MAX:
+        raise DriverError(errno.EOVERFLOW, "offset or size limit beyond 2^63-1")

@@ -1,0 +1,47 @@
+"""The program: serves the filesystem on a device until it is unmounted."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+from loopfs import syscalls
+from loopfs.engines.embedded.filesystem import ReadOnlyFilesystem
+from loopfs.fuse.session import Session
+from loopfs.uapi.mount import MS_RDONLY
+
+# For each filesystem type the module that reads it.
+READERS = {
+    "ext2": "ext",
+    "ext3": "ext",
+    "ext4": "ext",
+    "btrfs": "btrfs",
+    "xfs": "xfs",
+    "vfat": "fat",
+    "msdos": "fat",
+    "ntfs": "ntfs",
+    "ntfs3": "ntfs",
+    "squashfs": "squashfs",
+}
+
+
+def command(device: str, mountpoint: str, fstype: str, options: tuple[str, ...]) -> list[str]:
+    """How it is started, with what this interpreter can import."""
+    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
+    return [sys.executable, "-SEc", code, device, mountpoint, fstype, ",".join(options)]
+
+
+def main(argv: list[str]) -> None:
+    """Device, mountpoint, type and options. An exception ends it, and the mount is refused."""
+    _, device, mountpoint, fstype, options = argv
+    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
+    with open(device, "rb") as file:
+        volume = reader.volume(file, options.split(","))
+        filesystem = ReadOnlyFilesystem(volume)
+        filesystem.getattr(1)
+        connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        data = f"fd={connection},rootmode=40000,user_id=0,group_id=0"
+        data += ",allow_other,default_permissions"
+        syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
+        Session(connection, filesystem).serve()

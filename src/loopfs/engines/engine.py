@@ -1,0 +1,118 @@
+"""Engines: programs that serve the filesystem on a device through FUSE.
+
+A program is told the device, where to mount and the options, and serves in the foreground
+until its filesystem is unmounted. Which one serves what is said by
+:mod:`loopfs.engines.policy`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from loopfs.errors import LoopfsError
+
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Filesystems that never can be written: the kernel mounts them for reading whatever is asked.
+# Of all others it is EACCES, on which mount(8) warns and tries again for reading.
+NEVER_WRITTEN = frozenset({"squashfs", "erofs"})
+
+
+class NoEngine(LoopfsError):
+    """Nothing here mounts a type: the errno for the workload, the sentence for the person."""
+
+
+class Launch(NamedTuple):
+    """What an engine is started for.
+
+    Args:
+        device: a path; mountinfo shows it as the source.
+        options: those of the program.
+    """
+
+    device: str
+    mountpoint: str
+    fstype: str
+    options: tuple[str, ...]
+    read_only: bool
+
+    def fuse_options(self, *more: str) -> str:
+        """The argument of -o for a program that uses libfuse."""
+        words = (
+            f"subtype={self.fstype}",
+            "allow_other,default_permissions,suid,dev",
+            "ro" if self.read_only else "rw",
+        )
+        return ",".join((*words, *more, *self.options))
+
+
+def program(name: str, package: str) -> Callable[[str], str | None]:
+    """:attr:`Engine.missing` of a program on :data:`SEARCH_PATH`, which a package of Debian has."""
+
+    def missing(fstype: str) -> str | None:
+        if any(os.access(f"{place}/{name}", os.X_OK) for place in SEARCH_PATH.split(":")):
+            return None
+        return f"{name} is not installed; install the package {package}"
+
+    return missing
+
+
+Check = Callable[[int, str], None]
+
+
+class Engine(NamedTuple):
+    """One of them.
+
+    Args:
+        name: how the policy calls it.
+        missing: for a type, what to do where it is not installed; else None.
+        types: the filesystem types that it serves.
+        options: of the filesystem (as its driver or mount(8) documents them), and what the
+            program has for them: "" for those that change nothing here. A name that ends in
+            "=" stands for any value, which is passed on.
+        command: its command line.
+        check: given the open device and the type, refuses (OSError) what the kernel's driver
+            would refuse.
+        writes: it can.
+    """
+
+    name: str
+    missing: Callable[[str], str | None]
+    types: frozenset[str]
+    options: Mapping[str, str]
+    command: Callable[[Launch], list[str]]
+    check: Check
+    writes: bool = True
+
+    def translated(self, data: str) -> tuple[str, ...]:
+        """The data argument of mount(2) as the program's options.
+
+        Raises:
+            OSError: EINVAL for an option that is not in the table.
+        """
+        words = (self._translated(option) for option in filter(None, data.split(",")))
+        return tuple(filter(None, words))
+
+    def _translated(self, option: str) -> str:
+        if option == "defaults":
+            return ""
+        if option in self.options:
+            return self.options[option]
+        key, equals, value = option.partition("=")
+        word = self.options.get(key + equals) if equals else None
+        if word is None:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return word and word + value
+
+    def read_only(self, fstype: str, asked: bool) -> bool:
+        """Whether it mounts for reading, given what was asked for.
+
+        Raises:
+            OSError: EACCES: it cannot write, and the type's driver could.
+        """
+        if self.writes or asked or fstype in NEVER_WRITTEN:
+            return asked or not self.writes
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))

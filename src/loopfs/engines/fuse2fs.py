@@ -1,0 +1,76 @@
+"""fuse2fs (e2fsprogs) as the engine of ext2, ext3 and ext4."""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+
+from loopfs.engines.engine import Launch
+
+PROGRAM = "fuse2fs"
+PACKAGE = "fuse2fs"
+TYPES = frozenset({"ext2", "ext3", "ext4"})
+
+# Mount options of ext4(5): those that fuse2fs has, and those that change nothing here.
+OPTIONS = {
+    "minixdf": "minixdf",
+    "bsddf": "bsddf",
+    "norecovery": "norecovery",
+    "noload": "norecovery",
+    "errors=continue": "errors=continue",
+    "errors=remount-ro": "errors=remount-ro",
+    "errors=panic": "errors=panic",
+    "acl": "",
+    "user_xattr": "",
+    "barrier": "",
+    "nobarrier": "",
+    "data=ordered": "",
+    "lazytime": "",
+    "nodiscard": "",
+}
+
+# struct ext4_super_block: s_blocks_count_lo, s_log_block_size, s_magic, s_feature_incompat,
+# s_blocks_count_hi.
+_SUPERBLOCK = struct.Struct("<4xI16xI28xH38xI236xI")
+SUPERBLOCK_OFFSET = 1024
+MAGIC = 0xEF53
+MAX_LOG_BLOCK_SIZE = 6
+INCOMPAT_64BIT = 0x80
+# The incompatible features that a driver of the type knows; ext4 lets fuse2fs decide.
+_INCOMPAT = {"ext2": 0x12, "ext3": 0x16}
+
+
+def check(device: int, fstype: str) -> None:
+    """Refuse what the kernel would refuse and fuse2fs would not, or only at first use.
+
+    Args:
+        device: the open device.
+    Raises:
+        OSError: EIO (too small for a superblock), EINVAL (no ext filesystem, one with
+            features that ``fstype`` lacks, or larger than the device).
+    """
+    data = os.pread(device, _SUPERBLOCK.size, SUPERBLOCK_OFFSET)
+    if len(data) < _SUPERBLOCK.size:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    blocks, log_block_size, magic, incompat, blocks_high = _SUPERBLOCK.unpack(data)
+    if incompat & INCOMPAT_64BIT:
+        blocks |= blocks_high << 32
+    if (
+        magic != MAGIC
+        or log_block_size > MAX_LOG_BLOCK_SIZE
+        or blocks << (10 + log_block_size) > os.lseek(device, 0, os.SEEK_END)
+        or incompat & ~_INCOMPAT.get(fstype, incompat)
+    ):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def command(launch: Launch) -> list[str]:
+    """The command line that serves a filesystem in the foreground.
+
+    Its own default options would call every filesystem ext4; the others of them are here.
+    Attributes are not kept, as to libfuse each name of a file is another file.
+    """
+    more = "no_default_opts", f"fsname={launch.device}", "kernel_cache,use_ino,attr_timeout=0"
+    words = [PROGRAM, "-f", launch.device, launch.mountpoint]
+    return [*words, "-o", launch.fuse_options(*more)]

@@ -1,0 +1,134 @@
+"""The helper: a process that enters the caller's namespaces for the supervisor.
+
+setns(2) into a user namespace needs a single thread, and a fork of a threaded process is
+no place to run code. So the helper is forked before there is a thread, does nothing but
+wait, and forks once more for each job. A job gets a channel of its own to the supervisor.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+from loopfs import syscalls
+from loopfs.channel import Channel, Message, close_all
+from loopfs.process import Process
+
+if TYPE_CHECKING:
+    from loopfs.driver.partition import Found
+    from loopfs.filesystems.backing import FileFacts
+
+NOT_OURS = 1000  # a job's answer, beyond all errnos: the call is the kernel's to carry out
+
+
+class Helper:
+    """The supervisor's end."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._sending = threading.Lock()
+
+    @classmethod
+    def start(cls) -> Helper:
+        """Fork the helper; the calling process must have a single thread."""
+        ours, helpers = Channel.pair()
+        supervisor = os.getpid()
+        if os.fork() == 0:
+            try:
+                ours.close()
+                syscalls.set_parent_death_signal(signal.SIGKILL)
+                if os.getppid() == supervisor:
+                    _serve(helpers)
+            except BaseException:  # nothing may return into the supervisor's code
+                sys.excepthook(*sys.exc_info())
+            finally:
+                os._exit(0)
+        helpers.close()
+        return cls(ours)
+
+    def begin(self, job: str, arguments: tuple[object, ...], fds: tuple[int, ...]) -> Channel:
+        """Start a job; returns the channel on which it answers.
+
+        Args:
+            job: a name of :data:`loopfs.engines.jobs.JOBS`.
+            arguments: strings, numbers and tuples of them.
+            fds: descriptors to pass.
+        """
+        ours, jobs = Channel.pair()
+        with self._sending:
+            data = marshal.dumps((job, arguments))  # type: ignore[arg-type]
+            self._channel.send(data, (jobs.fileno(), *fds))
+        jobs.close()
+        return ours
+
+    def fstat(self, pid: int, fd: int) -> FileFacts:
+        """fstat(2) as a process of ``pid``'s user namespace, which may look at its FUSE mounts.
+
+        Raises:
+            OSError: what fstat says; EIO when the helper is gone.
+        """
+        from loopfs.filesystems.backing import FileFacts
+
+        return FileFacts(*self._ask("fstat", pid, fd))
+
+    def read_table(self, pid: int, fd: int, offset: int, size: int, block_size: int) -> list[Found]:
+        """:func:`loopfs.filesystems.blkid.read_table` in ``pid``'s user namespace."""
+        from loopfs.driver.partition import Found
+
+        table = self._ask("read_table", pid, fd, offset, size, block_size)
+        return [Found(*entry) for entry in table]
+
+    def _ask(self, job: str, pid: int, fd: int, *arguments: int) -> tuple[Any, ...]:
+        """The answer of a job that looks at one file as a process of ``pid``'s namespaces."""
+        pidfd = Process(pid).pidfd()
+        try:
+            channel = self.begin(job, arguments, (pidfd, fd))
+        finally:
+            os.close(pidfd)
+        code, values = result(channel.receive())
+        channel.close()
+        if code:
+            raise OSError(code, os.strerror(code))
+        assert isinstance(values, tuple)
+        return values
+
+
+def result(message: Message) -> tuple[int, object]:
+    """A job's answer: an errno, or 0 and a value."""
+    if not message.data:
+        return 5, None  # EIO: it died
+    code, value = marshal.loads(message.data)
+    return code, value
+
+
+def answer(channel: Channel, code: int, value: object = None, fds: tuple[int, ...] = ()) -> None:
+    """Send a job's answer."""
+    channel.send(marshal.dumps((code, value)), fds)  # type: ignore[arg-type]
+
+
+def _serve(channel: Channel) -> None:
+    # Engines outlive the job that starts them and become our children: nobody waits
+    # for those.
+    syscalls.become_subreaper()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    while True:
+        message = channel.receive()
+        if not message.data:
+            return
+        from loopfs.engines import jobs  # the first time only, and only if it comes to it
+
+        name, arguments = marshal.loads(message.data)
+        helper = os.getpid()
+        if os.fork() == 0:
+            channel.close()
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            syscalls.set_parent_death_signal(signal.SIGKILL)
+            if os.getppid() != helper:
+                os._exit(1)
+            jobs.perform(name, arguments, message.fds)
+        close_all(message.fds)

@@ -1,0 +1,131 @@
+"""Jobs for mounts of type loop: what the caller's namespaces are needed for."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs import syscalls
+from loopfs.channel import Channel
+from loopfs.engines import paths
+from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.jobs import Job, apply_flags, enter
+from loopfs.engines.superblock import fuse_context, set_sb_flags
+from loopfs.uapi import mount as uapi
+from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+
+LOOP = "loop"
+
+
+def _instance(
+    channel: Channel, fds: list[int], source: str, sb_flags: int, target: str | None, flags: int
+) -> None:
+    """Make a superblock that the caller's user namespace owns.
+
+    Answers with its device number, its /dev/fuse and the context that has made it; with a
+    target, it is mounted there once the supervisor serves it.
+    """
+    pidfd, root, cwd, process, thread = fds
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    enter(pidfd, root, cwd)
+    proc = paths.CallerProc(process, thread)
+    place = None if target is None else paths.resolve(target, proc)
+    tree = syscalls.fsmount(fuse_context(fuse, source, LOOP, sb_flags), 0)
+    number = syscalls.statx_dev(tree)
+    if place is None:
+        answer(channel, 0, number, (fuse, fuse_context(fuse, source, LOOP)))
+        return
+    apply_flags(tree, flags)
+    answer(channel, 0, number, (fuse,))
+    if channel.receive().data:
+        syscalls.move_mount(tree, place)
+        answer(channel, 0)
+
+
+def _remount(
+    channel: Channel,
+    fds: list[int],
+    instances: tuple[int, ...],
+    target: str,
+    flags: int,
+    refused: int,
+) -> None:
+    """mount(2) with MS_REMOUNT of an instance; answers with its device number.
+
+    ``refused`` is the errno for its options, or 0.
+    """
+    pidfd, root, cwd, process, thread = fds
+    own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter(pidfd, root, cwd)
+    place = paths.resolve(target, paths.CallerProc(process, thread))
+    number = syscalls.statx_dev(place)
+    if number not in instances:
+        answer(channel, NOT_OURS)
+        return
+    if refused:
+        raise OSError(refused, os.strerror(refused))
+    os.fchdir(own_fds)
+    syscalls.mount("loop", str(place), None, flags, None)
+    answer(channel, 0, number)
+
+
+def _pick(
+    channel: Channel,
+    fds: list[int],
+    devices: tuple[int, ...],
+    path: str,
+    follow: bool,
+) -> None:
+    """fspick(2) of one of ``devices``; answers with that and the kernel's context of it.
+
+    The working directory is where the path begins; a path of "" is that place itself.
+    """
+    pidfd, root, start, process, thread = fds
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    if path:
+        enter(pidfd, root, start)
+        proc = paths.CallerProc(process, thread)
+        place = paths.resolve(path, proc) if follow else _unfollowed(path, proc)
+    else:
+        syscalls.setns(pidfd, CLONE_NEWNS)
+        place = start
+    number = syscalls.statx_dev(place)
+    if number not in devices:
+        answer(channel, NOT_OURS)
+        return
+    answer(channel, 0, number, (syscalls.fspick(place),))
+
+
+def _unfollowed(path: str, proc: paths.CallerProc) -> int:
+    directory, name = paths.resolve_parent(path, proc, follow=False)
+    flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(name, flags, dir_fd=directory) if name else directory
+
+
+def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> None:
+    """FSCONFIG_CMD_RECONFIGURE of the kernel's context: whether the caller may is its to say."""
+    pidfd, context = fds
+    syscalls.setns(pidfd, CLONE_NEWUSER | CLONE_NEWNS)
+    set_sb_flags(context, flags, mask)
+    syscalls.fsconfig(context, uapi.FSCONFIG_CMD_RECONFIGURE)
+    answer(channel, 0)
+
+
+def _device_at(channel: Channel, fds: list[int], path: str) -> None:
+    """The device number of the filesystem that a path leads to."""
+    pidfd, root, cwd, process, thread = fds
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter(pidfd, root, cwd)
+    place = paths.resolve(path, paths.CallerProc(process, thread))
+    answer(channel, 0, syscalls.statx_dev(place), (place,))
+
+
+JOBS: dict[str, Job] = {
+    "instance": _instance,
+    "remount": _remount,
+    "pick": _pick,
+    "reconfigure": _reconfigure,
+    "device_at": _device_at,
+}

@@ -1,0 +1,162 @@
+"""The kernel as an engine: for a supervisor that is root of the machine, where the policy says so.
+
+The image is bound to a loop device of the host's that nobody is told of, mounted in a namespace
+that nobody is in, and the mount is moved to the caller's. There it is nosuid and nodev, and stays
+so: a mount that is copied into a less privileged namespace has its flags locked.
+
+The process that does it has the sandbox's device open, exclusively, and ends when the
+kernel has let go of its own: so a mount is held and ended as one of any engine.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import time
+
+from loopfs import syscalls
+from loopfs.channel import Channel
+from loopfs.engines import paths
+from loopfs.engines.device import find_device
+from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.jobs import MOUNTPOINT, SHOWABLE, Job, enter
+from loopfs.uapi import loop as uapi_loop
+from loopfs.uapi import mount as uapi
+from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+
+INTERVAL = 0.01  # seconds between looks whether the kernel has let go
+TRIES = 100  # for a free device: others may take it first
+_FORCED = uapi.MS_NOSUID | uapi.MS_NODEV
+
+
+def _claim(
+    channel: Channel,
+    fds: list[int],
+    instances: tuple[int, ...],
+    source: str,
+    target: str,
+    read_only: bool,
+) -> None:
+    """Open a device exclusively, and the target, as the caller names them.
+
+    Answers with the instance, the node's inode number and the name to show.
+    """
+    pidfd, root, cwd, process, thread = fds
+    proc = paths.CallerProc(process, thread)
+    own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter(pidfd, root, cwd)
+    node = find_device(source, proc, instances, own_fds)
+    if node is None:
+        answer(channel, NOT_OURS)
+        return
+    place = paths.resolve(target, proc)
+    if not stat.S_ISDIR(os.fstat(place).st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    device = node.open(read_only, claim=True)
+    shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
+    answer(channel, 0, (node.instance, node.ino, shown), (device, place))
+
+
+def _kernel_mount(
+    channel: Channel,
+    fds: list[int],
+    fstype: str,
+    flags: int,
+    data: str,
+    shown: str,
+    offset: int,
+    size: int,
+) -> None:
+    """Mount a part of a backing file; ends when the kernel has let go of it."""
+    pidfd, root, cwd, place, _, backing = fds  # the device is only to be held
+    syscalls.unshare(CLONE_NEWNS)
+    syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
+    number, loop = _bind(shown, backing, offset, size, read_only=bool(flags & uapi.MS_RDONLY))
+    bound = os.open(f"/sys/block/loop{number}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    syscalls.mount(shown, MOUNTPOINT, fstype, flags | _FORCED, data)
+    os.close(loop)
+    numbers = (syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT), _superblock(), number)
+    own = os.pidfd_open(os.getpid())
+    mover = os.fork()
+    if mover == 0:
+        try:
+            _move(channel, (pidfd, root, cwd, place), own, numbers)
+        except OSError as problem:
+            answer(channel, problem.errno or errno.EIO)
+        finally:
+            os._exit(0)
+    for fd in (pidfd, root, cwd, place, backing):
+        os.close(fd)
+    os.waitpid(mover, 0)
+    syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
+    channel.close()
+    while _is_bound(bound):
+        time.sleep(INTERVAL)
+
+
+def _bind(shown: str, backing: int, offset: int, size: int, *, read_only: bool) -> tuple[int, int]:
+    """Bind a free loop device, whose node is ``shown``; its number and a descriptor."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    syscalls.mount("stage", "/dev", "tmpfs", uapi.MS_NOSUID, "size=64k,mode=0700")
+    os.makedirs(os.path.dirname(shown), exist_ok=True)
+    os.mkdir(MOUNTPOINT)
+    flags = uapi_loop.LO_FLAGS_AUTOCLEAR | (uapi_loop.LO_FLAGS_READ_ONLY if read_only else 0)
+    info = uapi_loop.LoopInfo64(offset=offset, sizelimit=size, flags=flags)
+    config = uapi_loop.LoopConfig(fd=backing, info=info).pack()
+    for _ in range(TRIES):
+        number = fcntl.ioctl(control, uapi_loop.LOOP_CTL_GET_FREE)
+        os.mknod(shown, stat.S_IFBLK | 0o600, os.makedev(uapi_loop.LOOP_MAJOR, number))
+        loop = os.open(shown, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
+        try:
+            fcntl.ioctl(loop, uapi_loop.LOOP_CONFIGURE, config)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            os.close(loop)
+            os.unlink(shown)
+        else:
+            return number, loop
+    raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+
+def _move(
+    channel: Channel,
+    fds: tuple[int, int, int, int],
+    mounter: int,
+    numbers: tuple[int, int, int],
+) -> None:
+    """Move the mount to the caller's namespace; answers with st_dev, superblock and loop device."""
+    pidfd, root, cwd, place = fds
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    syscalls.unshare(CLONE_NEWNS)
+    clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+    tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
+    answer(channel, 0, numbers, (mounter,))
+    if not channel.receive().data:  # the caller is gone
+        return
+    enter(pidfd, root, cwd)
+    syscalls.move_mount(tree, place)
+    answer(channel, 0)
+
+
+def _superblock() -> int:
+    """The device number that mountinfo shows, which is not always st_dev (btrfs)."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        lines = [line.split() for line in file]
+    (number,) = (line[2] for line in lines if os.fsdecode(line[4]) == MOUNTPOINT)
+    return os.makedev(*map(int, number.split(b":")))
+
+
+def _is_bound(directory: int) -> bool:
+    """The loop device, given as its directory in /sys, has a backing file."""
+    try:
+        os.stat("loop/backing_file", dir_fd=directory)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+JOBS: dict[str, Job] = {"claim": _claim, "kernel_mount": _kernel_mount}

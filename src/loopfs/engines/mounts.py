@@ -1,0 +1,142 @@
+"""The filesystems that are mounted from devices of a sandbox, and their engines."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loopfs import syscalls
+from loopfs.channel import close_all
+from loopfs.engines.helper import Helper, result
+from loopfs.filesystems.instances import Instances
+from loopfs.process import Process
+
+
+class Engine:
+    """A running engine: its pidfd, which is closed with it, and st_dev of what it serves.
+
+    ``superblock`` is the device number in mountinfo.
+    """
+
+    def __init__(self, pidfd: int, device: int, superblock: int) -> None:
+        self.pidfd = pidfd
+        self.device = device
+        self.superblock = superblock
+        self.pid = syscalls.pidfd_pid(pidfd)
+
+    def __del__(self) -> None:
+        os.close(self.pidfd)  # not before: another thread may wait for it
+
+    def ended(self, timeout_ms: int | None = 0) -> bool:
+        """It has exited, or does within ``timeout_ms`` (None: however long it takes)."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        return bool(poller.poll(timeout_ms))
+
+    def disconnected(self) -> bool:
+        """The last mount of its filesystem is gone, so it is about to end."""
+        from loopfs.engines.superblock import connection_of
+
+        try:
+            fd = connection_of(self.pidfd, self.pid)
+        except OSError:
+            return True  # it has closed it already
+        try:
+            poller = select.poll()
+            poller.register(fd, 0)
+            return bool(poller.poll(0))  # POLLERR
+        finally:
+            os.close(fd)
+
+
+class KernelMount(Engine):
+    """The process that keeps a mount of the kernel's own; ``loop`` is the number of its device."""
+
+    def __init__(self, pidfd: int, device: int, superblock: int, loop: int) -> None:
+        super().__init__(pidfd, device, superblock)
+        self._loop = loop
+
+    def disconnected(self) -> bool:
+        return not os.path.exists(f"/sys/block/loop{self._loop}/loop/backing_file")
+
+
+class Mounts:
+    """What is mounted in one sandbox.
+
+    Args:
+        helper: acts in the callers' namespaces.
+        instances: those whose devices are mounted.
+    """
+
+    def __init__(self, helper: Helper, instances: Instances) -> None:
+        self.helper = helper
+        self.instances = instances
+        self._engines: list[Engine] = []
+        self._lock = threading.Lock()
+
+    def alive(self) -> list[Engine]:
+        """The engines that have not ended; those that have are forgotten."""
+        with self._lock:
+            for engine in [e for e in self._engines if e.ended()]:
+                self._engines.remove(engine)
+            return list(self._engines)
+
+    def device_numbers(self) -> tuple[int, ...]:
+        """Of all that we serve in the sandbox: instances, and filesystems on their devices."""
+        engines = tuple(engine.device for engine in self.alive())
+        return engines + self.instances.device_numbers()
+
+    def engine_pids(self) -> list[int]:
+        return [engine.pid for engine in self.alive()]
+
+    def add(self, pidfd: int, device: int) -> None:
+        with self._lock:
+            self._engines.append(Engine(pidfd, device, device))
+
+    def add_kernels(self, pidfd: int, device: int, superblock: int, loop: int) -> None:
+        with self._lock:
+            self._engines.append(KernelMount(pidfd, device, superblock, loop))
+
+    def settled(self, device: int) -> None:
+        """Return once the engine of ``device`` has written everything, if it is to end."""
+        for engine in self.alive():
+            if engine.device == device and engine.disconnected():
+                engine.ended(None)
+
+    def unmount_all(self, pid: int) -> None:
+        """Unmount everything in the mount namespace of ``pid`` and wait for the engines."""
+        engines = self.alive()
+        process = Process(pid)
+        fds = process.pidfd(), os.open(process.path("mountinfo"), os.O_RDONLY | os.O_CLOEXEC)
+        devices = tuple(engine.superblock for engine in engines)
+        channel = self.helper.begin("umount_all", (devices,), fds)
+        close_all(list(fds))
+        result(channel.receive())
+        channel.close()
+        for engine in engines:
+            engine.ended(None)
+
+
+@contextmanager
+def caller_descriptors(process: Process, start: int | None = None) -> Iterator[tuple[int, ...]]:
+    """What a job needs of a caller: pidfd, root, working directory, /proc/PID, /proc/TID.
+
+    Args:
+        start: its descriptor to take the place of the working directory.
+    """
+    path = os.O_PATH | os.O_CLOEXEC
+    fds = [process.pidfd()]
+    try:
+        fds.append(os.open(process.path("root"), path))
+        if start is None:
+            fds.append(os.open(process.path("cwd"), path))
+        else:
+            fds.append(process.descriptor(start))
+        fds.append(os.open(f"/proc/{process.tgid}", path))
+        fds.append(os.open(f"/proc/{process.tgid}/task/{process.tid}", path))
+        yield tuple(fds)
+    finally:
+        close_all(fds)

@@ -1,0 +1,138 @@
+"""Path resolution as the caller of a system call would have it.
+
+The resolving process has taken on the caller's mount namespace, root and working
+directory, so the kernel does most of it. What it would get wrong is /proc/self and
+/proc/thread-self, which must mean the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import NamedTuple
+
+from loopfs import syscalls
+from loopfs.uapi.mount import PROC_SUPER_MAGIC
+
+MAX_LINKS = 40  # MAXSYMLINKS
+_PROC_ROOT_INO = 1
+_PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class CallerProc(NamedTuple):
+    """Descriptors of the caller's own directories in /proc."""
+
+    process: int
+    thread: int
+
+
+def resolve(path: str, proc: CallerProc) -> int:
+    """An O_PATH descriptor of what ``path`` names, symbolic links followed.
+
+    Raises:
+        OSError: as open(2).
+    """
+    directory, name, must_be_directory = _walk(path, proc, follow=True)
+    if not name:
+        place = directory
+    else:
+        try:
+            place = os.open(name, _PATH, dir_fd=directory)
+        finally:
+            os.close(directory)
+    if must_be_directory and not stat.S_ISDIR(os.fstat(place).st_mode):
+        os.close(place)
+        raise _error(errno.ENOTDIR)
+    return place
+
+
+def resolve_parent(path: str, proc: CallerProc, follow: bool = True) -> tuple[int, str]:
+    """The directory that holds the last component of ``path``, and that component.
+
+    The component is no symbolic link if ``follow``. It is empty where the path ends at a
+    place that has no name of its own ("/", "..", a magic link): then the descriptor is
+    the place itself.
+    """
+    return _walk(path, proc, follow)[:2]
+
+
+def _walk(path: str, proc: CallerProc, follow: bool) -> tuple[int, str, bool]:
+    """As :func:`resolve_parent`, and whether the path says that it ends at a directory."""
+    if not path:
+        raise _error(errno.ENOENT)
+    current = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_CLOEXEC)
+    todo = _components(path)
+    must_be_directory = _ends_at_directory(path)
+    links = 0
+    while todo:
+        name = todo.pop(0)
+        if name == "..":
+            current = _move(current, "..")
+            continue
+        if name in ("self", "thread-self") and _is_proc_root(current):
+            os.close(current)
+            current = os.dup(proc.process if name == "self" else proc.thread)
+            continue
+        to_be_followed = todo or follow or must_be_directory
+        link = _link_text(current, name) if to_be_followed else None
+        if link is None:
+            if not todo:
+                return current, name, must_be_directory
+            current = _move(current, name)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise _error(errno.ELOOP)
+        if _is_proc(current) and not _is_proc_root(current):
+            current = _follow_magic(current, name)
+            continue
+        must_be_directory |= not todo and _ends_at_directory(link)
+        if link.startswith("/"):
+            os.close(current)
+            current = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        todo = _components(link) + todo
+    return current, "", must_be_directory
+
+
+def _components(path: str) -> list[str]:
+    return [part for part in path.split("/") if part not in ("", ".")]
+
+
+def _ends_at_directory(path: str) -> bool:
+    return path.endswith(("/", "/."))
+
+
+def _is_proc(directory: int) -> bool:
+    return syscalls.filesystem_type(directory) == PROC_SUPER_MAGIC
+
+
+def _is_proc_root(directory: int) -> bool:
+    return _is_proc(directory) and os.fstat(directory).st_ino == _PROC_ROOT_INO
+
+
+def _link_text(directory: int, name: str) -> str | None:
+    try:
+        if not stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
+            return None
+        return os.readlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return None  # the open that follows will say so
+
+
+def _move(directory: int, name: str) -> int:
+    try:
+        return os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _follow_magic(directory: int, name: str) -> int:
+    try:
+        return os.open(name, os.O_PATH | os.O_CLOEXEC, dir_fd=directory)
+    finally:
+        os.close(directory)
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))

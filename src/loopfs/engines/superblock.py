@@ -1,0 +1,62 @@
+"""Superblocks of FUSE through the new mount API, in the namespaces where a job is."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs import syscalls
+from loopfs.uapi import mount as uapi
+
+_PARAMETERS = {"rootmode": "40000", "user_id": "0", "group_id": "0"}
+_FLAGS = ("allow_other", "default_permissions")
+_SB_FLAGS = {
+    uapi.MS_RDONLY: ("ro", "rw"),
+    uapi.MS_SYNCHRONOUS: ("sync", "async"),
+    uapi.MS_DIRSYNC: ("dirsync", None),
+    uapi.MS_LAZYTIME: ("lazytime", "nolazytime"),
+}
+
+
+def fuse_context(fuse: int, source: str, subtype: str, sb_flags: int = 0) -> int:
+    """A context that has the superblock of an open /dev/fuse, for one fsmount(2).
+
+    The superblock is made if there is none yet; if there is, only ``source`` counts.
+
+    Args:
+        sb_flags: MS_*.
+    Raises:
+        OSError: as fsopen(2) and fsconfig(2).
+    """
+    context = syscalls.fsopen("fuse")
+    parameters = _PARAMETERS | {"source": source, "subtype": subtype, "fd": str(fuse)}
+    for key, value in parameters.items():
+        syscalls.fsconfig(context, uapi.FSCONFIG_SET_STRING, key, value)
+    for key in _FLAGS:
+        syscalls.fsconfig(context, uapi.FSCONFIG_SET_FLAG, key)
+    set_sb_flags(context, sb_flags, sb_flags)
+    syscalls.fsconfig(context, uapi.FSCONFIG_CMD_CREATE)
+    return context
+
+
+def set_sb_flags(context: int, flags: int, mask: int) -> None:
+    """Set, or clear, those MS_* ``flags`` of a context that are in ``mask``."""
+    for flag, (name, opposite) in _SB_FLAGS.items():
+        word = name if flags & flag else opposite
+        if mask & flag and word is not None:
+            syscalls.fsconfig(context, uapi.FSCONFIG_SET_FLAG, word)
+
+
+def connection_of(pidfd: int, pid: int) -> int:
+    """A duplicate of the /dev/fuse that a process serves.
+
+    Raises:
+        OSError: the process is gone; ENOENT: it has none.
+    """
+    directory = f"/proc/{pid}/fd"
+    for name in os.listdir(directory):
+        try:
+            if os.readlink(f"{directory}/{name}") == "/dev/fuse":
+                return syscalls.pidfd_getfd(pidfd, int(name))
+        except FileNotFoundError:
+            continue  # closed meanwhile
+    raise FileNotFoundError(directory)

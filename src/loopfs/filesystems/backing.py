@@ -1,0 +1,252 @@
+"""A backing file: the descriptor that a device is bound to, and I/O on it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+from collections.abc import Callable
+from mmap import MADV_SEQUENTIAL, MAP_SHARED, PROT_READ, mmap
+from typing import NamedTuple
+
+from loopfs import syscalls
+from loopfs.driver.world import FileIdentity
+from loopfs.filesystems.nodes import Node
+from loopfs.fuse.operations import Buffer
+from loopfs.uapi.block import SECTOR_SIZE
+from loopfs.uapi.mount import FUSE_SUPER_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC
+
+# A mapping covers so much of a file at a time, in bytes, and serves transfers from so many on.
+VIEW_WINDOW = 64 << 20
+VIEW_MINIMUM = 64 << 10
+
+# What a block layer can say (block/blk-core.c: blk_errors); everything else is EIO.
+_BLOCK_ERRORS = frozenset(
+    {
+        errno.EOPNOTSUPP,
+        errno.ETIMEDOUT,
+        errno.ENOSPC,
+        errno.ENOLINK,
+        errno.EREMOTEIO,
+        errno.ENODATA,
+        errno.EILSEQ,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.ENODEV,
+    }
+)
+
+
+class FileFacts(NamedTuple):
+    """What fstat(2) says that matters here."""
+
+    mode: int
+    dev: int
+    ino: int
+    rdev: int
+    size: int
+
+
+Stat = Callable[[int], FileFacts]
+
+
+class _Descriptor:
+    """A descriptor that is closed when its last user lets go of it.
+
+    Not when the driver does: a transfer in another thread may have begun just before,
+    and must not find another file under the number.
+    """
+
+    __slots__ = ("fd", "slow")
+
+    def __init__(self, fd: int, slow: bool) -> None:
+        self.fd = fd
+        self.slow = slow
+
+    def __del__(self) -> None:
+        if self.slow:  # its server may have to answer first, and that may need this thread
+            threading.Thread(target=os.close, args=(self.fd,), daemon=True).start()
+        else:
+            os.close(self.fd)
+
+
+class BackingFile:
+    """The :class:`~loopfs.driver.world.Backing` that is a descriptor.
+
+    Args:
+        fd: a duplicate of the workload's descriptor; ours from now on.
+        node: its node, if the file is a device of ours.
+        fstat: how to ask a file that this process may not look at.
+    """
+
+    def __init__(self, fd: int, node: Node | None, fstat: Stat) -> None:
+        self.loop_device = node.device if node else None
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        self.writable = flags & os.O_ACCMODE != os.O_RDONLY
+        self.direct = bool(flags & os.O_DIRECT)
+        path_only = bool(flags & os.O_PATH)
+        # A file that is served by a process of the sandbox: waiting for it in a thread
+        # that this process needs to make progress would be a deadlock.
+        filesystem = 0 if path_only else syscalls.filesystem_type(fd)
+        self.slow = filesystem == FUSE_SUPER_MAGIC
+        if flags & (os.O_DIRECT | os.O_APPEND) and not path_only:
+            fd = _reopened(fd, flags)
+        self._file: _Descriptor | None = _Descriptor(fd, self.slow)
+        if path_only:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        self._fstat = fstat
+        # There a hole that is read through a mapping becomes memory.
+        self._on_tmpfs = filesystem == TMPFS_MAGIC
+        self._window: tuple[int, memoryview] | None = None
+        if node is None:
+            st = self._stat()
+            self.identity = FileIdentity(st.dev, st.ino, st.rdev)
+            self.transfers = not stat.S_ISDIR(st.mode)
+            # In /proc are files that look regular and are not, such as mem.
+            self.supported = filesystem != PROC_SUPER_MAGIC and (
+                stat.S_ISREG(st.mode) or stat.S_ISBLK(st.mode)
+            )
+        else:
+            dev = syscalls.statx_dev(fd)
+            self.identity = FileIdentity(dev, node.ino, node.device_number)
+            self.transfers = self.supported = True
+
+    def _stat(self) -> FileFacts:
+        fd = self._open().fd
+        try:
+            return facts(os.fstat(fd))
+        except PermissionError:  # a FUSE mount of another user namespace
+            return self._fstat(fd)
+
+    @property
+    def path(self) -> str:
+        """Where the file is, as the sandbox's mounts have it."""
+        return os.readlink(f"/proc/self/fd/{self._open().fd}")
+
+    def size(self) -> int:
+        """Bytes in the file now."""
+        if self.loop_device is not None:
+            return self.loop_device.capacity
+        st = self._stat()
+        if stat.S_ISBLK(st.mode):
+            with open(f"/sys/dev/block/{os.major(st.rdev)}:{os.minor(st.rdev)}/size") as file:
+                return int(file.read()) * SECTOR_SIZE
+        return st.size
+
+    def min_dio_size(self) -> int:
+        """Bytes; 0 where the filesystem has no direct I/O (loop_query_min_dio_size)."""
+        fd = self._open().fd
+        try:
+            os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT))
+        except OSError as problem:
+            if problem.errno in (errno.EINVAL, errno.EACCES):  # or it cannot be opened again
+                return 0
+            raise
+        return syscalls.dio_alignment(fd) or SECTOR_SIZE
+
+    def close(self) -> None:
+        self._file = None
+        self._window = None
+
+    def _open(self) -> _Descriptor:
+        if (file := self._file) is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return file
+
+    def fileno(self) -> int:
+        return self._open().fd
+
+    # --- transfers: offsets and lengths in bytes, within the device ------------
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        """Fill ``buffer``. Raises OSError as a disk would; EIO past the end of the file."""
+        file = self._open()
+        done = 0
+        while done < len(buffer):
+            try:
+                count = os.preadv(file.fd, [buffer[done:]], offset + done)
+            except OSError as problem:
+                raise _block_error(problem) from None
+            if count == 0:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            done += count
+
+    def view(self, offset: int, length: int) -> memoryview | None:
+        """Bytes of the file as they are in the page cache, for the kernel to copy from.
+
+        Only to be passed to a system call: pages past the end of a file that has shrunk
+        are EFAULT to that, and death by SIGBUS to anybody else. None where a mapping
+        would not do.
+        """
+        if length < VIEW_MINIMUM or self.slow or self._on_tmpfs:
+            return None
+        start = offset - offset % VIEW_WINDOW
+        if offset + length > start + VIEW_WINDOW:
+            return None
+        if self._window is None or self._window[0] != start:
+            try:
+                self._window = start, self._map(start)
+            except (OSError, ValueError):  # it does not reach that far, or cannot be mapped
+                return None
+        view = self._window[1]
+        if offset - start + length > len(view):
+            self._window = None  # the file may have grown: next time
+            return None
+        return view[offset - start : offset - start + length]
+
+    def _map(self, start: int) -> memoryview:
+        fd = self._open().fd
+        length = min(VIEW_WINDOW, max(self.size() - start, 0))
+        mapping = mmap(fd, length, MAP_SHARED, PROT_READ, offset=start)
+        mapping.madvise(MADV_SEQUENTIAL)
+        return memoryview(mapping)
+
+    def write(self, data: Buffer, offset: int) -> None:
+        """Store all of ``data``. Raises OSError as a disk would."""
+        file = self._open()
+        view = memoryview(data)
+        while view:
+            try:
+                count = os.pwrite(file.fd, view, offset)
+            except OSError as problem:
+                raise _block_error(problem) from None
+            view = view[count:]
+            offset += count
+
+    def sync(self, datasync: bool) -> None:
+        file = self._open()
+        try:
+            (os.fdatasync if datasync else os.fsync)(file.fd)
+        except OSError as problem:
+            raise _block_error(problem) from None
+
+    def fallocate(self, mode: int, offset: int, length: int) -> None:
+        try:
+            syscalls.fallocate(self._open().fd, mode, offset, length)
+        except OSError as problem:
+            raise _block_error(problem) from None
+
+
+def _block_error(problem: OSError) -> OSError:
+    """A file's error as the one of a disk."""
+    if problem.errno in _BLOCK_ERRORS:
+        return problem
+    return OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def facts(st: os.stat_result) -> FileFacts:
+    return FileFacts(st.st_mode, st.st_dev, st.st_ino, st.st_rdev, st.st_size)
+
+
+def _reopened(fd: int, flags: int) -> int:
+    """The same file without O_DIRECT and O_APPEND, which would change what a write does."""
+    plain = flags & os.O_ACCMODE | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/fd/{fd}", plain)
+    except PermissionError:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+    finally:
+        os.close(fd)

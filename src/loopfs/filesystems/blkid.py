@@ -1,0 +1,110 @@
+"""Partition tables and filesystem types, as libblkid reads them.
+
+An image can hold anything, so this runs in a process of the sandbox's user namespace (a job
+of :mod:`loopfs.engines.helper`), never in the supervisor.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+
+from loopfs.driver.partition import Found
+from loopfs.uapi.block import SECTOR_SIZE
+
+LIBRARY = "libblkid.so.1"
+BOOT_BLOCK = 1024  # bytes of an extended partition that are shown, for a boot loader
+
+_P = ctypes.c_void_p
+_FUNCTIONS: dict[str, tuple[object, list[object]]] = {
+    "blkid_new_probe": (_P, []),
+    "blkid_free_probe": (None, [_P]),
+    "blkid_probe_set_device": (
+        ctypes.c_int,
+        [_P, ctypes.c_int, ctypes.c_longlong, ctypes.c_longlong],
+    ),
+    "blkid_probe_set_sectorsize": (ctypes.c_int, [_P, ctypes.c_uint]),
+    "blkid_probe_get_partitions": (_P, [_P]),
+    "blkid_partlist_numof_partitions": (ctypes.c_int, [_P]),
+    "blkid_partlist_get_partition": (_P, [_P, ctypes.c_int]),
+    "blkid_partition_get_partno": (ctypes.c_int, [_P]),
+    "blkid_partition_get_start": (ctypes.c_longlong, [_P]),
+    "blkid_partition_get_size": (ctypes.c_longlong, [_P]),
+    "blkid_partition_get_name": (ctypes.c_char_p, [_P]),
+    "blkid_partition_is_extended": (ctypes.c_int, [_P]),
+    "blkid_probe_filter_superblocks_type": (
+        ctypes.c_int,
+        [_P, ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)],
+    ),
+    "blkid_do_probe": (ctypes.c_int, [_P]),
+}
+BLKID_FLTR_ONLYIN = 2
+
+
+def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
+    """The partitions of a disk that is a part of an open file.
+
+    Args:
+        fd: the file.
+        offset, size: the part, in bytes.
+        block_size: the disk's logical block size in bytes.
+    Raises:
+        OSError: ENOENT when there is no libblkid.
+    """
+    library = _load()
+    probe = library.blkid_new_probe()
+    if not probe:
+        raise MemoryError
+    try:
+        if library.blkid_probe_set_device(probe, fd, offset, size):
+            return []  # the file has shrunk: there is nothing to be read
+        library.blkid_probe_set_sectorsize(probe, block_size)
+        table = library.blkid_probe_get_partitions(probe)
+        if not table:
+            return []
+        count = library.blkid_partlist_numof_partitions(table)
+        entries = (library.blkid_partlist_get_partition(table, i) for i in range(count))
+        return [_found(library, entry, block_size) for entry in entries]
+    finally:
+        library.blkid_free_probe(probe)
+
+
+def holds(fd: int, fstype: str) -> bool:
+    """An open device holds a filesystem of the type, in libblkid's words.
+
+    Raises:
+        OSError: ENOENT when there is no libblkid.
+    """
+    library = _load()
+    probe = library.blkid_new_probe()
+    if not probe:
+        raise MemoryError
+    try:
+        if library.blkid_probe_set_device(probe, fd, 0, os.lseek(fd, 0, os.SEEK_END)):
+            return False
+        names = (ctypes.c_char_p * 2)(fstype.encode(), None)
+        library.blkid_probe_filter_superblocks_type(probe, BLKID_FLTR_ONLYIN, names)
+        return bool(library.blkid_do_probe(probe) == 0)
+    finally:
+        library.blkid_free_probe(probe)
+
+
+def _found(library: ctypes.CDLL, entry: int, block_size: int) -> Found:
+    start = library.blkid_partition_get_start(entry) * SECTOR_SIZE
+    size = library.blkid_partition_get_size(entry) * SECTOR_SIZE
+    if library.blkid_partition_is_extended(entry):
+        size = min(size, max(block_size, BOOT_BLOCK))
+    name = library.blkid_partition_get_name(entry) or b""
+    return Found(library.blkid_partition_get_partno(entry), start, size, os.fsdecode(name))
+
+
+def _load() -> ctypes.CDLL:
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError:
+        raise OSError(errno.ENOENT, f"{LIBRARY} is not installed") from None
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library

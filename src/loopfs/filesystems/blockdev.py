@@ -1,0 +1,177 @@
+"""Data of a block device: where a request lands in the backing file, and its edges.
+
+A transfer is cut at the device's end; a write that begins there gets ENOSPC, a read
+nothing (block/fops.c). Work on a backing file that a process of the sandbox serves is
+done in a thread of its own, everything else by the caller.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from loopfs.driver.bdev import BlockDevice
+from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.worker import spawn
+from loopfs.fuse.operations import Buffer
+from loopfs.fuse.session import Request
+from loopfs.uapi.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+    FALLOC_FL_ZERO_RANGE,
+)
+from loopfs.uapi.fuse import WRITE_OUT
+
+ZEROES = bytes(1 << 20)
+_ZERO = FALLOC_FL_ZERO_RANGE
+_PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+FALLOCATE_FLAGS = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
+FALLOCATE_MODES = frozenset({_ZERO, _ZERO | FALLOC_FL_KEEP_SIZE, _PUNCH})
+
+
+def check_aligned(device: BlockDevice, offset: int, length: int) -> None:
+    """What O_DIRECT asks of what of a transfer lies within the device, in bytes.
+
+    Raises:
+        OSError: EINVAL: not multiples of the block size.
+    """
+    rest = device.capacity - offset
+    if rest > 0 and (offset | min(length, rest)) % device.disk.block_size:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def read(
+    device: BlockDevice, request: Request, offset: int, size: int, buffer: memoryview
+) -> Buffer | None:
+    """FUSE_READ; ``buffer`` has room for the answer. None when a thread will answer."""
+    extent = extent_of(device, offset, size)
+    if extent is None:
+        return b""
+    backing, position, length = extent
+    if not backing.slow:
+        view = backing.view(position, length)
+        if view is not None:
+            request.reply_from(view)
+            return None
+        backing.read_into(buffer[:length], position)
+        return buffer[:length]
+
+    def read_slowly() -> None:
+        own = memoryview(bytearray(length))
+        backing.read_into(own, position)
+        request.reply(own)
+
+    spawn(answering(request, read_slowly))
+    return None
+
+
+def write(device: BlockDevice, request: Request, offset: int, data: memoryview) -> int | None:
+    """FUSE_WRITE: how many bytes were stored. None when a thread will answer."""
+    extent = extent_of(device, offset, len(data))
+    if extent is None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    backing, position, length = extent
+    if not backing.slow:
+        backing.write(data[:length], position)
+        return length
+    own = bytes(data[:length])  # the buffer is the next request's
+
+    def write_slowly() -> None:
+        backing.write(own, position)
+        request.reply(WRITE_OUT.pack(length, 0))
+
+    spawn(answering(request, write_slowly))
+    return None
+
+
+def sync(device: BlockDevice, datasync: bool) -> None:
+    """fsync(2), fdatasync(2). Raises OSError EIO where there is no file any more."""
+    if not device.disk.write_cache:
+        return
+    window = device.disk.window
+    if window is None or not isinstance(window.backing, BackingFile):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    window.backing.sync(datasync)
+
+
+def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) on a block device (blkdev_fallocate); ``offset``, ``length`` in bytes.
+
+    Raises:
+        OSError: EOPNOTSUPP (another mode than zero range and punch hole), EINVAL (past
+            the end, unless FALLOC_FL_KEEP_SIZE; not aligned to blocks), EPERM (read-only).
+    """
+    if mode & ~FALLOCATE_FLAGS:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if offset >= device.capacity:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if offset + length > device.capacity:
+        if not mode & FALLOC_FL_KEEP_SIZE:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        length = device.capacity - offset
+    if (offset | length) % device.disk.block_size:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if mode not in FALLOCATE_MODES:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if device.read_only:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    if mode == _PUNCH:
+        # A device promises zeroes after a hole was punched, with or without holes below.
+        _fallocate(device, _PUNCH, offset, length, or_write=True)
+    else:
+        zero_out(device, offset, length)
+
+
+def zero_out(device: BlockDevice, offset: int, length: int) -> None:
+    """BLKZEROOUT: make a range of bytes read as zeroes."""
+    _fallocate(device, _ZERO | FALLOC_FL_KEEP_SIZE, offset, length, or_write=True)
+
+
+def discard(device: BlockDevice, offset: int, length: int) -> None:
+    """BLKDISCARD: give a range's storage back. Raises OSError EOPNOTSUPP."""
+    _fallocate(device, _PUNCH, offset, length, or_write=False)
+
+
+def _fallocate(device: BlockDevice, mode: int, offset: int, length: int, *, or_write: bool) -> None:
+    extent = extent_of(device, offset, length)
+    if extent is None:
+        return
+    backing, position, length = extent
+    try:
+        backing.fallocate(mode, position, length)
+    except OSError as problem:
+        if problem.errno != errno.EOPNOTSUPP or not or_write:
+            raise
+        for start in range(0, length, len(ZEROES)):
+            backing.write(memoryview(ZEROES)[: length - start], position + start)
+
+
+def answering(request: Request, call: Callable[[], None]) -> Callable[[], None]:
+    """``call``, but an exception becomes the request's answer."""
+
+    def answered() -> None:
+        try:
+            call()
+        except OSError as problem:
+            request.fail(problem.errno or errno.EIO)
+        except Exception:  # a bug of ours: one caller's error, not everybody's end
+            sys.excepthook(*sys.exc_info())
+            request.fail(errno.EIO)
+
+    return answered
+
+
+def extent_of(device: BlockDevice, offset: int, length: int) -> tuple[BackingFile, int, int] | None:
+    """The backing file, offset in it and bytes of a transfer; None when nothing is left of it.
+
+    Raises:
+        DriverError: EIO where the disk has no data.
+    """
+    extent = device.extent(offset, length)
+    if extent is None:
+        return None
+    backing, position, length = extent
+    assert isinstance(backing, BackingFile)
+    return backing, position, length

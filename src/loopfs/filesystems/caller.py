@@ -1,0 +1,39 @@
+"""The caller of an ioctl, as the driver asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loopfs.driver.world import Backing
+from loopfs.process import Process
+
+
+class IoctlCaller:
+    """A :class:`~loopfs.driver.world.Caller` that waits in ioctl(2).
+
+    Args:
+        process: the calling thread.
+        word: bytes in its unsigned long.
+        userns: the instance's user namespace (its inode number).
+        backing: makes a backing file of a duplicated descriptor.
+    """
+
+    def __init__(
+        self, process: Process, word: int, userns: int, backing: Callable[[int], Backing]
+    ) -> None:
+        self.word = word
+        self._process = process
+        self._userns = userns
+        self._backing = backing
+
+    def capable(self) -> bool:
+        return self._process.namespace("user") == self._userns and self._process.has_capability()
+
+    def read(self, address: int, size: int) -> bytes:
+        return self._process.read(address, size)
+
+    def write(self, address: int, data: bytes) -> None:
+        self._process.write(address, data)
+
+    def file(self, fd: int) -> Backing:
+        return self._backing(self._process.descriptor(fd))

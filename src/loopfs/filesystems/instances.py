@@ -1,0 +1,130 @@
+"""The instances of a sandbox: one for each mount of type loop that is not gone yet."""
+
+from __future__ import annotations
+
+import select
+import threading
+from typing import NamedTuple
+
+from loopfs.driver.instance import MAX_DEVICES, Instance
+from loopfs.driver.loop import LoopDevice
+from loopfs.driver.minors import Minors
+from loopfs.filesystems.backing import Stat
+from loopfs.filesystems.loopfs import DeviceListener, IdMap, LoopFilesystem, TableReader
+from loopfs.fuse.session import Connection
+from loopfs.process import Process
+
+# Seconds for which an unmount waits for a driver that waits for somebody else itself.
+PATIENCE = 10
+
+
+class Owner(NamedTuple):
+    """A user namespace that mounts: its inode number, and its id maps as we read them."""
+
+    userns: int
+    id_map: IdMap
+
+    @classmethod
+    def of(cls, process: Process) -> Owner:
+        """That of a process, which may be gone afterwards."""
+        maps = {kind: process.id_map(kind) for kind in ("uid", "gid")}
+        return cls(process.namespace("user"), maps.__getitem__)
+
+
+class Instances:
+    """All instances, by the device number (st_dev) of their superblock.
+
+    Args:
+        minors: the numbers that they share.
+        fstat: asks a descriptor that this process may not look at.
+        read_table: see LoopFilesystem.
+    """
+
+    def __init__(self, minors: Minors, fstat: Stat, read_table: TableReader) -> None:
+        self.numbers = threading.Lock()  # for the one who takes or frees numbers
+        self._minors = minors
+        self._fstat = fstat
+        self._read_table = read_table
+        self._lock = threading.Lock()
+        # Replaced as a whole: it is read without the lock.
+        self._filesystems: dict[int, LoopFilesystem] = {}
+
+    def add(
+        self,
+        fuse: int,
+        device_number: int,
+        owner: Owner,
+        on_device: DeviceListener | None = None,
+    ) -> LoopFilesystem:
+        """A new instance; :meth:`serve` is to be called with it.
+
+        Args:
+            fuse: the open /dev/fuse that it is mounted with; ours from now on.
+            device_number: st_dev of the mount.
+            owner: who has mounted it.
+            on_device: see LoopFilesystem.
+        """
+        filesystem = LoopFilesystem(
+            Connection(fuse),
+            device_number,
+            owner.userns,
+            owner.id_map,
+            Instance(self._minors, MAX_DEVICES),
+            on_device or _nobody_listens,
+            self._fstat,
+            self._read_table,
+            self,
+        )
+        with self._lock:
+            self._filesystems = self._filesystems | {device_number: filesystem}
+        return filesystem
+
+    def serve(self, filesystem: LoopFilesystem) -> None:
+        """Serve an instance until its last mount and descriptor are gone."""
+        filesystem.serve()
+        filesystem.worker.join()  # it is shut down
+        with self._lock:
+            left = {n: f for n, f in self._filesystems.items() if f is not filesystem}
+            self._filesystems = left
+        filesystem.gone.set()
+
+    def serve_in_thread(self, filesystem: LoopFilesystem) -> None:
+        """As :meth:`serve`, in a thread of its own."""
+        threading.Thread(target=self.serve, args=(filesystem,), name="loop", daemon=True).start()
+
+    def find(self, device_number: int) -> LoopFilesystem | None:
+        return self._filesystems.get(device_number)
+
+    def device_numbers(self) -> tuple[int, ...]:
+        return tuple(self._filesystems)
+
+    def in_use(self) -> bool:
+        """Some node of some instance is open."""
+        return any(filesystem.open_files for filesystem in self._filesystems.values())
+
+    @property
+    def devices(self) -> dict[int, LoopDevice]:
+        """The devices of all instances, by number."""
+        return {
+            number: device
+            for filesystem in self._filesystems.values()
+            for number, device in filesystem.instance.devices.copy().items()
+        }
+
+    def settled(self) -> None:
+        """Return once those instances are shut down whose last mount and descriptor are gone."""
+        for filesystem in self._filesystems.values():
+            if _disconnected(filesystem):
+                filesystem.gone.wait(PATIENCE)
+
+
+def _disconnected(filesystem: LoopFilesystem) -> bool:
+    if (fd := filesystem.session.fd) is None:
+        return True
+    poller = select.poll()
+    poller.register(fd, 0)
+    return bool(poller.poll(0))  # POLLERR
+
+
+def _nobody_listens(action: str, name: str) -> None:
+    return

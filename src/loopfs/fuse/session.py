@@ -1,0 +1,381 @@
+"""A session: one FUSE mount served by one reading thread.
+
+Requests are dispatched in the order in which the kernel queues them. That order is a
+promise: a close(2) has queued its RELEASE before the caller's next system call, so the
+filesystem sees them in the caller's order too, if it answers in this thread.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import struct
+import sys
+import time
+from collections.abc import Callable
+
+from loopfs.fuse.operations import Buffer, Operations, SetAttr
+from loopfs.uapi import fuse as uapi
+
+MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
+MAX_WRITE = MAX_PAGES * 4096
+BUFFER_SIZE = MAX_WRITE + 4096
+# Seconds for which the kernel may remember attributes. What changes them passes through
+# the kernel, or is followed by :meth:`Session.invalidate`.
+ATTR_VALID = 3600
+
+_WANTED = (
+    uapi.FUSE_ASYNC_READ
+    | uapi.FUSE_BIG_WRITES
+    | uapi.FUSE_ASYNC_DIO
+    | uapi.FUSE_PARALLEL_DIROPS
+    | uapi.FUSE_MAX_PAGES
+)
+_HEADER = uapi.IN_HEADER.size
+_WRITE_DATA = _HEADER + uapi.WRITE_IN.size
+
+Answer = Buffer | None
+Handler = Callable[["Session", "Request", bytes], Answer]
+
+
+class Request:
+    """One request of the kernel, to be answered once."""
+
+    __slots__ = ("_fd", "nodeid", "pid", "unique")
+
+    def __init__(self, fd: int, unique: int, nodeid: int, pid: int) -> None:
+        self._fd = fd
+        self.unique = unique
+        self.nodeid = nodeid
+        self.pid = pid
+
+    def reply(self, *parts: Buffer) -> None:
+        """Answer with success and the structures in ``parts``."""
+        length = uapi.OUT_HEADER.size + sum(map(len, parts))
+        self._send((uapi.OUT_HEADER.pack(length, 0, self.unique), *parts))
+
+    def reply_from(self, view: memoryview) -> None:
+        """Answer with what the kernel finds in a mapping; EIO if part of it is not there."""
+        try:
+            self.reply(view)
+        except OSError as problem:
+            if problem.errno != errno.EFAULT:  # then it has answered EIO itself
+                raise
+
+    def fail(self, code: int) -> None:
+        """Answer with the errno ``code``."""
+        self._send((uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size, -code, self.unique),))
+
+    def reply_ioctl(self, result: int) -> None:
+        """Answer FUSE_IOCTL with what ioctl(2) returns."""
+        self.reply(uapi.IOCTL_OUT.pack(result, 0, 0, 0))
+
+    def _send(self, parts: tuple[Buffer, ...]) -> None:
+        try:
+            os.writev(self._fd, parts)
+        except OSError as problem:
+            # ENOENT: the caller was killed meanwhile; ENODEV: unmounted.
+            if problem.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+
+class Connection(int):
+    """A descriptor of /dev/fuse that is closed when nothing refers to it any more.
+
+    Not when the session ends: a thread may still answer a request then, and must not find
+    another file under the number.
+    """
+
+    def __del__(self) -> None:
+        os.close(self)
+
+
+class Session:
+    """The server's end of one mount.
+
+    Args:
+        fd: an open /dev/fuse that has been or will be mounted; a :class:`Connection` when
+            it is to be closed in the end.
+        filesystem: what answers.
+    """
+
+    def __init__(self, fd: int, filesystem: Operations) -> None:
+        self.fd: int | None = fd
+        self.filesystem = filesystem
+
+    def serve(self) -> None:
+        """Answer requests until the filesystem is unmounted or the connection aborted.
+
+        To be called once.
+        """
+        assert self.fd is not None
+        try:
+            self._serve(self.fd)
+        finally:
+            self.fd = None
+
+    def _serve(self, fd: int) -> None:
+        buffer = bytearray(BUFFER_SIZE)
+        view = memoryview(buffer)
+        buffers = [buffer]
+        unpack = uapi.IN_HEADER.unpack_from
+        while True:
+            try:
+                length = os.readv(fd, buffers)
+            except OSError as problem:
+                if problem.errno == errno.ENODEV:
+                    return
+                if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    continue
+                raise
+            _, opcode, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
+            request = Request(fd, unique, nodeid, pid)
+            try:
+                if opcode == uapi.FUSE_READ:
+                    self._read(request, view)
+                elif opcode == uapi.FUSE_WRITE:
+                    self._write(request, view)
+                else:
+                    self._dispatch(opcode, request, bytes(view[_HEADER:length]))
+            except OSError as problem:
+                request.fail(problem.errno or errno.EIO)
+            except Exception:  # a bug of ours: one caller's error, not everybody's end
+                sys.excepthook(*sys.exc_info())
+                request.fail(errno.EIO)
+            if opcode == uapi.FUSE_DESTROY:
+                return
+
+    # The two that carry data stay apart: they neither copy nor look up a handler.
+
+    def _read(self, request: Request, view: memoryview) -> None:
+        handle, offset, size, _, _, flags, _ = uapi.READ_IN.unpack_from(view, _HEADER)
+        data = self.filesystem.read(request, handle, offset, size, flags)
+        if data is not None:
+            request.reply(data)
+
+    def _write(self, request: Request, view: memoryview) -> None:
+        handle, offset, size, _, _, flags, _ = uapi.WRITE_IN.unpack_from(view, _HEADER)
+        data = view[_WRITE_DATA : _WRITE_DATA + size]
+        written = self.filesystem.write(request, handle, offset, data, flags)
+        if written is not None:
+            request.reply(uapi.WRITE_OUT.pack(written, 0))
+
+    def _dispatch(self, opcode: int, request: Request, body: bytes) -> None:
+        if opcode in _UNANSWERED:
+            return
+        handler = _HANDLERS.get(opcode)
+        if handler is None:
+            request.fail(_REFUSED.get(opcode, errno.ENOSYS))
+            return
+        answer = handler(self, request, body)
+        if answer is not None:
+            request.reply(answer)
+
+    def invalidate(self, nodeid: int, offset: int = 0, length: int = 0) -> None:
+        """Drop a node's cached attributes and pages (FUSE_NOTIFY_INVAL_INODE).
+
+        It waits for reads and writes that are under way, so never call it from the
+        thread that serves them.
+
+        Args:
+            offset: bytes from the file's start; negative to keep the pages.
+            length: bytes; 0 for all to the end.
+        """
+        self._notify(
+            uapi.FUSE_NOTIFY_INVAL_INODE,
+            uapi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length),
+        )
+
+    def grow(self, nodeid: int, size: int) -> None:
+        """Tell the kernel that a file is now at least ``size`` bytes (FUSE_NOTIFY_STORE).
+
+        The only way to is to store a byte there: :meth:`invalidate` it afterwards.
+        """
+        store = uapi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1)
+        self._notify(uapi.FUSE_NOTIFY_STORE, store + b"\0")
+
+    def _notify(self, code: int, body: bytes) -> None:
+        header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(body), code, 0)
+        if (fd := self.fd) is None:  # unmounted
+            return
+        try:
+            os.writev(fd, (header, body))
+        except OSError as problem:
+            # ENOENT: the kernel does not know the node; ENODEV: unmounted.
+            if problem.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+    # --- a handler for each request --------------------------------------------
+
+    def _init(self, request: Request, body: bytes) -> bytes:
+        _, _, readahead, flags = uapi.INIT_IN.unpack_from(body)
+        version = uapi.FUSE_KERNEL_VERSION, uapi.FUSE_KERNEL_MINOR_VERSION
+        background = 64, 48
+        limits = MAX_WRITE, 1, MAX_PAGES, 0, 0
+        return uapi.INIT_OUT.pack(*version, readahead, flags & _WANTED, *background, *limits)
+
+    def _lookup(self, request: Request, body: bytes) -> Answer:
+        entry = self.filesystem.lookup(request, request.nodeid, _name(body))
+        return None if entry is None else pack_entry(*entry)
+
+    def _getattr(self, request: Request, body: bytes) -> bytes:
+        return _pack_attr(self.filesystem.getattr(request.nodeid))
+
+    def _setattr(self, request: Request, body: bytes) -> bytes:
+        changes = unpack_setattr(body, time.time_ns())
+        return _pack_attr(self.filesystem.setattr(request.nodeid, changes))
+
+    def _readlink(self, request: Request, body: bytes) -> bytes:
+        return self.filesystem.readlink(request.nodeid)
+
+    def _unlink(self, request: Request, body: bytes) -> None:
+        self.filesystem.unlink(request, request.nodeid, _name(body))
+
+    def _rename(self, request: Request, body: bytes) -> None:
+        self._do_rename(request, body, uapi.RENAME_IN, 0)
+
+    def _rename2(self, request: Request, body: bytes) -> None:
+        _, flags = uapi.RENAME2_IN.unpack_from(body)
+        self._do_rename(request, body, uapi.RENAME2_IN, flags)
+
+    def _do_rename(self, request: Request, body: bytes, head: struct.Struct, flags: int) -> None:
+        to, *_ = head.unpack_from(body)
+        name, to_name, *_ = body[head.size :].split(b"\0")
+        self.filesystem.rename(request, request.nodeid, name, to, to_name, flags)
+
+    def _open(self, request: Request, body: bytes) -> Answer:
+        flags, _ = uapi.OPEN_IN.unpack_from(body)
+        opened = self.filesystem.open(request, request.nodeid, flags)
+        return None if opened is None else uapi.OPEN_OUT.pack(*opened, 0)
+
+    def _release(self, request: Request, body: bytes) -> None:
+        handle, *_ = uapi.RELEASE_IN.unpack_from(body)
+        self.filesystem.release(request, handle)
+
+    def _opendir(self, request: Request, body: bytes) -> bytes:
+        return uapi.OPEN_OUT.pack(0, 0, 0)
+
+    def _releasedir(self, request: Request, body: bytes) -> bytes:
+        return b""
+
+    def _readdir(self, request: Request, body: bytes) -> bytes:
+        handle, offset, size, *_ = uapi.READ_IN.unpack_from(body)
+        own = self.filesystem.getattr(request.nodeid).ino
+        entries = [(b".", own, stat.S_IFDIR), (b"..", own, stat.S_IFDIR)]
+        entries += self.filesystem.readdir(request.nodeid, handle)
+        return pack_directory(entries, offset, size)
+
+    def _fsync(self, request: Request, body: bytes) -> None:
+        handle, flags, _ = uapi.FSYNC_IN.unpack_from(body)
+        self.filesystem.fsync(request, handle, bool(flags & 1))
+
+    def _fallocate(self, request: Request, body: bytes) -> None:
+        handle, offset, length, mode, _ = uapi.FALLOCATE_IN.unpack_from(body)
+        self.filesystem.fallocate(request, handle, mode, offset, length)
+
+    def _ioctl(self, request: Request, body: bytes) -> None:
+        handle, flags, cmd, arg, in_size, _ = uapi.IOCTL_IN.unpack_from(body)
+        if flags & uapi.FUSE_IOCTL_DIR:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        data = body[uapi.IOCTL_IN.size : uapi.IOCTL_IN.size + in_size]
+        compat = bool(flags & uapi.FUSE_IOCTL_COMPAT)
+        self.filesystem.ioctl(request, handle, cmd, arg, data, compat)
+
+    def _statfs(self, request: Request, body: bytes) -> bytes:
+        bsize, namelen, blocks = self.filesystem.statfs()
+        return uapi.STATFS_OUT.pack(blocks, 0, 0, 0, 0, bsize, namelen, bsize, 0)
+
+    def _destroy(self, request: Request, body: bytes) -> bytes:
+        return b""
+
+
+_HANDLERS: dict[int, Handler] = {
+    uapi.FUSE_INIT: Session._init,
+    uapi.FUSE_LOOKUP: Session._lookup,
+    uapi.FUSE_GETATTR: Session._getattr,
+    uapi.FUSE_SETATTR: Session._setattr,
+    uapi.FUSE_READLINK: Session._readlink,
+    uapi.FUSE_UNLINK: Session._unlink,
+    uapi.FUSE_RENAME: Session._rename,
+    uapi.FUSE_RENAME2: Session._rename2,
+    uapi.FUSE_OPEN: Session._open,
+    uapi.FUSE_RELEASE: Session._release,
+    uapi.FUSE_OPENDIR: Session._opendir,
+    uapi.FUSE_RELEASEDIR: Session._releasedir,
+    uapi.FUSE_READDIR: Session._readdir,
+    uapi.FUSE_FSYNC: Session._fsync,
+    uapi.FUSE_FALLOCATE: Session._fallocate,
+    uapi.FUSE_IOCTL: Session._ioctl,
+    uapi.FUSE_STATFS: Session._statfs,
+    uapi.FUSE_DESTROY: Session._destroy,
+}
+_UNANSWERED = frozenset({uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT})
+# What the VFS says of a special file, or of a directory that has no such operation; else
+# ENOSYS, after which the kernel stops asking or does the work itself.
+_REFUSED = {
+    uapi.FUSE_LSEEK: errno.EINVAL,  # SEEK_DATA and SEEK_HOLE: no file of ours has holes
+    uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # or the kernel would copy by itself
+    uapi.FUSE_COPY_FILE_RANGE_64: errno.EINVAL,
+    uapi.FUSE_CREATE: errno.EACCES,
+    uapi.FUSE_MKNOD: errno.EPERM,
+    uapi.FUSE_MKDIR: errno.EPERM,
+    uapi.FUSE_RMDIR: errno.EPERM,
+    uapi.FUSE_SYMLINK: errno.EPERM,
+    uapi.FUSE_LINK: errno.EPERM,
+    uapi.FUSE_TMPFILE: errno.EOPNOTSUPP,
+}
+
+
+def _name(body: bytes) -> bytes:
+    return body[: body.index(0)]
+
+
+def pack_entry(nodeid: int, attr: uapi.Attr, valid: int) -> bytes:
+    """struct fuse_entry_out; the kernel may remember the name for ``valid`` seconds."""
+    return uapi.ENTRY_OUT.pack(nodeid, 0, valid, ATTR_VALID, 0, 0) + attr.pack()
+
+
+def _pack_attr(attr: uapi.Attr) -> bytes:
+    return uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0) + attr.pack()
+
+
+def unpack_setattr(body: bytes, now: int) -> SetAttr:
+    """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
+    valid, _, _, size, _, atime, mtime, _, an, mn, _, mode, _, uid, gid, _ = (
+        uapi.SETATTR_IN.unpack_from(body)
+    )
+
+    def moment(given: int, is_now: int, value: int) -> int | None:
+        if valid & is_now:
+            return now
+        return value if valid & given else None
+
+    return SetAttr(
+        mode=mode if valid & uapi.FATTR_MODE else None,
+        uid=uid if valid & uapi.FATTR_UID else None,
+        gid=gid if valid & uapi.FATTR_GID else None,
+        size=size if valid & uapi.FATTR_SIZE else None,
+        atime=moment(uapi.FATTR_ATIME, uapi.FATTR_ATIME_NOW, atime * 1_000_000_000 + an),
+        mtime=moment(uapi.FATTR_MTIME, uapi.FATTR_MTIME_NOW, mtime * 1_000_000_000 + mn),
+        by_handle=bool(valid & uapi.FATTR_FH),
+    )
+
+
+def pack_directory(entries: list[tuple[bytes, int, int]], offset: int, size: int) -> bytes:
+    """As many struct fuse_dirent as fit.
+
+    Args:
+        entries: name, inode number and S_IF* type of each.
+        offset: how many entries the caller has already.
+        size: bytes that the caller has room for.
+    """
+    out: list[bytes] = []
+    for index in range(offset, len(entries)):
+        name, ino, kind = entries[index]
+        packed = uapi.pack_dirent(ino, index + 1, kind >> 12, name)
+        size -= len(packed)
+        if size < 0:
+            break
+        out.append(packed)
+    return b"".join(out)

@@ -1,0 +1,72 @@
+"""The seccomp filter: which system calls are trapped, as a classic BPF program.
+
+A filter sees numbers only, so what it traps is decided by the call's number and at most
+by one bit of one argument; everything else runs at full speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from loopfs.uapi import seccomp as uapi
+from loopfs.uapi.syscalls import Abi
+
+
+class Trap(NamedTuple):
+    """A system call to trap.
+
+    ``argument`` and ``mask``: only when that argument has a bit of the mask.
+    """
+
+    syscall: str
+    argument: int | None = None
+    mask: int = 0
+
+
+def program(traps: Iterable[Trap], abis: Iterable[Abi]) -> bytes:
+    """The filter as struct sock_filter, one after the other.
+
+    Calls of an ABI that is not in ``abis`` (x32 among them) are let through: they see
+    what there is without us.
+    """
+    traps = tuple(traps)
+    code = _load(uapi.DATA_ARCH)
+    for abi in abis:
+        block = _abi_block(traps, abi)
+        code += _jump(uapi.BPF_JMP_JEQ_K, abi.arch, 0, _length(block)) + block
+    return code + _return(uapi.SECCOMP_RET_ALLOW)
+
+
+def _abi_block(traps: tuple[Trap, ...], abi: Abi) -> bytes:
+    code = _load(uapi.DATA_NR)
+    for trap in traps:
+        if trap.syscall not in abi.numbers:
+            continue
+        if trap.argument is None:
+            action = _return(uapi.SECCOMP_RET_USER_NOTIF)
+        else:
+            action = (
+                _load(uapi.data_arg(trap.argument))
+                + _jump(uapi.BPF_JMP_JSET_K, trap.mask, 0, 1)
+                + _return(uapi.SECCOMP_RET_USER_NOTIF)
+                + _return(uapi.SECCOMP_RET_ALLOW)
+            )
+        code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
+    return code + _return(uapi.SECCOMP_RET_ALLOW)
+
+
+def _length(code: bytes) -> int:
+    return len(code) // uapi.SOCK_FILTER.size
+
+
+def _load(offset: int) -> bytes:
+    return uapi.SOCK_FILTER.pack(uapi.BPF_LD_W_ABS, 0, 0, offset)
+
+
+def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+    return uapi.SOCK_FILTER.pack(kind, if_true, if_false, value)
+
+
+def _return(action: int) -> bytes:
+    return uapi.SOCK_FILTER.pack(uapi.BPF_RET_K, 0, 0, action)

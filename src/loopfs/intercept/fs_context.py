@@ -1,0 +1,397 @@
+"""fsopen(2), fsconfig(2) and fspick(2) of type loop and of devices.
+
+A context of ours is the reading end of a pipe: its inode number says which one it is, the
+kernel counts its duplicates, and its end is seen at the other end, which the supervisor
+has. What a context has to say, a program reads from it, one message at a time, as from the
+kernel's (the pipe is in packet mode).
+
+FSCONFIG_CMD_CREATE puts a context of the kernel's in its place, which has the superblock.
+So what comes then (fsmount, move_mount, mount_setattr, open_tree) needs no help, and a
+mount lives and ends as the kernel has it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import re
+import select
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loopfs import syscalls
+from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
+from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.policy import Policy
+from loopfs.errors import DriverError
+from loopfs.filesystems.instances import Owner
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept.lookup import certainly_elsewhere
+from loopfs.intercept.mount import (
+    LOOP,
+    PAGE,
+    EngineChoice,
+    adopt_instance,
+    begin_engine,
+    begin_instance,
+    block_types,
+    may_mount,
+    remount_context,
+    set_limit,
+)
+from loopfs.intercept.notify import Call, Handler, in_thread
+from loopfs.process import Process
+from loopfs.uapi import mount as uapi
+
+NAME_LIMIT = 256  # bytes of a parameter's name or value, with the NUL
+MAX_BINARY = 1 << 20
+
+_PIPE = re.compile(r"pipe:\[(\d+)\]")
+
+
+class EngineParameters(Parameters):
+    """The options of a filesystem that lies on a device.
+
+    Args:
+        policy: chooses the engine, which knows the options.
+        fstype: its type.
+    """
+
+    def __init__(self, policy: Policy, fstype: str) -> None:
+        self._policy = policy
+        self._fstype = fstype
+        self.options: list[str] = []
+
+    def parse(self, key: str, value: str | None) -> None:
+        option = key if value is None else f"{key}={value}"
+        if EngineChoice.of(self._policy, self._fstype, option).refused == errno.EINVAL:
+            raise DriverError(errno.EINVAL, f"{self._fstype}: Unknown parameter '{key}'")
+        self.options.append(option)
+
+
+class Picked(NamedTuple):
+    """What fspick(2) chose: the kernel's own context of it, and the instance."""
+
+    context: int
+    filesystem: LoopFilesystem | None
+
+
+class OpenContext:
+    """A context that somebody has open.
+
+    Args:
+        context: what was configured.
+        log: the pipe's writing end.
+        picked: what was chosen, if it is to be reconfigured.
+    """
+
+    def __init__(self, context: FsContext, log: int, picked: Picked | None) -> None:
+        self.context = context
+        self.picked = picked
+        self.lock = threading.Lock()
+        self._log = log
+
+    def say(self, sentence: str) -> None:
+        """Leave an error message for who reads the context."""
+        try:
+            os.write(self._log, f"e {sentence}\n".encode())
+        except (BlockingIOError, BrokenPipeError):
+            return  # full: nobody reads them
+
+    def close(self) -> None:
+        with self.lock:
+            os.close(self._log)
+            if self.picked is not None:
+                os.close(self.picked.context)
+
+
+class OpenContexts:
+    """Those that are open, by the inode number of their pipe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._contexts: dict[int, tuple[int, OpenContext]] = {}
+        self._poller: select.epoll | None = None
+
+    def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
+        """Answer ``call`` with a descriptor of ``context``."""
+        theirs, ours = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+        inode = os.fstat(theirs).st_ino
+        with self._lock:
+            self._contexts[ours] = inode, OpenContext(context, ours, picked)
+            if self._poller is None:
+                self._poller = select.epoll()
+                threading.Thread(target=self._watch, name="contexts", daemon=True).start()
+        try:
+            call.finish_with_descriptor(theirs, close_on_exec=cloexec)
+        finally:
+            os.close(theirs)
+            self._poller.register(ours, 0)  # EPOLLERR: nobody reads any more
+
+    def find(self, process: Process, fd: int) -> OpenContext | None:
+        if not self._contexts:
+            return None
+        try:
+            match = _PIPE.fullmatch(os.readlink(process.path(f"fd/{fd}")))
+        except FileNotFoundError:
+            return None
+        if match is None:
+            return None
+        with self._lock:
+            for inode, opened in self._contexts.values():
+                if inode == int(match[1]):
+                    return opened
+        return None
+
+    def _watch(self) -> None:
+        assert self._poller is not None
+        while True:
+            for fd, _ in self._poller.poll():
+                self._poller.unregister(fd)
+                with self._lock:
+                    _, opened = self._contexts.pop(fd)
+                opened.close()
+
+
+class ContextHandlers:
+    """The handlers of the three calls."""
+
+    def __init__(self, mounts: Mounts, policy: Policy) -> None:
+        self._mounts = mounts
+        self._policy = policy
+        self._open = OpenContexts()
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            "fsopen": lambda call: in_thread(call, self._fsopen),
+            "fspick": self._fspick_if_any,
+            "fsconfig": self._if_ours(self._fsconfig),
+        }
+
+    def _fspick_if_any(self, call: Call) -> None:
+        if self._mounts.device_numbers():
+            in_thread(call, self._fspick)
+        else:
+            call.proceed()
+
+    def _if_ours(self, handler: Callable[[Call, OpenContext], None]) -> Handler:
+        def checked(call: Call) -> None:
+            opened = self._open.find(call.process, call.args[0] & 0xFFFFFFFF)
+            if opened is None:
+                call.proceed()
+                return
+            found = opened
+
+            def locked(call: Call) -> None:
+                with found.lock:
+                    handler(call, found)
+
+            in_thread(call, locked)
+
+        return checked
+
+    def _parameters(self, fstype: str) -> Parameters:
+        return LoopParameters() if fstype == LOOP else EngineParameters(self._policy, fstype)
+
+    # --- fsopen, fspick ------------------------------------------------------------
+
+    def _fsopen(self, call: Call) -> None:
+        process = call.process
+        flags = call.args[1] & 0xFFFFFFFF
+        fstype = _text(process, call.args[0], PAGE)
+        ours = fstype == LOOP or fstype in block_types()
+        if not ours or flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
+            call.proceed()
+            return
+        if not call.alive():
+            return
+        if self._policy.leaves_to_kernel(fstype):
+            # fsmount(2) would let the caller choose what the kernel's own mount may not be.
+            call.fail(errno.ENOSYS)
+            return
+        context = FsContext(fstype, lambda: self._parameters(fstype))
+        self._open.open(call, context, None, cloexec=bool(flags & uapi.FSOPEN_CLOEXEC))
+
+    def _fspick(self, call: Call) -> None:
+        process, mounts = call.process, self._mounts
+        path = os.fsdecode(process.read_string(call.args[1], PAGE))
+        flags = call.args[2] & 0xFFFFFFFF
+        known = uapi.FSPICK_CLOEXEC | uapi.FSPICK_SYMLINK_NOFOLLOW
+        known |= uapi.FSPICK_NO_AUTOMOUNT | uapi.FSPICK_EMPTY_PATH
+        dirfd = ctypes.c_int(call.args[0] & 0xFFFFFFFF).value
+        devices = mounts.device_numbers()
+        start = None if dirfd == uapi.AT_FDCWD or path.startswith("/") else dirfd
+        if (
+            flags & ~known
+            or (not path and not flags & uapi.FSPICK_EMPTY_PATH)
+            or self._certainly_elsewhere(process, start, path, devices)
+            or not may_mount(process)
+        ):
+            call.proceed()
+            return
+        follow = not flags & uapi.FSPICK_SYMLINK_NOFOLLOW
+        with caller_descriptors(process, start) as fds:
+            arguments = (devices, path, follow)
+            channel = mounts.helper.begin("pick", arguments, fds)
+        message = channel.receive()
+        channel.close()
+        code, number = result(message)
+        if code == NOT_OURS:
+            call.proceed()
+            return
+        if code:
+            raise OSError(code, os.strerror(code))
+        assert isinstance(number, int)
+        picked = Picked(message.fds[0], mounts.instances.find(number))
+        context = remount_context(LOOP if picked.filesystem else "fuse")
+        cloexec = bool(flags & uapi.FSPICK_CLOEXEC)
+        self._open.open(call, context, picked, cloexec=cloexec)
+
+    @staticmethod
+    def _certainly_elsewhere(
+        process: Process, start: int | None, path: str, devices: tuple[int, ...]
+    ) -> bool:
+        if start is None and path:
+            return certainly_elsewhere(process, path, devices.__contains__)
+        if path:
+            return False
+        place = "cwd" if start is None else f"fd/{start}"
+        try:
+            return syscalls.statx_dev(-1, process.path(place)) not in devices
+        except FileNotFoundError:
+            return True
+
+    # --- fsconfig ------------------------------------------------------------------
+
+    def _fsconfig(self, call: Call, opened: OpenContext) -> None:
+        command, key, value = call.args[1] & 0xFFFFFFFF, *call.args[2:4]
+        aux = ctypes.c_int(call.args[4] & 0xFFFFFFFF).value
+        check_arguments(command, bool(key), bool(value), aux)
+        try:
+            if command == uapi.FSCONFIG_CMD_RECONFIGURE:
+                self._reconfigure(call, opened)
+            elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
+                self._create(call, opened)
+            else:
+                name = _text(call.process, key, NAME_LIMIT)
+                is_string = command == uapi.FSCONFIG_SET_STRING
+                text = _text(call.process, value, NAME_LIMIT) if is_string else None
+                if call.alive():
+                    opened.context.set(name, text)
+        except DriverError as problem:
+            if problem.code == errno.EINVAL:
+                opened.say(str(problem.strerror))
+            raise
+        call.finish()
+
+    def _create(self, call: Call, opened: OpenContext) -> None:
+        context = opened.context
+        context.check_phase(Phase.CREATE_PARAMS)
+        if not may_mount(call.process):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        fd = call.args[0] & 0xFFFFFFFF
+        close_on_exec = syscalls.descriptor_info(call.process.tid, fd).flags & os.O_CLOEXEC
+        try:
+            create = self._create_instance if context.fstype == LOOP else self._create_engine
+            made = create(call.process, context)
+        except OSError:
+            context.fail()
+            raise
+        try:
+            if call.alive():
+                call.replace_descriptor(fd, made, close_on_exec=bool(close_on_exec))
+        finally:
+            os.close(made)
+
+    def _create_instance(self, process: Process, context: FsContext) -> int:
+        owner = Owner.of(process)
+        channel, message = begin_instance(self._mounts, process, context, None, 0)
+        channel.close()
+        adopt_instance(self._mounts, owner, context, message)
+        return message.fds[1]
+
+    def _create_engine(self, process: Process, context: FsContext) -> int:
+        parameters = context.parameters
+        assert isinstance(parameters, EngineParameters)
+        if context.source is None:
+            raise DriverError(errno.EINVAL, f"{context.fstype}: No source specified")
+        choice = EngineChoice.of(self._policy, context.fstype, ",".join(parameters.options))
+        arguments = (context.source, None, context.fstype, context.sb_flags)
+        channel, message = begin_engine(self._mounts, process, arguments, choice)
+        channel.close()
+        code, number = result(message)
+        if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
+            code = errno.EPERM
+        if code:
+            raise OSError(code, os.strerror(code))
+        assert isinstance(number, int)
+        engine, made = message.fds
+        self._mounts.add(engine, number)
+        return made
+
+    def _reconfigure(self, call: Call, opened: OpenContext) -> None:
+        context, picked = opened.context, opened.picked
+        context.check_phase(Phase.RECONF_PARAMS)
+        assert picked is not None
+        try:
+            self._reconfigure_kernels(call.process, context, picked.context)
+        except OSError:
+            context.fail()
+            raise
+        if picked.filesystem is not None:
+            set_limit(picked.filesystem, context)
+        context.clean()
+
+    def _reconfigure_kernels(self, process: Process, context: FsContext, kernels: int) -> None:
+        """Reconfigure the superblock itself: whether the caller may is the kernel's to say."""
+        arguments = (context.sb_flags, context.sb_flags_mask)
+        pidfd = process.pidfd()
+        try:
+            channel = self._mounts.helper.begin("reconfigure", arguments, (pidfd, kernels))
+        finally:
+            os.close(pidfd)
+        code, _ = result(channel.receive())
+        channel.close()
+        if code:
+            raise OSError(code, os.strerror(code))
+
+
+def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
+    """What fsconfig(2) refuses before it looks at anything.
+
+    Args:
+        key, value: the pointer is not null.
+    Raises:
+        OSError: EINVAL; EOPNOTSUPP for an unknown command.
+    """
+    allowed = {
+        uapi.FSCONFIG_SET_FLAG: key and not value and aux == 0,
+        uapi.FSCONFIG_SET_STRING: key and value and aux == 0,
+        uapi.FSCONFIG_SET_BINARY: key and value and 0 < aux <= MAX_BINARY,
+        uapi.FSCONFIG_SET_PATH: key and value and (aux == uapi.AT_FDCWD or aux >= 0),
+        uapi.FSCONFIG_SET_PATH_EMPTY: key and value and (aux == uapi.AT_FDCWD or aux >= 0),
+        uapi.FSCONFIG_SET_FD: key and not value and aux >= 0,
+    }
+    for bare in (
+        uapi.FSCONFIG_CMD_CREATE,
+        uapi.FSCONFIG_CMD_CREATE_EXCL,
+        uapi.FSCONFIG_CMD_RECONFIGURE,
+    ):
+        allowed[bare] = not key and not value and aux == 0
+    if command not in allowed:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+    if not allowed[command]:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def _text(process: Process, address: int, limit: int) -> str:
+    """A string argument as strndup_user reads it."""
+    try:
+        return os.fsdecode(process.read_string(address, limit))
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None

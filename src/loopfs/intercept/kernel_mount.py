@@ -1,0 +1,80 @@
+"""mount(2) of a device whose filesystem the kernel is to read itself."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from loopfs.channel import close_all
+from loopfs.driver.bdev import BlockDevice
+from loopfs.engines.helper import result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.filesystems import blockdev
+from loopfs.filesystems.backing import BackingFile
+from loopfs.intercept.notify import Call
+from loopfs.uapi.mount import MS_RDONLY
+
+
+def mount_by_kernel(
+    mounts: Mounts, call: Call, source: str, target: str, fstype: str, flags: int, data: str
+) -> int:
+    """Carry out a mount; the outcome is an errno, NOT_OURS, or 0.
+
+    Raises:
+        OSError: as mount(2).
+    """
+    helper, instances = mounts.helper, mounts.instances
+    with caller_descriptors(call.process) as fds:
+        job = (instances.device_numbers(), source, target, bool(flags & MS_RDONLY))
+        channel = helper.begin("claim", job, fds)
+        message = channel.receive()
+        channel.close()
+        code, claimed = result(message)
+        if code:
+            return code
+        assert isinstance(claimed, tuple)
+        instance, ino, shown = claimed
+        device, place = message.fds
+        try:
+            backing, offset, size = _seal(_device(mounts, instance, ino))
+            parts = (*fds[:3], place, device, backing.fileno())
+            channel = helper.begin(
+                "kernel_mount", (fstype, flags, data, shown, offset, size), parts
+            )
+        finally:
+            close_all([device, place])
+    try:
+        message = channel.receive()
+        code, numbers = result(message)
+        if code:
+            return code
+        assert isinstance(numbers, tuple)
+        mounts.add_kernels(message.fds[0], *numbers)
+        if not call.alive():
+            return errno.EINTR
+        channel.send(b"go")
+        return result(channel.receive())[0]
+    finally:
+        channel.close()
+
+
+def _device(mounts: Mounts, instance: int, ino: int) -> BlockDevice:
+    filesystem = mounts.instances.find(instance)
+    node = filesystem.nodes.of_inode(ino) if filesystem else None
+    if node is None or node.device is None:  # it has gone meanwhile
+        raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+    return node.device
+
+
+def _seal(device: BlockDevice) -> tuple[BackingFile, int, int]:
+    """Let nobody write to a claimed device; the file behind it all, and the part that it is."""
+    device.block_writers()
+    offset, size = 0, device.capacity
+    while True:
+        extent = blockdev.extent_of(device, offset, size)
+        if extent is None:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        backing, offset, size = extent
+        if backing.loop_device is None:
+            return backing, offset, size
+        device = backing.loop_device

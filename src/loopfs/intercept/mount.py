@@ -1,0 +1,285 @@
+"""mount(2) of type loop, of a device of an instance, and the remount of an instance."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import sys
+from functools import cache
+from typing import NamedTuple
+
+from loopfs.channel import Channel, Message
+from loopfs.driver.fs_context import (
+    FsContext,
+    LoopParameters,
+    Parameters,
+    Phase,
+    ShownParameters,
+)
+from loopfs.engines.engine import NoEngine
+from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.policy import TYPES, Policy
+from loopfs.filesystems.instances import Owner
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept import lookup
+from loopfs.intercept.notify import Call, in_thread
+from loopfs.process import Process
+from loopfs.uapi.mount import (
+    MS_BIND,
+    MS_MGC_MSK,
+    MS_MGC_VAL,
+    MS_NOT_NEW,
+    MS_REMOUNT,
+    NS_GET_USERNS,
+)
+
+PAGE = 4096  # as much of a string argument as mount(2) takes
+LOOP = "loop"
+# What mountinfo shows of a mount of FUSE: mount(8) gives it back when it remounts.
+_SHOWN = frozenset({"user_id=0", "group_id=0", "default_permissions", "allow_other"})
+
+
+class MountHandler:
+    """Mounts instances and devices of the sandbox; leaves every other mount to the kernel."""
+
+    def __init__(self, mounts: Mounts, policy: Policy) -> None:
+        self._mounts = mounts
+        self._policy = policy
+
+    def __call__(self, call: Call) -> None:
+        flags = call.args[3] & 0xFFFFFFFF
+        if flags & MS_MGC_MSK == MS_MGC_VAL:
+            flags &= ~MS_MGC_MSK
+        if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
+            in_thread(call, lambda call: self._remount(call, flags))
+        elif flags & MS_NOT_NEW:
+            call.proceed()
+        else:
+            in_thread(call, lambda call: self._mount(call, flags))
+
+    def _may_be_ours(self, fstype: str) -> bool:
+        return fstype == LOOP or fstype in block_types() or self._policy.leaves_to_kernel(fstype)
+
+    # --- new mounts ------------------------------------------------------------------
+
+    def _mount(self, call: Call, flags: int) -> None:
+        process = call.process
+        fstype = _string(process, call.args[2])
+        if fstype is None or not self._may_be_ours(fstype):
+            call.proceed()
+            return
+        source, target = (_string(process, address) for address in call.args[:2])
+        data = _string(process, call.args[4]) or ""
+        if target is None or not may_mount(process):
+            call.proceed()
+        elif not call.alive():
+            return
+        elif fstype == LOOP:
+            self._mount_instance(call, source, target, flags, data)
+        elif source is None:
+            call.proceed()
+        elif self._policy.leaves_to_kernel(fstype):
+            from loopfs.intercept.kernel_mount import mount_by_kernel
+
+            job = (source, target, fstype, flags, data)
+            _answer(call, mount_by_kernel(self._mounts, call, *job))
+        else:
+            self._with_engine(call, (source, target, fstype, flags), data)
+
+    def _mount_instance(
+        self, call: Call, source: str | None, target: str, flags: int, data: str
+    ) -> None:
+        context = FsContext(LOOP, LoopParameters)
+        if source is not None:
+            context.set("source", source)
+        context.set_all(data)
+        owner = Owner.of(call.process)
+        channel, message = begin_instance(self._mounts, call.process, context, target, flags)
+        try:
+            adopt_instance(self._mounts, owner, context, message)
+            if call.alive():
+                channel.send(b"go")
+                call.answer(result(channel.receive())[0])
+        finally:
+            channel.close()
+
+    def _with_engine(self, call: Call, arguments: tuple[object, ...], data: str) -> None:
+        choice = EngineChoice.of(self._policy, str(arguments[2]), data)
+        channel, message = begin_engine(self._mounts, call.process, arguments, choice)
+        try:
+            _answer(call, self._converse(call, channel, message))
+        finally:
+            channel.close()
+
+    def _converse(self, call: Call, channel: Channel, message: Message) -> int:
+        """The job's outcome: an errno, NOT_OURS, or 0."""
+        code, device = result(message)
+        if code:
+            return code
+        assert isinstance(device, int)
+        self._mounts.add(message.fds[0], device)
+        if not call.alive():
+            return errno.EINTR
+        channel.send(b"go")
+        return result(channel.receive())[0]
+
+    # --- remount ---------------------------------------------------------------------
+
+    def _remount(self, call: Call, flags: int) -> None:
+        process, mounts = call.process, self._mounts
+        target = _string(process, call.args[1])
+        if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
+            call.proceed()
+            return
+        if not may_mount(process):
+            call.proceed()
+            return
+        context = remount_context(LOOP)
+        refused = 0
+        try:
+            context.set_all(_string(process, call.args[4]) or "")
+        except OSError as problem:  # it matters only if the target is an instance
+            refused = problem.errno or errno.EINVAL
+        if not call.alive():
+            return
+        with caller_descriptors(process) as fds:
+            arguments = (mounts.instances.device_numbers(), target, flags, refused)
+            channel = mounts.helper.begin("remount", arguments, fds)
+        code, device_number = result(channel.receive())
+        channel.close()
+        if code == NOT_OURS:
+            call.proceed()
+            return
+        if code == 0:
+            assert isinstance(device_number, int)
+            if (filesystem := mounts.instances.find(device_number)) is not None:
+                set_limit(filesystem, context)
+        call.answer(code)
+
+
+def _answer(call: Call, code: int) -> None:
+    """Answer with a job's outcome."""
+    if code == NOT_OURS:
+        call.proceed()
+    else:
+        call.answer(code)
+
+
+def begin_instance(
+    mounts: Mounts, process: Process, context: FsContext, target: str | None, flags: int
+) -> tuple[Channel, Message]:
+    """Have an instance made in the caller's namespaces.
+
+    Returns:
+        the job's channel, and the answer for :func:`adopt_instance`.
+    Raises:
+        OSError: as mount(2).
+    """
+    source = "none" if context.source is None else context.source
+    with caller_descriptors(process) as fds:
+        job = (source, context.sb_flags, target, flags)
+        channel = mounts.helper.begin("instance", job, fds)
+    message = channel.receive()
+    code, _ = result(message)
+    if code:
+        channel.close()
+        raise OSError(code, os.strerror(code))
+    return channel, message
+
+
+def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Message) -> None:
+    """Serve the instance that a job has made."""
+    _, device_number = result(message)
+    assert isinstance(device_number, int)
+    filesystem = mounts.instances.add(message.fds[0], device_number, owner)
+    set_limit(filesystem, context)
+    mounts.instances.serve_in_thread(filesystem)
+
+
+def remount_context(fstype: str) -> FsContext:
+    """The context of a superblock that is there."""
+
+    def parameters() -> Parameters:
+        shown = ShownParameters(_SHOWN)
+        return LoopParameters(shown) if fstype == LOOP else shown
+
+    return FsContext(fstype, parameters, Phase.RECONF_PARAMS)
+
+
+def set_limit(filesystem: LoopFilesystem, context: FsContext) -> None:
+    """Give an instance the limit that the context has, if it has one."""
+    assert isinstance(context.parameters, LoopParameters)
+    limit = context.parameters.max
+    if limit is not None:
+        filesystem.instance.max_devices = limit
+
+
+class EngineChoice(NamedTuple):
+    """What is to serve a device of ours: an engine and its options, or why nothing is."""
+
+    engine: str
+    options: tuple[str, ...]
+    refused: int
+    why: str
+
+    @classmethod
+    def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
+        """As the policy has it; for the options of ``data``."""
+        try:
+            engine = policy.choose(fstype)
+            return cls(engine.name, engine.translated(data), 0, "")
+        except NoEngine as problem:
+            return cls("", (), problem.code, f"cannot mount {fstype}: {problem.strerror}")
+        except OSError as problem:
+            return cls("", (), problem.errno or errno.EINVAL, "")
+
+
+def begin_engine(
+    mounts: Mounts, process: Process, arguments: tuple[object, ...], choice: EngineChoice
+) -> tuple[Channel, Message]:
+    """Have an engine serve a device in the caller's namespaces; its channel and its answer.
+
+    Args:
+        arguments: source, target (None for a context), type and MS_* flags.
+    """
+    with caller_descriptors(process) as fds:
+        how = (choice.engine, choice.options, choice.refused)
+        job = (mounts.instances.device_numbers(), *arguments, *how)
+        channel = mounts.helper.begin("mount", job, fds)
+    message = channel.receive()
+    if choice.why and result(message) == (choice.refused, True):
+        # A device of ours, and that is what is on it: mount(8) may try every type in turn.
+        print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
+    return channel, message
+
+
+def _string(process: Process, address: int) -> str | None:
+    return os.fsdecode(process.read_string(address, PAGE)) if address else None
+
+
+@cache
+def block_types() -> frozenset[str]:
+    """The filesystems that lie on block devices: ours, and those that this kernel has.
+
+    For the latter the kernel would say EPERM to a user namespace, and mount(8) would stop
+    trying; of a device of ours they are ENODEV.
+    """
+    with open("/proc/filesystems", encoding="ascii") as file:
+        names = {line.strip() for line in file if not line.startswith("nodev")}
+    return frozenset(names | TYPES)
+
+
+def may_mount(process: Process) -> bool:
+    """The caller has CAP_SYS_ADMIN over its mount namespace, by its own user namespace."""
+    fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(fd, NS_GET_USERNS)
+    finally:
+        os.close(fd)
+    try:
+        same = os.fstat(owner).st_ino == process.namespace("user")
+    finally:
+        os.close(owner)
+    return same and process.has_capability()

@@ -1,0 +1,189 @@
+"""The notification loop: receives trapped calls and hands each to a handler."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable
+
+from loopfs import syscalls
+from loopfs.intercept.filter import Trap, program
+from loopfs.process import Process
+from loopfs.uapi import seccomp as uapi
+from loopfs.uapi.mount import AT_EMPTY_PATH
+from loopfs.uapi.syscalls import abis
+
+# All that is trapped, on every ABI of the machine.
+TRAPS = (
+    Trap("fstat"),
+    Trap("fstat64"),
+    Trap("newfstatat", 3, AT_EMPTY_PATH),
+    Trap("fstatat64", 3, AT_EMPTY_PATH),
+    Trap("statx", 2, AT_EMPTY_PATH),
+    Trap("mount"),
+    Trap("umount2"),
+    Trap("umount"),
+    Trap("fsopen"),
+    Trap("fsconfig"),
+    Trap("fspick"),
+    Trap("statfs"),
+    Trap("fstatfs"),
+)
+
+FSTAT_CALLS = ("fstat", "fstat64", "newfstatat", "fstatat64", "statx")
+
+NAMES = {
+    (abi.arch, abi.numbers[trap.syscall]): trap.syscall
+    for abi in abis()
+    for trap in TRAPS
+    if trap.syscall in abi.numbers
+}
+
+
+class Call:
+    """A trapped system call, to be answered once.
+
+    ``args`` are the bare registers, ``process`` is the thread that waits.
+    """
+
+    __slots__ = ("_id", "_listener", "arch", "args", "name", "process")
+
+    def __init__(self, listener: int, notification: uapi.Notification) -> None:
+        self._listener = listener
+        self._id = notification.id
+        self.arch = notification.arch
+        self.args = notification[6:12]
+        self.name = NAMES[notification.arch, notification.nr]
+        self.process = Process(notification.pid)
+
+    def proceed(self) -> None:
+        """Let the kernel carry the call out."""
+        self._send(0, 0, uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
+
+    def finish(self, value: int = 0) -> None:
+        """Have it return ``value``."""
+        self._send(value, 0, 0)
+
+    def fail(self, code: int) -> None:
+        """Have it fail with the errno ``code``."""
+        self._send(0, -code, 0)
+
+    def answer(self, code: int) -> None:
+        """Have it return 0, or fail with the errno ``code``."""
+        self._send(0, -code, 0)
+
+    def finish_with_descriptor(self, fd: int, *, close_on_exec: bool) -> None:
+        """Have it return a duplicate of our ``fd`` in the caller's table.
+
+        Raises:
+            OSError: EMFILE: the caller has no room; EINVAL before Linux 5.14.
+        """
+        self._add_descriptor(uapi.SECCOMP_ADDFD_FLAG_SEND, fd, 0, close_on_exec)
+
+    def replace_descriptor(self, number: int, fd: int, *, close_on_exec: bool) -> None:
+        """Put a duplicate of our ``fd`` in the place of the caller's ``number``, as dup3(2)."""
+        self._add_descriptor(uapi.SECCOMP_ADDFD_FLAG_SETFD, fd, number, close_on_exec)
+
+    def _add_descriptor(self, how: int, fd: int, number: int, close_on_exec: bool) -> None:
+        flags = os.O_CLOEXEC if close_on_exec else 0
+        request = uapi.NOTIF_ADDFD.pack(self._id, how, fd, number, flags)
+        try:
+            fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_ADDFD, request)
+        except OSError as problem:
+            if problem.errno != errno.ENOENT:  # the caller was killed meanwhile
+                raise
+
+    def alive(self) -> bool:
+        """The caller still waits: what was read of it was read of it and no other."""
+        try:
+            fcntl.ioctl(
+                self._listener, uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(self._id)
+            )
+        except OSError as problem:
+            if problem.errno == errno.ENOENT:
+                return False
+            raise
+        return True
+
+    def _send(self, value: int, error: int, flags: int) -> None:
+        response = uapi.NOTIF_RESP.pack(self._id, value, error, flags)
+        try:
+            fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
+        except OSError as problem:
+            if problem.errno != errno.ENOENT:  # the caller was killed meanwhile
+                raise
+
+
+Handler = Callable[[Call], None]
+
+
+def install() -> int:
+    """Install the filter on this thread; return the listener.
+
+    The caller needs CAP_SYS_ADMIN in its user namespace.
+
+    Raises:
+        OSError: EBUSY when a listener watches this process already.
+    """
+    code = program(TRAPS, abis())
+    try:
+        # From 5.19 on a call that is being answered is interrupted by death only.
+        return syscalls.seccomp_listener(code, uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:
+            raise
+        return syscalls.seccomp_listener(code, 0)
+
+
+def serve(listener: int, handler: Handler) -> None:
+    """Hand each trapped call to ``handler``, until no process is left.
+
+    It runs in this thread, and calls wait while it does.
+    """
+    try:  # 6.6: wake the caller on this CPU, at an eighth of the time
+        flags = uapi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
+        fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:
+            raise
+    blank = bytes(uapi.NOTIF.size)
+    buffer = bytearray(blank)
+    while True:
+        buffer[:] = blank
+        try:
+            fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            if _hung_up(listener):
+                return
+            continue  # the caller was killed before we could read
+        call = Call(listener, uapi.Notification._make(uapi.NOTIF.unpack(buffer)))
+        _handle(call, handler)
+
+
+def in_thread(call: Call, handler: Handler) -> None:
+    """Have ``handler`` answer in a thread of its own, where it may wait."""
+    threading.Thread(target=_handle, args=(call, handler), daemon=True).start()
+
+
+def _handle(call: Call, handler: Handler) -> None:
+    """An exception of the handler is the call's answer."""
+    try:
+        handler(call)
+    except OSError as problem:
+        call.fail(problem.errno or errno.EIO)
+    except Exception:  # a bug of ours: one caller's error, not everybody's end
+        sys.excepthook(*sys.exc_info())
+        call.fail(errno.EIO)
+
+
+def _hung_up(listener: int) -> bool:
+    """No process is left that the filter watches."""
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    return any(event & select.POLLHUP for _, event in poller.poll(0))

@@ -1,0 +1,85 @@
+"""statfs(2) and fstatfs(2) of an instance: its type is not FUSE but loopfs (simple_statfs)."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from loopfs import syscalls
+from loopfs.channel import close_all
+from loopfs.engines.helper import result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.intercept.lookup import peek
+from loopfs.intercept.mount import PAGE
+from loopfs.intercept.notify import Call, in_thread
+from loopfs.uapi.mount import LOOPFS_SUPER_MAGIC
+from loopfs.uapi.stat import STATFS
+
+BLOCK_SIZE = 4096  # bytes: PAGE_SIZE
+NAME_MAX = 255
+_FLAGS = 11  # f_flags: its place in struct statfs
+
+
+class StatfsHandler:
+    """Answers for instances; leaves every other filesystem to the kernel."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._find = mounts.instances.find
+
+    def __call__(self, call: Call) -> None:
+        if not self._mounts.instances.device_numbers():
+            call.proceed()
+        elif call.name == "statfs":
+            in_thread(call, self._statfs)
+        else:
+            self._fstatfs(call)
+
+    def _statfs(self, call: Call) -> None:
+        path = os.fsdecode(call.process.read_string(call.args[0], PAGE))
+        try:
+            place = peek(call.process, path)
+        except OSError as problem:
+            # Many programs ask for /sys/fs/selinux. In /proc we see other processes.
+            if problem.errno == errno.ENOENT and "proc" not in path:
+                call.proceed()
+                return
+            place = self._resolved(call, path)
+        self._answer(call, place)
+
+    def _fstatfs(self, call: Call) -> None:
+        fd = call.args[0] & 0xFFFFFFFF
+        try:
+            number = syscalls.statx_dev(-1, call.process.path(f"fd/{fd}"))
+        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
+            number = -1
+        if self._find(number) is None:
+            call.proceed()
+        else:
+            in_thread(call, lambda call: self._answer(call, call.process.descriptor(fd)))
+
+    def _resolved(self, call: Call, path: str) -> int:
+        with caller_descriptors(call.process) as fds:
+            channel = self._mounts.helper.begin("device_at", (path,), fds)
+        message = channel.receive()
+        channel.close()
+        code, _ = result(message)
+        if code:
+            raise OSError(code, os.strerror(code))
+        return message.fds[0]
+
+    def _answer(self, call: Call, place: int) -> None:
+        try:
+            if self._find(syscalls.statx_dev(place)) is None:
+                place_flags = None
+            else:
+                place_flags = STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]
+        finally:
+            close_all([place])
+        if place_flags is None or not call.alive():
+            call.proceed()
+            return
+        sizes = (BLOCK_SIZE, 0, 0, 0, 0, 0, 0, 0, NAME_MAX, BLOCK_SIZE)
+        data = STATFS.pack(LOOPFS_SUPER_MAGIC, *sizes, place_flags)
+        call.process.write(call.args[1], data)
+        call.finish()

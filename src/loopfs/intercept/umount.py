@@ -1,0 +1,48 @@
+"""umount(2) of what we serve: it returns when everything is in the image, or shut down."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.intercept.lookup import certainly_elsewhere
+from loopfs.intercept.mount import PAGE, may_mount
+from loopfs.intercept.notify import Call, in_thread
+
+
+class UmountHandler:
+    """Unmounts instances and what engines serve; leaves every other mount to the kernel."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+
+    def __call__(self, call: Call) -> None:
+        if self._mounts.device_numbers():
+            in_thread(call, self._umount)
+        else:
+            call.proceed()
+
+    def _umount(self, call: Call) -> None:
+        process = call.process
+        flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
+        target = os.fsdecode(process.read_string(call.args[0], PAGE))
+        devices = self._mounts.device_numbers()
+        if certainly_elsewhere(process, target, devices.__contains__) or not may_mount(process):
+            call.proceed()
+            return
+        if not call.alive():
+            return
+        with caller_descriptors(process) as fds:
+            channel = self._mounts.helper.begin("umount", (target, flags, devices), fds)
+        code, device = result(channel.receive())
+        channel.close()
+        if code == NOT_OURS:
+            call.proceed()
+        elif code:
+            call.fail(code)
+        else:
+            assert isinstance(device, int)
+            self._mounts.settled(device)
+            self._mounts.instances.settled()
+            call.finish()

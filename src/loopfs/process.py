@@ -1,0 +1,140 @@
+"""Another process, by its thread id: memory, descriptors, credentials, current call.
+
+What a driver in the kernel has at hand as ``current``. Everything is read through
+/proc and pidfds, and fails with ESRCH or ENOENT once the thread is gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from loopfs import syscalls
+from loopfs.uapi.sched import CAP_SYS_ADMIN
+
+
+class Process:
+    """A thread that waits for us to answer its request or system call.
+
+    Args:
+        tid: thread id in our pid namespace.
+    """
+
+    __slots__ = ("_status", "tid")
+
+    def __init__(self, tid: int) -> None:
+        self.tid = tid
+        self._status: dict[str, str] | None = None
+
+    def path(self, name: str) -> str:
+        """The path of /proc/TID/``name``."""
+        return f"/proc/{self.tid}/{name}"
+
+    def current_syscall(self) -> tuple[int, list[int]] | None:
+        """The number and the six arguments of the call it waits in; None if it is in none."""
+        fd = os.open(self.path("syscall"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(fd, 256).split()
+            # Who has just sent us a request can still be on its way to sleep.
+            for _ in range(1000):
+                if fields != [b"running"]:
+                    break
+                os.sched_yield()
+                fields = os.pread(fd, 256, 0).split()
+        finally:
+            os.close(fd)
+        if len(fields) < 7:
+            return None
+        return int(fields[0]), [int(field, 16) for field in fields[1:7]]
+
+    # --- memory --------------------------------------------------------------
+
+    # Not by /proc/TID/mem, which reads and writes where the thread itself may not.
+
+    def read(self, address: int, size: int) -> bytes:
+        """``size`` bytes of its memory at ``address``.
+
+        Raises:
+            OSError: EFAULT when not all of them can be read.
+        """
+        data = self.read_some(address, size)
+        if len(data) < size:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return data
+
+    def read_some(self, address: int, size: int) -> bytes:
+        """As :meth:`read`, but what can be read of ``size`` bytes, one at least."""
+        data = syscalls.process_vm_read(self.tid, address, size)
+        if size and not data:
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+        return data
+
+    def read_string(self, address: int, limit: int) -> bytes:
+        """A NUL-terminated string.
+
+        Args:
+            limit: bytes with the NUL.
+        Raises:
+            OSError: EFAULT, ENAMETOOLONG when there is no NUL within ``limit``.
+        """
+        text = b""
+        while len(text) < limit:
+            # Up to a page's end at a time: the next page need not be there.
+            room = 4096 - (address + len(text)) % 4096
+            part = self.read_some(address + len(text), min(room, limit - len(text)))
+            end = part.find(0)
+            if end >= 0:
+                return text + part[:end]
+            text += part
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+    def write(self, address: int, data: bytes) -> None:
+        """Store ``data`` at ``address``. Raises OSError EFAULT."""
+        if syscalls.process_vm_write(self.tid, address, data) < len(data):
+            raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+    # --- descriptors ---------------------------------------------------------
+
+    @property
+    def tgid(self) -> int:
+        return int(self.status()["Tgid"])
+
+    def pidfd(self) -> int:
+        """A pidfd of the process (the thread group)."""
+        try:
+            return os.pidfd_open(self.tid)
+        except OSError as problem:
+            if problem.errno not in (errno.EINVAL, errno.ENOENT):  # the latter from 6.15 on
+                raise
+            return os.pidfd_open(self.tgid)  # a thread that is not the first
+
+    def descriptor(self, fd: int) -> int:
+        """Our own duplicate of its descriptor ``fd``. Raises OSError EBADF."""
+        pidfd = self.pidfd()
+        try:
+            return syscalls.pidfd_getfd(pidfd, fd)
+        finally:
+            os.close(pidfd)
+
+    # --- credentials ---------------------------------------------------------
+
+    def status(self) -> dict[str, str]:
+        """The fields of /proc/TID/status, read once."""
+        if self._status is None:
+            with open(self.path("status"), encoding="ascii", errors="replace") as file:
+                pairs = (line.partition(":") for line in file)
+                self._status = {key: value.strip() for key, _, value in pairs}
+        return self._status
+
+    def namespace(self, name: str) -> int:
+        """What identifies its namespace (``user``, ``mnt``…): the inode number."""
+        return os.stat(self.path(f"ns/{name}")).st_ino
+
+    def id_map(self, kind: str) -> str:
+        """The text of its uid_map or gid_map; ``kind`` is "uid" or "gid"."""
+        with open(self.path(f"{kind}_map"), encoding="ascii") as file:
+            return file.read()
+
+    def has_capability(self, capability: int = CAP_SYS_ADMIN) -> bool:
+        """It has ``capability`` effective in its own user namespace."""
+        return bool(int(self.status()["CapEff"], 16) >> capability & 1)

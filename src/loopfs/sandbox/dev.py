@@ -1,0 +1,129 @@
+"""The sandbox's /dev: a tmpfs with the host's harmless nodes and the instance."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from loopfs import syscalls
+from loopfs.errors import SetupError
+from loopfs.uapi import mount as uapi
+
+INSTANCE = "/dev/loopfs"
+NODES = ("null", "zero", "full", "random", "urandom", "tty", "fuse", "kvm", "net/tun")
+TREES = ("shm", "mqueue", "hugepages")
+LINKS = {
+    "fd": "/proc/self/fd",
+    "stdin": "/proc/self/fd/0",
+    "stdout": "/proc/self/fd/1",
+    "stderr": "/proc/self/fd/2",
+    "core": "/proc/kcore",
+    "ptmx": "pts/ptmx",
+}
+CONTROL_LINK = "loop-control", "loopfs/loop-control"
+TTY_GID = 5  # group tty, in every distribution
+_CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+
+
+def build() -> None:
+    """Replace /dev of this mount namespace.
+
+    Raises:
+        SetupError: the kernel refused a mount.
+    """
+    kept = {name: tree for name in NODES + TREES if (tree := _clone(f"/dev/{name}")) is not None}
+    console = _terminal()
+    try:
+        flags = uapi.MS_NOSUID | uapi.MS_STRICTATIME
+        syscalls.mount("dev", "/dev", "tmpfs", flags, "mode=0755,size=1m")
+        for name, tree in kept.items():
+            _place(name, tree)
+        if console is not None:
+            _place("console", console)
+        _mount_terminals()
+    except OSError as problem:
+        raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
+    for name, target in LINKS.items():
+        os.symlink(target, f"/dev/{name}")
+
+
+def mount_instance(fuse: int) -> None:
+    """Mount an instance on /dev/loopfs, to be served through ``fuse``, and link its control.
+
+    It stays nodev: the special nodes must never lead to a device of the host.
+    """
+    os.mkdir(INSTANCE)
+    name, target = CONTROL_LINK
+    os.symlink(target, f"/dev/{name}")
+    flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
+    data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    try:
+        syscalls.mount("loop", INSTANCE, "fuse.loop", flags, data)
+    except OSError as problem:
+        raise SetupError(
+            problem.errno or 0,
+            f"the kernel does not let FUSE be mounted in a user namespace ({problem.strerror});"
+            " see `loopfs doctor`",
+        ) from None
+
+
+def device_changed(dev: int, action: str, name: str) -> None:
+    """Make or remove the link in /dev to a device of the instance.
+
+    Args:
+        dev: a descriptor of the sandbox's /dev.
+        action: "add" or "remove".
+    """
+    try:
+        if action == "add":
+            os.symlink(f"loopfs/{name}", name, dir_fd=dev)
+        else:
+            os.unlink(name, dir_fd=dev)
+    except (FileExistsError, FileNotFoundError):
+        return  # the workload arranges its /dev itself
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.ENOENT):
+            raise
+
+
+def _clone(path: str) -> int | None:
+    try:
+        return syscalls.open_tree(uapi.AT_FDCWD, path, _CLONE | uapi.AT_RECURSIVE)
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _mount_terminals() -> None:
+    """A devpts of its own, where terminals can be made; the host's lets its ptmx be opened
+    only where it was mounted."""
+    os.mkdir("/dev/pts")
+    flags = uapi.MS_NOSUID | uapi.MS_NOEXEC
+    options = "newinstance,ptmxmode=0666,mode=0620"
+    try:
+        syscalls.mount("devpts", "/dev/pts", "devpts", flags, f"{options},gid={TTY_GID}")
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:  # the sandbox has no such group
+            raise
+        syscalls.mount("devpts", "/dev/pts", "devpts", flags, options)
+
+
+def _terminal() -> int | None:
+    for fd in (0, 1, 2):
+        try:
+            return _clone(os.ttyname(fd))
+        except OSError:
+            continue  # closed, or no terminal
+    return None
+
+
+def _place(name: str, tree: int) -> None:
+    path = f"/dev/{name}"
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if name in TREES:
+        os.mkdir(path)
+    else:
+        os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_WRONLY, 0o666))
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(tree, place)
+    os.close(place)
+    os.close(tree)

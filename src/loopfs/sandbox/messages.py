@@ -1,0 +1,43 @@
+"""What the sandbox's processes and the supervisor say to each other."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs.channel import Channel, Message
+from loopfs.errors import SetupError
+
+OK = b"ok"
+
+# The child.
+WANTS_MAPS = b"maps"
+# With the directories of /sys that are covered; and the descriptors of the instance's
+# /dev/fuse, of /dev, of the instance's root (/dev without an instance), and a /dev/fuse for
+# each of those directories.
+MOUNTED = "mounted"
+FAILED = b"failed:"  # and an errno, a colon, a sentence
+
+# Process 1.
+LISTENER = b"listener"  # sent by what becomes the command, with the listener
+ENDING = b"ending"
+
+
+def expect(channel: Channel, what: bytes) -> Message:
+    """Receive the message that begins with ``what``.
+
+    Raises:
+        SetupError: the child has failed, and this is why.
+    """
+    message = channel.receive()
+    if message.data.startswith(FAILED):
+        code, _, sentence = message.data[len(FAILED) :].decode().partition(":")
+        raise SetupError(int(code), sentence)
+    if not message.data.startswith(what):
+        raise SetupError(0, "the sandbox ended while it was being made")
+    return message
+
+
+def exit_status(wait_status: int) -> int:
+    """What waitpid(2) said as an exit status: the process's own, 128+n after signal n."""
+    code = os.waitstatus_to_exitcode(wait_status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,88 @@
+"""``loopfs run``: the two processes that everything begins with.
+
+Only what both need is imported before the fork, so that the child has its namespaces made while
+the supervisor imports what it serves with.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from loopfs import syscalls  # noqa: F401 - both sides of the fork need it
+from loopfs.channel import Channel
+from loopfs.settings import Settings
+
+# What is passed on to the command when somebody sends it to the supervisor alone.
+FORWARDED = frozenset(
+    {
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGTERM,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGWINCH,
+        signal.SIGALRM,
+    }
+)
+
+
+def run(argv: Sequence[str], settings: Settings) -> int:
+    """Run a command in a sandbox of its own.
+
+    Args:
+        argv: the command and its arguments.
+        settings: what was chosen for it.
+    Returns:
+        its exit status; 128+n when signal n ended it, 127 when there is no such
+        command, 126 when it cannot be executed.
+    Raises:
+        SetupError: no sandbox can be made here.
+    """
+    # Before any thread is there: all threads must have these signals blocked.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
+    try:
+        channel, childs_end = Channel.pair()
+        pid = os.fork()
+        if pid == 0:
+            channel.close()
+            _be_child(childs_end, argv, settings.bare, {signal.Signals(number) for number in mask})
+        childs_end.close()
+        return _supervise(channel, pid, settings)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _supervise(channel: Channel, child: int, settings: Settings) -> int:
+    from loopfs.process import Process
+    from loopfs.sandbox import idmap, messages
+
+    messages.expect(channel, messages.WANTS_MAPS)
+    userns = Process(child).namespace("user")
+    finish_maps = idmap.write_maps(child)
+    from loopfs.engines.helper import Helper
+
+    helper = Helper.start()  # meanwhile
+    finish_maps()
+    channel.send(messages.OK)
+    from loopfs.sandbox.supervisor import Supervisor
+
+    return Supervisor(helper, channel, child, userns, settings).supervise()
+
+
+def _be_child(
+    channel: Channel, argv: Sequence[str], bare: bool, mask: set[signal.Signals]
+) -> NoReturn:
+    status = 1
+    try:
+        from loopfs.sandbox import child
+
+        status = child.main(channel, argv, mask, bare=bare)
+    except BaseException:  # nothing may return into the supervisor's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)

@@ -1,0 +1,189 @@
+"""The supervisor: serves a sandbox's instance and its trapped system calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from loopfs import syscalls
+from loopfs.channel import Channel
+from loopfs.engines.helper import Helper
+from loopfs.sandbox import messages
+from loopfs.sandbox.run import FORWARDED
+from loopfs.settings import Settings
+
+if TYPE_CHECKING:
+    from loopfs.intercept import notify
+
+SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
+SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
+
+
+class Supervisor:
+    """Lives as long as the command.
+
+    Args:
+        helper: acts in the callers' namespaces.
+        channel: to the child and to process 1.
+        child: its pid.
+        userns: the user namespace it has made (its inode number).
+    """
+
+    def __init__(
+        self, helper: Helper, channel: Channel, child: int, userns: int, settings: Settings
+    ) -> None:
+        self._helper = helper
+        self._channel = channel
+        self._child = child
+        self._userns = userns
+        self._settings = settings
+        self._command: int | None = None
+        self._instance = threading.Thread(target=self._serve_instance, name="fuse", daemon=True)
+
+    def supervise(self) -> int:
+        """Serve the sandbox; return the command's exit status."""
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._mounted = threading.Event()
+        self._serving = threading.Event()
+        self._instance.start()  # imports what it needs while the child goes on
+        self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
+        self._mounted.set()
+        threading.Thread(target=self._converse, daemon=True).start()
+        return self._wait()
+
+    def _serve_instance(self) -> None:
+        from loopfs.driver.minors import Minors
+        from loopfs.engines.mounts import Mounts
+        from loopfs.filesystems.instances import Instances, Owner
+        from loopfs.filesystems.sysfs import SysfsDirectory
+        from loopfs.fuse.session import Session
+        from loopfs.process import Process
+        from loopfs.sandbox.dev import device_changed
+
+        minors = Minors(host_numbers_end())
+        raise_descriptor_limit()
+        self._mounted.wait()
+        fuse, dev, root, *views = self._mounts_made.fds
+        instances = Instances(
+            minors,
+            lambda fd: self._helper.fstat(self._child, fd),
+            lambda *table: self._helper.read_table(self._child, *table),
+        )
+        self._mounts = Mounts(self._helper, instances)
+        filesystem = None
+        if not self._settings.bare:
+            filesystem = instances.add(
+                fuse,
+                syscalls.statx_dev(root),
+                Owner(self._userns, Process(self._child).id_map),
+                lambda action, name: device_changed(dev, action, name),
+            )
+        os.close(root)  # it would keep the instance mounted
+        self._serving.set()
+        places = self._mounts_made.data.decode().split()[1:]
+        for place, view in zip(places, views, strict=True):
+            session = Session(view, SysfsDirectory(place, instances))
+            threading.Thread(target=session.serve, name=place, daemon=True).start()
+        if filesystem is not None:
+            instances.serve(filesystem)
+
+    def _converse(self) -> None:
+        """What the sandbox's processes have to say, from its start to its end."""
+        while True:
+            message = self._channel.receive()
+            if message.data == messages.LISTENER:
+                self._command = message.pid
+                listener = message.fds[0]
+                threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
+            elif message.data == messages.ENDING:
+                if self._serving.is_set() and self._mounts.alive():
+                    from loopfs.sandbox.ending import end_workload
+
+                    end_workload(message.pid, self._mounts)
+                self._channel.send(messages.OK)
+            elif not message.data:
+                return
+
+    def _intercept(self, listener: int) -> None:
+        from loopfs.intercept import notify
+
+        handlers: dict[str, notify.Handler] = {}
+
+        def handle(call: notify.Call) -> None:
+            if call.name not in handlers:
+                is_fstat = call.name in notify.FSTAT_CALLS
+                if is_fstat and not self._serving.is_set():
+                    call.proceed()  # nobody can have a device open yet
+                    return
+                self._serving.wait()
+                handlers.update(self._fstat_handlers() if is_fstat else self._mount_handlers())
+            handlers[call.name](call)
+
+        notify.serve(listener, handle)
+
+    def _fstat_handlers(self) -> dict[str, notify.Handler]:
+        from loopfs.intercept.fstat import FstatHandler
+        from loopfs.intercept.notify import FSTAT_CALLS
+
+        return dict.fromkeys(FSTAT_CALLS, FstatHandler(self._mounts.instances))
+
+    def _mount_handlers(self) -> dict[str, notify.Handler]:
+        from loopfs.engines.policy import Policy
+        from loopfs.intercept.fs_context import ContextHandlers
+        from loopfs.intercept.mount import MountHandler
+        from loopfs.intercept.statfs import StatfsHandler
+        from loopfs.intercept.umount import UmountHandler
+
+        policy = Policy(self._settings.engines)
+        umount, statfs = UmountHandler(self._mounts), StatfsHandler(self._mounts)
+        return {
+            **ContextHandlers(self._mounts, policy).handlers(),
+            "mount": MountHandler(self._mounts, policy),
+            "umount": umount,
+            "umount2": umount,
+            "statfs": statfs,
+            "fstatfs": statfs,
+        }
+
+    def _wait(self) -> int:
+        waited = FORWARDED | {signal.SIGCHLD}
+        while True:
+            info = signal.sigwaitinfo(waited)
+            if info.si_signo == signal.SIGCHLD:
+                pid, status = os.waitpid(self._child, os.WNOHANG)
+                if pid:
+                    return messages.exit_status(status)
+            elif info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
+                # A hangup is sent to the session's leader alone, and that can be us.
+                self._forward(info.si_signo)
+
+    def _forward(self, number: int) -> None:
+        target = self._command
+        try:
+            if target is None:  # nothing runs yet that could want to know
+                os.kill(self._child, signal.SIGKILL)
+            else:
+                os.kill(target, number)
+        except ProcessLookupError:
+            return  # it has just ended
+
+
+def raise_descriptor_limit() -> None:
+    """A bound device costs a descriptor; the workload, forked before, keeps its own limit."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def host_numbers_end() -> int:
+    """The first number after those of the loop devices that the host has."""
+    try:
+        names = os.listdir("/sys/block")
+    except FileNotFoundError:
+        return 0
+    numbers = [int(name[4:]) for name in names if name[:4] == "loop" and name[4:].isdigit()]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,111 @@
+"""What a person can choose for a sandbox: on the command line, or in a file for all of them.
+
+The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
+
+    [engines]
+    btrfs = "embedded"
+    xfs = "deny"
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from loopfs.errors import LoopfsError
+
+
+class SettingsError(LoopfsError):
+    """Settings that mean nothing; the sentence goes to the person."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(errno.EINVAL, sentence)
+
+
+class Settings(NamedTuple):
+    """Of one sandbox.
+
+    Args:
+        bare: it begins without an instance.
+        engines: for a filesystem type the engine that mounts it, or "deny".
+    """
+
+    bare: bool = False
+    engines: Mapping[str, str] = {}
+
+    def checked(self) -> Settings:
+        """Itself. Raises SettingsError for an engine that there is not."""
+        if self.engines:  # what is imported here costs a start something
+            from loopfs.engines.policy import Policy
+
+            Policy(self.engines)
+        return self
+
+
+def default_path(environment: Mapping[str, str]) -> str:
+    """Where the file is looked for when none is named."""
+    home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
+    return f"{home}/loopfs/config.toml"
+
+
+def read(path: str, *, required: bool) -> Settings:
+    """The settings of a file.
+
+    Args:
+        required: it must be there.
+    Raises:
+        SettingsError: it cannot be read, is not TOML, or says what has no meaning.
+    """
+    try:
+        file = open(path, "rb")  # noqa: SIM115 - the import between is for those who have one
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
+        if not required:  # what cannot be reached is another user's
+            return Settings()
+        raise SettingsError(f"{path} cannot be read: {problem.strerror}") from None
+    except OSError as problem:
+        raise SettingsError(f"{path} cannot be read: {problem.strerror}") from None
+    import tomllib
+
+    with file:
+        try:
+            table = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+            raise SettingsError(f"{path} is not TOML: {problem}") from None
+        except OSError as problem:
+            raise SettingsError(f"{path} cannot be read: {problem.strerror}") from None
+    return _of_table(path, table)
+
+
+def _of_table(path: str, table: dict[str, object]) -> Settings:
+    engines = table.pop("engines", {})
+    if table:
+        raise SettingsError(f"{path} has {next(iter(table))!r}, which means nothing here")
+    if not isinstance(engines, dict) or not all(isinstance(e, str) for e in engines.values()):
+        raise SettingsError(f"{path}: [engines] names an engine for each filesystem type")
+    try:
+        return Settings(engines=engines).checked()
+    except SettingsError as problem:
+        raise SettingsError(f"{path}: {problem.strerror}") from None
+
+
+def engine_choice(word: str) -> tuple[str, str]:
+    """TYPE=ENGINE, taken apart. Raises SettingsError."""
+    fstype, equals, engine = word.partition("=")
+    if not (fstype and equals and engine):
+        raise SettingsError(f"--engine wants TYPE=ENGINE, as in ext4=fuse2fs, not {word!r}")
+    return fstype, engine
+
+
+def of_user(config: str | None, engines: Mapping[str, str], *, bare: bool) -> Settings:
+    """The command line over the file.
+
+    Args:
+        config: the file's path; None for the default, which need not be there.
+    Raises:
+        SettingsError: as :func:`read`.
+    """
+    path = config if config is not None else default_path(os.environ)
+    own = read(path, required=config is not None)
+    return Settings(bare, {**own.engines, **engines}).checked()

@@ -1,0 +1,257 @@
+"""The system calls that Python lacks, by ctypes.
+
+Each function raises OSError with the kernel's errno. Nothing here knows of loopfs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from loopfs.uapi import mount as uapi_mount
+from loopfs.uapi import sched, seccomp
+from loopfs.uapi.stat import (
+    STATFS,
+    STATX,
+    STATX_DEV,
+    STATX_DEV_OFFSET,
+    STATX_DIO_OFFSET_ALIGN_OFFSET,
+    STATX_DIOALIGN,
+    UINT,
+)
+from loopfs.uapi.syscalls import abis
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_NR = abis()[0].numbers
+_libc.process_vm_readv.restype = _libc.process_vm_writev.restype = ctypes.c_ssize_t
+
+
+class _Iovec(ctypes.Structure):
+    _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+def _check(result: int, what: str | None = None) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    """unshare(2) with CLONE_* ``flags``."""
+    _check(_libc.unshare(ctypes.c_int(flags)))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """setns(2): ``fd`` is a namespace's file or, with several types, a pidfd (5.8)."""
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(nstype)))
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None) -> None:
+    """mount(2)."""
+
+    def text(s: str | None) -> bytes | None:
+        return None if s is None else os.fsencode(s)
+
+    args = (text(source), text(target), text(fstype), ctypes.c_ulong(flags), text(data))
+    _check(_libc.mount(*args), target)
+
+
+def umount2(target: str, flags: int) -> None:
+    """umount2(2)."""
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2) with one argument."""
+    _check(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(v) for v in (value, 0, 0, 0))))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """pidfd_getfd(2): a duplicate of another process's descriptor, close-on-exec."""
+    nr = ctypes.c_long(_NR["pidfd_getfd"])
+    return _check(_syscall(nr, ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0)))
+
+
+def pidfd_pid(pidfd: int) -> int:
+    """The process that a pidfd refers to, as a process id of ours; -1 once it is gone."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return int(fields["Pid"])
+
+
+def process_vm_read(pid: int, address: int, size: int) -> bytes:
+    """process_vm_readv(2): up to ``size`` bytes of a thread's memory, what can be had of them."""
+    buffer = ctypes.create_string_buffer(size)
+    count = _process_vm(_libc.process_vm_readv, pid, ctypes.addressof(buffer), address, size)
+    return buffer.raw[:count]
+
+
+def process_vm_write(pid: int, address: int, data: bytes) -> int:
+    """process_vm_writev(2): store ``data`` in a thread's memory; how many bytes were."""
+    source = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
+    return _process_vm(_libc.process_vm_writev, pid, source, address, len(data))
+
+
+def _process_vm(function: Callable[..., int], pid: int, own: object, its: int, size: int) -> int:
+    local, remote = (_Iovec(base, size) for base in (own, its))
+    one, flags = ctypes.c_ulong(1), ctypes.c_ulong(0)
+    return _check(function(pid, ctypes.byref(local), one, ctypes.byref(remote), one, flags))
+
+
+def open_tree(dirfd: int, path: str, flags: int) -> int:
+    """open_tree(2)."""
+    nr = ctypes.c_long(_NR["open_tree"])
+    raw = os.fsencode(path)
+    return _check(_syscall(nr, ctypes.c_int(dirfd), raw, ctypes.c_uint(flags)), path)
+
+
+def fsopen(fstype: str) -> int:
+    """fsopen(2), close-on-exec."""
+    nr = ctypes.c_long(_NR["fsopen"])
+    flags = ctypes.c_uint(uapi_mount.FSOPEN_CLOEXEC)
+    return _check(_syscall(nr, os.fsencode(fstype), flags), fstype)
+
+
+def fsconfig(context: int, command: int, key: str | None = None, value: str | None = None) -> None:
+    """fsconfig(2) with a FSCONFIG_* ``command`` whose last argument is zero."""
+    texts = (None if text is None else os.fsencode(text) for text in (key, value))
+    nr = ctypes.c_long(_NR["fsconfig"])
+    fd, number = ctypes.c_int(context), ctypes.c_uint(command)
+    _check(_syscall(nr, fd, number, *texts, ctypes.c_int(0)), key)
+
+
+def fsmount(context: int, attributes: int) -> int:
+    """fsmount(2) with MOUNT_ATTR_* ``attributes``: the detached mount, close-on-exec."""
+    nr = ctypes.c_long(_NR["fsmount"])
+    flags = ctypes.c_uint(uapi_mount.FSMOUNT_CLOEXEC)
+    return _check(_syscall(nr, ctypes.c_int(context), flags, ctypes.c_uint(attributes)))
+
+
+def fspick(dirfd: int) -> int:
+    """fspick(2) of the mount whose root a descriptor is, close-on-exec."""
+    nr = ctypes.c_long(_NR["fspick"])
+    flags = ctypes.c_uint(uapi_mount.FSPICK_CLOEXEC | uapi_mount.FSPICK_EMPTY_PATH)
+    return _check(_syscall(nr, ctypes.c_int(dirfd), b"", flags))
+
+
+def move_mount(from_fd: int, to_fd: int) -> None:
+    """move_mount(2) from a tree's descriptor onto a descriptor's place."""
+    flags = uapi_mount.MOVE_MOUNT_F_EMPTY_PATH | uapi_mount.MOVE_MOUNT_T_EMPTY_PATH
+    nr = ctypes.c_long(_NR["move_mount"])
+    fds = (ctypes.c_int(from_fd), b"", ctypes.c_int(to_fd), b"")
+    _check(_syscall(nr, *fds, ctypes.c_uint(flags)))
+
+
+def mount_setattr(fd: int, attr_set: int, attr_clr: int) -> None:
+    """mount_setattr(2) (5.12) on the mount that ``fd`` refers to."""
+    attr = uapi_mount.MOUNT_ATTR.pack(attr_set, attr_clr, 0, 0)
+    nr = ctypes.c_long(_NR["mount_setattr"])
+    flags = ctypes.c_uint(uapi_mount.AT_EMPTY_PATH)
+    _check(_syscall(nr, ctypes.c_int(fd), b"", flags, attr, ctypes.c_size_t(len(attr))))
+
+
+def seccomp_listener(program: bytes, flags: int) -> int:
+    """seccomp(2): install a filter on this thread and return its notification listener.
+
+    Args:
+        program: struct sock_filter, one after the other.
+        flags: SECCOMP_FILTER_FLAG_* beside NEW_LISTENER.
+    """
+    count = len(program) // seccomp.SOCK_FILTER.size
+    buffer = ctypes.create_string_buffer(program, len(program))
+
+    class SockFprog(ctypes.Structure):
+        _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    fprog = SockFprog(count, ctypes.addressof(buffer))
+    nr = ctypes.c_long(_NR["seccomp"])
+    operation = ctypes.c_uint(seccomp.SECCOMP_SET_MODE_FILTER)
+    all_flags = ctypes.c_uint(flags | seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+    return _check(_syscall(nr, operation, all_flags, ctypes.byref(fprog)))
+
+
+def statx_dev(dirfd: int, path: str = "") -> int:
+    """The device number (st_dev) of a file, without asking its filesystem.
+
+    A mask of zero is answered from the superblock, even by a FUSE mount that
+    refuses everything else to this process (fs/fuse/dir.c).
+    """
+    return os.makedev(*STATX_DEV.unpack_from(_statx(dirfd, path, 0), STATX_DEV_OFFSET))
+
+
+def dio_alignment(fd: int) -> int:
+    """Bytes that offsets of direct I/O on an open file are multiples of.
+
+    0 where the kernel (before 6.1) or the filesystem does not tell.
+    """
+    (mask,) = UINT.unpack_from(buffer := _statx(fd, "", STATX_DIOALIGN))
+    if not mask & STATX_DIOALIGN:
+        return 0
+    return int(UINT.unpack_from(buffer, STATX_DIO_OFFSET_ALIGN_OFFSET)[0])
+
+
+def _statx(dirfd: int, path: str, mask: int) -> ctypes.Array[ctypes.c_char]:
+    buffer = ctypes.create_string_buffer(STATX.size)
+    flags = uapi_mount.AT_STATX_DONT_SYNC | (0 if path else uapi_mount.AT_EMPTY_PATH)
+    nr = ctypes.c_long(_NR["statx"])
+    args = (ctypes.c_int(dirfd), os.fsencode(path), ctypes.c_int(flags), ctypes.c_uint(mask))
+    _check(_syscall(nr, *args, buffer), path)
+    return buffer
+
+
+def filesystem_type(fd: int) -> int:
+    """statfs(2)'s f_type of the filesystem that an open file lies on."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs, whose first member it is
+    _check(_libc.fstatfs(ctypes.c_int(fd), buffer))
+    return ctypes.c_ulong.from_buffer(buffer).value
+
+
+def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+    """openat2(2) with RESOLVE_* ``resolve``; nothing is created."""
+    how = uapi_mount.OPEN_HOW.pack(flags, 0, resolve)
+    nr = ctypes.c_long(_NR["openat2"])
+    args = (ctypes.c_int(dirfd), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    return _check(_syscall(nr, *args), path)
+
+
+def fstatfs(fd: int) -> bytes:
+    """fstatfs(2): struct statfs as it is."""
+    buffer = ctypes.create_string_buffer(STATFS.size)
+    _check(_libc.fstatfs(ctypes.c_int(fd), buffer))
+    return buffer.raw
+
+
+def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
+    """fallocate(2) with FALLOC_FL_* ``mode``; ``offset`` and ``length`` are bytes."""
+    sizes = ctypes.c_longlong(offset), ctypes.c_longlong(length)
+    _check(_libc.fallocate64(ctypes.c_int(fd), ctypes.c_int(mode), *sizes))
+
+
+class DescriptorInfo(NamedTuple):
+    """/proc/PID/fdinfo/FD: O_* flags, mount id, inode number."""
+
+    flags: int
+    mnt_id: int
+    ino: int
+
+
+def descriptor_info(pid: int, fd: int) -> DescriptorInfo:
+    """What the kernel says of a descriptor without asking its filesystem (5.14 for ``ino``)."""
+    with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
+        fields = dict(line.split(b":", 1) for line in file.read(1024).splitlines()[:4])
+    return DescriptorInfo(int(fields[b"flags"], 8), int(fields[b"mnt_id"]), int(fields[b"ino"]))
+
+
+def set_parent_death_signal(signal: int) -> None:
+    """prctl(PR_SET_PDEATHSIG): ``signal`` comes when the thread that forked us ends."""
+    prctl(sched.PR_SET_PDEATHSIG, signal)
+
+
+def become_subreaper() -> None:
+    """prctl(PR_SET_CHILD_SUBREAPER): orphaned descendants become our children."""
+    prctl(sched.PR_SET_CHILD_SUBREAPER, 1)

@@ -1,0 +1,65 @@
+"""include/uapi/linux/fs.h, blkzoned.h, hdreg.h: ioctls of every block device."""
+
+from __future__ import annotations
+
+import struct
+
+SECTOR_SIZE = 512
+SECTOR_SHIFT = 9
+
+BLKROSET = 0x125D
+BLKROGET = 0x125E
+BLKRRPART = 0x125F
+BLKGETSIZE = 0x1260
+BLKFLSBUF = 0x1261
+BLKRASET = 0x1262
+BLKRAGET = 0x1263
+BLKFRASET = 0x1264
+BLKFRAGET = 0x1265
+BLKSECTGET = 0x1267
+BLKSSZGET = 0x1268
+BLKPG = 0x1269
+BLKDISCARD = 0x1277
+BLKIOMIN = 0x1278
+BLKIOOPT = 0x1279
+BLKALIGNOFF = 0x127A
+BLKPBSZGET = 0x127B
+BLKDISCARDZEROES = 0x127C
+BLKSECDISCARD = 0x127D
+BLKROTATIONAL = 0x127E
+BLKZEROOUT = 0x127F
+
+# These carry the size of their argument, in the caller's word size.
+BLKBSZGET = 0x80081270
+BLKBSZSET = 0x40081271
+BLKGETSIZE64 = 0x80081272
+BLKREPORTZONE = 0xC0101282
+BLKRESETZONE = 0x40101283
+BLKGETZONESZ = 0x80041284
+BLKGETNRZONES = 0x80041285
+BLKOPENZONE = 0x40101286
+BLKCLOSEZONE = 0x40101287
+BLKFINISHZONE = 0x40101288
+BLKGETDISKSEQ = 0x80081280
+
+BLKPG_ADD_PARTITION = 1
+BLKPG_DEL_PARTITION = 2
+BLKPG_RESIZE_PARTITION = 3
+
+# struct blkpg_ioctl_arg by the caller's word size, and what of struct blkpg_partition is read.
+BLKPG_ARG = {8: struct.Struct("=iii4xQ"), 4: struct.Struct("=iiiI")}
+BLKPG_PARTITION = struct.Struct("=qqi128x4x")
+
+RANGE = struct.Struct("=QQ")  # start and length in bytes: BLKDISCARD, BLKZEROOUT
+INT = struct.Struct("=i")
+USHORT = struct.Struct("=H")
+U64 = struct.Struct("=Q")
+LONG = {8: struct.Struct("=Q"), 4: struct.Struct("=I")}
+
+
+def ioc_size(cmd: int) -> int:
+    """The size in bytes that an ioctl number carries; 0 for the old, bare numbers.
+
+    Source: include/uapi/asm-generic/ioctl.h.
+    """
+    return (cmd >> 16) & 0x3FFF if cmd >> 30 else 0

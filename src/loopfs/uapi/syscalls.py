@@ -1,0 +1,122 @@
+"""Syscall numbers, a table for each architecture (asm/unistd.h)."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from loopfs.uapi.seccomp import (
+    AUDIT_ARCH_AARCH64,
+    AUDIT_ARCH_ARM,
+    AUDIT_ARCH_I386,
+    AUDIT_ARCH_X86_64,
+)
+
+
+class Abi(NamedTuple):
+    """One syscall table: its audit architecture, its word size in bytes, its numbers."""
+
+    arch: int
+    word: int
+    numbers: dict[str, int]
+
+
+# The same on every architecture since 5.0.
+_COMMON = {
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "fspick": 433,
+    "openat2": 437,
+    "pidfd_getfd": 438,
+    "mount_setattr": 442,
+}
+
+X86_64 = Abi(
+    AUDIT_ARCH_X86_64,
+    8,
+    _COMMON
+    | {
+        "open": 2,
+        "fstat": 5,
+        "creat": 85,
+        "statfs": 137,
+        "fstatfs": 138,
+        "mount": 165,
+        "umount2": 166,
+        "openat": 257,
+        "newfstatat": 262,
+        "unshare": 272,
+        "setns": 308,
+        "seccomp": 317,
+        "statx": 332,
+    },
+)
+I386 = Abi(
+    AUDIT_ARCH_I386,
+    4,
+    _COMMON
+    | {
+        "open": 5,
+        "creat": 8,
+        "mount": 21,
+        "umount": 22,
+        "umount2": 52,
+        "openat": 295,
+        "fstat64": 197,
+        "fstatat64": 300,
+        "statx": 383,
+    },
+)
+AARCH64 = Abi(
+    AUDIT_ARCH_AARCH64,
+    8,
+    _COMMON
+    | {
+        "umount2": 39,
+        "mount": 40,
+        "statfs": 43,
+        "fstatfs": 44,
+        "openat": 56,
+        "newfstatat": 79,
+        "fstat": 80,
+        "unshare": 97,
+        "setns": 268,
+        "seccomp": 277,
+        "statx": 291,
+    },
+)
+ARM = Abi(
+    AUDIT_ARCH_ARM,
+    4,
+    _COMMON
+    | {
+        "open": 5,
+        "creat": 8,
+        "mount": 21,
+        "umount2": 52,
+        "fstat64": 197,
+        "openat": 322,
+        "fstatat64": 327,
+        "statx": 397,
+    },
+)
+
+# A machine's own ABI first, then those it can run as well.
+MACHINES: dict[str, tuple[Abi, ...]] = {
+    "x86_64": (X86_64, I386),
+    "aarch64": (AARCH64, ARM),
+}
+
+
+def abis(machine: str | None = None) -> tuple[Abi, ...]:
+    """The syscall tables of a machine, its native one first.
+
+    Args:
+        machine: as uname -m says; this machine when omitted.
+    Raises:
+        KeyError: no table for that machine.
+    """
+    return MACHINES[machine or os.uname().machine]

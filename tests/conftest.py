@@ -1,0 +1,145 @@
+"""Fixtures for the tests of every layer, and what CI makes of a skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import host
+from tests.support.kernel import new_loop_device
+from tests.support.skip import need
+from tests.support.user import CHECKOUT, MARK, Result, Run, User, find_user, loopfs_command
+
+os.environ.setdefault(MARK, uuid.uuid4().hex)
+
+
+# --- who and where -----------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def user() -> User:
+    """The ordinary user that loopfs is run as."""
+    found = find_user()
+    need(found, "under root, LOOPFS_TEST_USER must name an ordinary user (./check makes one)")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="session")
+def loopfs_bin(user: User) -> list[str]:
+    """The words that call loopfs as that user."""
+    command = loopfs_command()
+    reachable = user.run(["test", "-r", CHECKOUT / "src"]).returncode == 0
+    need("LOOPFS_BIN" in os.environ or reachable, f"{user.name} cannot enter the checkout")
+    return command
+
+
+@pytest.fixture(scope="session")
+def run_as_user(user: User) -> Run:
+    """Run a command, or a script if it is a string, as the ordinary user: see User.run."""
+    return user.run
+
+
+@pytest.fixture
+def workdir(user: User) -> Iterator[Path]:
+    """A fresh directory of that user, on a real filesystem."""
+    path = Path(tempfile.mkdtemp(prefix="loopfs-test-", dir="/var/tmp"))
+    try:
+        os.chown(path, user.uid, user.gid)
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
+@pytest.fixture
+def loopfs_run(user: User, loopfs_bin: list[str], workdir: Path) -> Run:
+    """Run a command, or a script if it is a string, by ``loopfs run``.
+
+    What follows it is options of ``loopfs run``; keywords are those of User.run, with ``cwd``
+    being ``workdir`` when it is not given.
+    """
+
+    def run(command: str | Sequence[str | Path], *options: str, **how: Any) -> Result:
+        words = ["sh", "-c", command] if isinstance(command, str) else command
+        how.setdefault("cwd", workdir)
+        return user.run([*loopfs_bin, "run", *options, "--", *words], **how)
+
+    return run
+
+
+# --- the kernel's side -------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def needs_root() -> None:
+    """Skip the test unless root runs it."""
+    need(os.geteuid() == 0, "needs root")
+
+
+@pytest.fixture
+def kernel_loop(needs_root: None) -> Iterator[str]:
+    """The path of a fresh loop device of the kernel's own driver, removed afterwards."""
+    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
+    with new_loop_device() as path:
+        yield path
+
+
+# --- rules for all tests -----------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail an e2e test that leaves a mount, a device, a process or a temporary file behind."""
+    if request.node.get_closest_marker("e2e") is None:
+        yield
+        return
+    user: User = request.getfixturevalue("user")
+    before = host.look(user)
+    yield
+    left = host.wait_for_leftovers_to_go(user, before)
+    if left:
+        pytest.fail("left behind on the host:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that is skipped fails, unless it is marked as one that may be."""
+    report = yield
+    skipped = report.skipped and not hasattr(report, "wasxfail")
+    if skipped and _skips_fail() and item.get_closest_marker("may_skip") is None:
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI without the marker may_skip: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself as a whole."""
+    report = yield
+    if report.skipped and _skips_fail():
+        report.outcome = "failed"
+        report.longrepr = f"a whole module is skipped in CI: {_reason(report)}"
+    return report
+
+
+def pytest_report_header() -> str:
+    user = find_user()
+    who = user.name if user else "nobody: there is no account for it"
+    return f"loopfs: {' '.join(loopfs_command())}, run as {who}"
+
+
+def _skips_fail() -> bool:
+    return bool(os.environ.get("LOOPFS_CI"))
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    return report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

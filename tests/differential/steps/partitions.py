@@ -1,0 +1,246 @@
+"""Partitions, made by hand: not every kernel knows a partition table."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from . import uapi
+from .bench import Bench, Device, content, flags_of, ioctl, number_out, scenario, size_of
+
+SECTOR = 512
+END = 1 << 20
+ADD, DELETE, RESIZE = 1, 2, 3
+
+
+def nodes(device: Device) -> list[str]:
+    """The partitions that have nodes beside the disk's."""
+    directory, name = os.path.split(device.path)
+    return sorted(n[len(name) :] for n in os.listdir(directory) if n.startswith(f"{name}p"))
+
+
+def partition(device: Device, number: int) -> Device:
+    return Device(device.number, f"{device.path}p{number}")
+
+
+def blkpg(operation: int, number: int, start: int = 0, size: int = 0) -> bytes:
+    """What to pass to :func:`pg`."""
+    return struct.pack("=i4xqqi132x", operation, start, size, number)
+
+
+def pg(fd: int, request: bytes) -> int:
+    operation, inner = request[:4], request[8:]
+    kept = ctypes.create_string_buffer(inner, len(inner))
+    address = ctypes.addressof(kept)
+    return ioctl(fd, uapi.BLKPG, operation + struct.pack("=ii4xQ", 0, len(inner), address))
+
+
+@contextmanager
+def parted(bench: Bench, path: str | None = None, **fields: int) -> Iterator[tuple[Device, int]]:
+    """A bound device with the partitions 1, 3 and 5, and an open descriptor of it."""
+    with bench.bound(path or bench.image(END, b"A"), **fields) as (device, fd):
+        for number, start, sectors in ((1, 8, 100), (3, 1000, 1048), (5, 208, 92)):
+            pg(fd, blkpg(ADD, number, start * SECTOR, sectors * SECTOR))
+        yield device, fd
+
+
+@scenario
+def partitions_of_a_disk(bench: Bench) -> None:
+    with parted(bench, flags=uapi.PARTSCAN) as (device, fd):
+        bench.step("flags", lambda: flags_of(fd))
+        bench.step("nodes", lambda: nodes(device))
+        for number in (1, 3, 5):
+            with partition(device, number).opened() as part:
+                bench.step(f"{number}: size", lambda p=part: size_of(p))
+                bench.step(f"{number}: sectors", lambda p=part: number_out(p, uapi.BLKGETSIZE, 8))
+                bench.step(f"{number}: block", lambda p=part: number_out(p, uapi.BLKSSZGET, 4))
+                bench.step(f"{number}: soft", lambda p=part: number_out(p, uapi.BLKBSZGET, 4))
+                bench.step(f"{number}: end", lambda p=part: os.lseek(p, 0, os.SEEK_END))
+                bench.step(f"{number}: flags", lambda p=part: flags_of(p))
+                bench.step(
+                    f"{number}: read at the end", lambda p=part: os.pread(p, 512, size_of(p))
+                )
+                bench.step(
+                    f"{number}: write at the end",
+                    lambda p=part: os.pwrite(p, b"x" * 512, size_of(p)),
+                )
+        bench.step("7", lambda: os.close(partition(device, 7).open()))
+    bench.step("nodes afterwards", lambda: nodes(device))
+
+
+@scenario
+def data_of_a_partition(bench: Bench) -> None:
+    image = bench.image(END, b"A")
+    with parted(bench, image, flags=uapi.PARTSCAN) as (device, fd):
+        with partition(device, 1).opened() as part:
+            bench.step("write", lambda: os.pwrite(part, b"B" * 1024, 512))
+            bench.step("write over the end", lambda: os.pwrite(part, b"C" * 1024, 99 * SECTOR))
+            bench.step("fsync", lambda: os.fsync(part))
+            bench.note("image", content(image)[8 * SECTOR : 110 * SECTOR])
+            zero = uapi.byte_range(1024, 1024)
+            bench.step("zero out", lambda: ioctl(part, uapi.BLKZEROOUT, zero))
+            over = uapi.byte_range(99 * SECTOR, 1024)
+            bench.step("discard over the end", lambda: ioctl(part, uapi.BLKDISCARD, over))
+            bench.step("read", lambda: os.pread(part, END, 0))
+        bench.step("read of the disk", lambda: os.pread(fd, 8192, 8 * SECTOR))
+
+
+@scenario
+def a_partition_keeps_its_disk_busy(bench: Bench) -> None:
+    with parted(bench, flags=uapi.PARTSCAN) as (device, fd):
+        part = partition(device, 1).open()
+        bench.step("scan", lambda: ioctl(fd, uapi.BLKRRPART))
+        bench.step("delete", lambda: pg(fd, blkpg(DELETE, 1)))
+        bench.step("delete another", lambda: pg(fd, blkpg(DELETE, 3)))
+        bench.step("clear", lambda: ioctl(fd, uapi.LOOP_CLR_FD))
+        bench.step("flags", lambda: flags_of(fd))
+    bench.step("still there", lambda: os.pread(part, 16, 0))
+    bench.step("nodes", lambda: nodes(device))
+    bench.step("remove", lambda: ioctl(bench.control, uapi.LOOP_CTL_REMOVE, device.number))
+    os.close(part)
+    time.sleep(0.05)
+    bench.step("nodes afterwards", lambda: nodes(device))
+    with device.opened() as fd:
+        bench.step("size afterwards", lambda: size_of(fd))
+
+
+@scenario
+def claims_of_partitions(bench: Bench) -> None:
+    with parted(bench, flags=uapi.PARTSCAN) as (device, fd):
+        one, three = partition(device, 1), partition(device, 3)
+        with one.opened(os.O_RDWR | os.O_EXCL):
+            bench.step("the same", lambda: os.close(one.open(os.O_RDWR | os.O_EXCL)))
+            bench.step("another", lambda: os.close(three.open(os.O_RDWR | os.O_EXCL)))
+            bench.step("the disk", lambda: os.close(device.open(os.O_RDWR | os.O_EXCL)))
+            bench.step("the disk, shared", lambda: os.close(device.open()))
+            bench.step("block size", lambda: ioctl(fd, uapi.LOOP_SET_BLOCK_SIZE, 1024))
+            bench.step("scan", lambda: ioctl(fd, uapi.BLKRRPART))
+        with device.opened(os.O_RDWR | os.O_EXCL):
+            bench.step(
+                "a part of a claimed disk", lambda: os.close(one.open(os.O_RDWR | os.O_EXCL))
+            )
+            bench.step("shared", lambda: os.close(one.open()))
+            bench.step("scan by another", lambda: ioctl(fd, uapi.BLKRRPART))
+
+
+@scenario
+def scan_for_partitions(bench: Bench) -> None:
+    """Where there is no table: what was there goes."""
+    with parted(bench) as (device, fd):
+        bench.step("without the flag", lambda: ioctl(fd, uapi.BLKRRPART))
+        bench.step("nodes without", lambda: nodes(device))
+        scanned = uapi.info64(flags=uapi.PARTSCAN)
+        bench.step("set the flag", lambda: ioctl(fd, uapi.LOOP_SET_STATUS64, scanned))
+        bench.step("flags", lambda: flags_of(fd))
+        bench.step("nodes with", lambda: nodes(device))
+        bench.step("clear the flag", lambda: ioctl(fd, uapi.LOOP_SET_STATUS64, uapi.info64()))
+        bench.step("flags still", lambda: flags_of(fd))
+        pg(fd, blkpg(ADD, 9, 4096, 4096))
+        bench.step("set it again", lambda: ioctl(fd, uapi.LOOP_SET_STATUS64, scanned))
+        bench.step("nodes with it again", lambda: nodes(device))
+        bench.step("scan", lambda: ioctl(fd, uapi.BLKRRPART))
+        bench.step("nodes after a scan", lambda: nodes(device))
+        with device.opened(os.O_RDONLY) as reader:
+            bench.step("by a reader", lambda: ioctl(reader, uapi.BLKRRPART))
+    with bench.device().opened() as fd:
+        bench.step("unbound", lambda: ioctl(fd, uapi.BLKRRPART))
+
+
+@scenario
+def partitions_outlive_their_medium(bench: Bench) -> None:
+    """Without LO_FLAGS_PARTSCAN nobody forgets them."""
+    with parted(bench) as (device, fd):
+        ioctl(fd, uapi.LOOP_CLR_FD)
+    bench.step("unbound", lambda: nodes(device))
+    with device.opened() as fd:
+        bench.step("opened", lambda: nodes(device))
+        with partition(device, 1).opened() as part:
+            bench.step("size", lambda: size_of(part))
+            bench.step("read", lambda: os.pread(part, 512, 0))
+            bench.step("write", lambda: os.pwrite(part, b"x" * 512, 0))
+            bench.step("fsync", lambda: os.fsync(part))
+        bench.bind(fd, bench.image(END, b"B"))
+        with partition(device, 1).opened() as part:
+            bench.step("read of another medium", lambda: os.pread(part, 512, 0))
+        ioctl(fd, uapi.LOOP_CLR_FD)
+    bench.step("remove", lambda: ioctl(bench.control, uapi.LOOP_CTL_REMOVE, device.number))
+    bench.step("removed", lambda: nodes(device))
+
+
+@scenario
+def partitions_by_hand(bench: Bench) -> None:
+    with bench.bound(bench.image(END, b"A")) as (device, fd):
+        steps = {
+            "add": blkpg(ADD, 1, 4096, 8192),
+            "again": blkpg(ADD, 1, 65536, 8192),
+            "overlapping": blkpg(ADD, 2, 8192, 8192),
+            "beside it": blkpg(ADD, 2, 12288, 4096),
+            "not aligned": blkpg(ADD, 3, 100, 4096),
+            "past the end": blkpg(ADD, 3, END - 4096, 8192),
+            "at the end": blkpg(ADD, 3, END, 512),
+            "negative": blkpg(ADD, 3, -512, 1024),
+            "empty": blkpg(ADD, 3, 32768, 0),
+            "overflow": blkpg(ADD, 3, 1 << 62, 1 << 62),
+            "number 0": blkpg(ADD, 0, 32768, 512),
+            "number -1": blkpg(ADD, -1, 32768, 512),
+            "number 255": blkpg(ADD, 255, 32768, 512),
+            "number 256": blkpg(ADD, 256, 65536, 512),
+            "grow": blkpg(RESIZE, 2, 12288, 8192),
+            "grow into another": blkpg(RESIZE, 1, 4096, 16384),
+            "move": blkpg(RESIZE, 1, 0, 8192),
+            "resize none": blkpg(RESIZE, 9, 0, 8192),
+            "delete none": blkpg(DELETE, 9),
+            "delete": blkpg(DELETE, 1),
+            "another operation": blkpg(9, 1, 4096, 512),
+        }
+        for name, request in steps.items():
+            bench.step(name, lambda r=request: pg(fd, r))
+            bench.step(f"{name}: nodes", lambda: nodes(device))
+        with partition(device, 2).opened() as part:
+            bench.step("size", lambda: size_of(part))
+            bench.step("resize an open one", lambda: pg(fd, blkpg(RESIZE, 2, 12288, 4096)))
+            bench.step("its size", lambda: size_of(part))
+            bench.step("in a partition", lambda: pg(part, blkpg(ADD, 1, 0, 512)))
+            bench.step("scan of a partition", lambda: ioctl(part, uapi.BLKRRPART))
+            bench.step("clear by a partition", lambda: ioctl(part, uapi.LOOP_CLR_FD))
+        with device.opened(os.O_RDONLY) as reader:
+            bench.step("by a reader", lambda: pg(reader, blkpg(DELETE, 255)))
+    bench.step("nodes after the last close", lambda: nodes(device))
+    with device.opened() as fd:
+        bench.step("nodes when opened again", lambda: nodes(device))
+
+
+@scenario
+def read_only_partitions(bench: Bench) -> None:
+    flags = uapi.PARTSCAN | uapi.READ_ONLY
+    with (
+        parted(bench, flags=flags) as (device, _),
+        partition(device, 1).opened() as part,
+    ):
+        bench.step("BLKROGET", lambda: number_out(part, uapi.BLKROGET, 4))
+        bench.step("write", lambda: os.pwrite(part, b"x" * 512, 0))
+    with parted(bench) as (device, fd), partition(device, 1).opened() as part:
+        ioctl(part, uapi.BLKROSET, b"\1\0\0\0")
+        bench.step("one of them", lambda: number_out(part, uapi.BLKROGET, 4))
+        bench.step("its disk", lambda: number_out(fd, uapi.BLKROGET, 4))
+        bench.step("write to it", lambda: os.pwrite(part, b"x" * 512, 0))
+        bench.step("write to the disk", lambda: os.pwrite(fd, b"x" * 512, 0))
+
+
+@scenario
+def a_disk_that_shrinks_under_a_partition(bench: Bench) -> None:
+    image = bench.image(END, b"A")
+    with (
+        parted(bench, image) as (device, fd),
+        partition(device, 3).opened() as part,
+    ):
+        os.truncate(image, 1200 * SECTOR)
+        bench.step("set capacity", lambda: ioctl(fd, uapi.LOOP_SET_CAPACITY))
+        bench.step("disk", lambda: size_of(fd))
+        bench.step("partition", lambda: size_of(part))
+        bench.step("read what is there", lambda: os.pread(part, 4096, 0))
+        bench.step("read what is not", lambda: os.pread(part, 4096, 400 * SECTOR))

@@ -1,0 +1,46 @@
+"""The kernel's own loop driver as the oracle of whole scripts."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.user import Result
+
+
+class Transcript(NamedTuple):
+    """What a script printed and how it ended."""
+
+    status: int
+    output: list[str]
+    complaints: list[str]
+
+    def lines(self) -> list[str]:
+        return [*self.output, *self.complaints, f"end: {self.status}"]
+
+
+def transcript(result: Result, place: Path) -> Transcript:
+    """The transcript of a script that ran in the directory ``place``."""
+    names: dict[str, str] = {}
+
+    def alike(text: str) -> list[str]:
+        text = text.replace(str(place), "HERE")
+        return re.sub(r"\bloop(\d+)\b", lambda match: _named(names, match[1]), text).splitlines()
+
+    return Transcript(result.returncode, alike(result.stdout), alike(result.stderr))
+
+
+def _named(names: dict[str, str], number: str) -> str:
+    """loopA for the device that is mentioned first, loopB for the second..."""
+    return "loop" + names.setdefault(number, chr(ord("A") + len(names)))
+
+
+def detach_all(place: Path) -> None:
+    """Free the kernel's devices that are bound to files in ``place``."""
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            if path.read_text().startswith(f"{place}/"):
+                subprocess.run(["losetup", "-d", f"/dev/{path.parts[3]}"], check=False)

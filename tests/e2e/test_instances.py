@@ -1,0 +1,337 @@
+"""mount -t loop: instances, their limits and owners, and the transcripts of the posted series."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Lines
+from tests.support.user import Run
+
+pytestmark = pytest.mark.e2e
+
+# control DIRECTORY REQUEST:NUMBER…: ioctls of one open control node; a line for each.
+CONTROL = """#!/usr/bin/python3
+import errno, fcntl, sys
+requests = {"add": 0x4C80, "remove": 0x4C81, "free": 0x4C82}
+with open(sys.argv[1] + "/loop-control", "r+b", buffering=0) as node:
+    for word in sys.argv[2:]:
+        request, _, number = word.partition(":")
+        try:
+            print(fcntl.ioctl(node, requests[request], int(number or -1)))
+        except OSError as problem:
+            print(errno.errorcode[problem.errno])
+"""
+
+# gone NAME: the sandbox has no such device; the host, whose files are nobody's, may have one.
+GONE = """#!/bin/sh
+test "$(stat -L -c %u /sys/block/$1 2>/dev/null)" != 0
+"""
+
+LIMIT_REACHED = ["ENOSPC"]
+
+
+@pytest.fixture(autouse=True)
+def _places(image: Path) -> None:
+    """disk.img, two places to mount it or an instance at, ./control and ./gone."""
+    for name, text in (("control", CONTROL), ("gone", GONE)):
+        (image.parent / name).write_text(text)
+        (image.parent / name).chmod(0o755)
+    (image.parent / "one").mkdir(mode=0o777)
+    (image.parent / "two").mkdir(mode=0o777)
+
+
+@pytest.fixture
+def in_nested(inside: Lines) -> Lines:
+    """As ``inside``, in a user and a mount namespace of the script's own."""
+
+    def run(script: str) -> list[str]:
+        quoted = script.replace("'", "'\\''")
+        return inside(f"unshare --user --map-root-user --mount sh -euc '{quoted}'")
+
+    return run
+
+
+# --- what is mounted ---------------------------------------------------------------
+
+
+def test_an_instance_is_a_filesystem(inside: Lines) -> None:
+    shown, kind, *names = inside("""
+        mount -t loop -o noexec,max=3 name one; findmnt -no SOURCE,FSTYPE,VFS-OPTIONS one
+        stat -f -c '%t %S %l' one; ls one; stat -c '%a %u:%g %F %t:%T %i' one one/*
+    """)
+    assert shown.split() == ["name", "fuse.loop", "rw,noexec,relatime"]
+    assert kind == "6c6f6f71 4096 255"
+    assert names == [
+        "loop-control",
+        "755 0:0 directory 0:0 1",
+        "600 0:0 character special file a:ed 2",
+    ]
+
+
+def test_statfs_by_all_its_ways(inside: Lines) -> None:
+    """By path, below it, by descriptor; and other filesystems as they are."""
+    lines = inside("""
+        magic() { stat -f -c %t "$@"; }
+        fmagic() { python3 -c 'import ctypes, os, sys
+buffer = ctypes.create_string_buffer(256)
+assert ctypes.CDLL(None).fstatfs(os.open(sys.argv[1], os.O_RDONLY), buffer) == 0
+print("%x" % ctypes.c_ulong.from_buffer(buffer).value)' "$1"; }
+        magic /dev/loopfs /dev/loopfs/loop-control /dev/loopfs/../loopfs; cd /dev; magic loopfs
+        ln -s /dev/loopfs /tmp/$$; magic /tmp/$$; rm /tmp/$$; magic /proc/self/root/dev/loopfs
+        fmagic /dev/loopfs; fmagic /dev/loopfs/loop-control; fmagic /proc
+        magic /proc /dev; try magic /dev/loopfs/loop99
+    """)
+    assert lines[:8] == ["6c6f6f71"] * 8
+    assert lines[8:11] == ["9fa0", "9fa0", "1021994"]
+    assert "No such file or directory" in lines[11]
+
+
+def test_each_mount_is_another_instance(inside: Lines) -> None:
+    """Numbers are global, devices are not; another instance's cannot be removed."""
+    lines = inside("""
+        mount -t loop none one; mount -t loop none two; ./control one free; ./control two free free
+        ./control two add; ls one; ls two
+        number=$(./control one free); ./control two remove:$number add:$number
+        ./control /dev/loopfs remove:$number; ./control one remove:$number
+        ./control two add:$number
+    """)
+    first = int(lines[0])
+    assert lines[1:4] == [str(first + 1), str(first + 1), str(first + 2)]
+    assert lines[4:6] == ["loop-control", f"loop{first}"]
+    assert set(lines[6:9]) == {"loop-control", f"loop{first + 1}", f"loop{first + 2}"}
+    assert lines[9:] == ["EACCES", "EEXIST", "EACCES", "0", str(first)]
+
+
+def test_a_bind_mount_is_the_same_instance(inside: Lines) -> None:
+    lines = inside("""
+        mount -t loop none one; mount --bind one two; ./control one add >added; umount one
+        (cd two; echo *) >listed; sed s/^/loop/ added; sed 's/.* //' listed
+    """)
+    assert lines[0] == lines[1]
+
+
+def test_devices_of_two_instances_and_filesystems_on_them(inside: Lines) -> None:
+    lines = inside("""
+        mount -t loop none one; number=$(./control one free); mkdir mnt
+        losetup $PWD/one/loop$number disk.img; mount one/loop$number mnt; echo text >mnt/file
+        cat /sys/block/loop$number/loop/backing_file; umount mnt; losetup -d $PWD/one/loop$number
+        mount -o loop disk.img mnt; cat mnt/file; umount mnt; umount one
+        ./gone loop$number
+    """)
+    assert lines[0].endswith("/disk.img")
+    assert lines[1:] == ["text"]
+
+
+def test_a_device_of_another_instance_as_backing_file(inside: Lines) -> None:
+    lines = inside("""
+        mount -t loop none one; number=$(./control one free); mkdir mnt
+        losetup $PWD/one/loop$number disk.img; above=$(losetup -f --show one/loop$number)
+        mount $above mnt; echo text >mnt/file; umount mnt; losetup -d $above
+        losetup -d $PWD/one/loop$number; debugfs -R 'cat file' disk.img 2>/dev/null
+    """)
+    assert lines == ["text"]
+
+
+# --- the limit -----------------------------------------------------------------------
+
+
+def test_the_limit(inside: Lines) -> None:
+    lines = inside("mount -t loop -o max=2 none one; ./control one free add add free")
+    assert [line.isdigit() for line in lines] == [True, True, False, True]
+    assert lines[2] == "ENOSPC"
+
+
+def test_no_device_at_all(inside: Lines) -> None:
+    assert inside("mount -t loop -o max=0 none one; ./control one free") == LIMIT_REACHED
+
+
+def test_a_remount_changes_the_limit(inside: Lines) -> None:
+    """Lowered below the present count it removes none; not given it stays."""
+    lines = inside("""
+        mount -t loop -o max=1 none one; ./control one add add
+        mount -i -o remount,max=3 one; ./control one add add add
+        mount -i -o remount,max=1 one; ls one | wc -l; ./control one add
+        mount -i -o remount,noatime one; ./control one add; mount -i -o remount,max=4 one
+        ./control one add add
+    """)
+    assert lines[1] == "ENOSPC"
+    assert lines[4:8] == ["ENOSPC", "4", "ENOSPC", "ENOSPC"]
+    assert lines[8].isdigit()
+    assert lines[9:] == LIMIT_REACHED
+
+
+def test_the_type_names_the_remount_helper(inside: Lines) -> None:
+    """With the type given, mount(8) looks for no helper of the type that mountinfo shows."""
+    lines = inside("""
+        mount -t loop -o max=0 none one; mount -t loop -o remount,max=1 none one; ./control one add
+    """)
+    assert lines[0].isdigit()
+
+
+@pytest.mark.parametrize("options", ["max", "max=", "max=x", "max=-1", "max=1048577", "strange"])
+def test_refused_options(inside: Lines, options: str) -> None:
+    lines = inside(f"""
+        try mount -t loop -o {options} none one; mount -t loop -o max=1 none two
+        try mount -i -o remount,{options} two; ./control two free add; ls one
+    """)
+    assert lines.count("status 32") == 2
+    assert lines[-1] == "ENOSPC"
+
+
+# --- nested namespaces -----------------------------------------------------------------
+
+
+def test_in_a_nested_user_namespace(in_nested: Lines) -> None:
+    """Owned by the root of that namespace, who can do with it what the sandbox's can."""
+    owner, *rest = in_nested("""
+        mount -t loop none one; stat -c %u:%g one/loop-control; number=$(./control one free)
+        losetup $PWD/one/loop$number disk.img; mount one/loop$number two; echo text >two/file
+        umount two; losetup -d $PWD/one/loop$number; debugfs -R "cat file" disk.img 2>/dev/null
+        umount one; ls one
+    """)
+    assert (owner, rest) == ("0:0", ["text"])
+
+
+def test_a_nested_namespace_cannot_raise_the_limit(inside: Lines) -> None:
+    lines = inside("""
+        mount -t loop -o max=1 none one; chmod 666 one/loop-control
+        unshare --user --map-root-user --mount sh -c 'mount -i -o remount,max=9 one' 2>&1 || :
+        unshare --user --map-root-user --mount sh -c 'umount one; mount --bind one two' 2>&1 || :
+        ./control one free add
+    """)
+    assert "permission denied" in lines[0]
+    assert lines[-1] == "ENOSPC"
+
+
+def test_the_end_of_the_mount_namespace_ends_its_instances(inside: Lines) -> None:
+    lines = inside("""
+        number=$(unshare --mount sh -euc '
+            mount -t loop none one; ./control one free')
+        until ./gone loop$number; do sleep 0.01; done; ls one; echo gone
+    """)
+    assert lines == ["gone"]
+
+
+# --- the end of an instance --------------------------------------------------------------
+
+
+def test_umount_shuts_the_instance_down(inside: Lines) -> None:
+    """At once: its numbers are free, its images too."""
+    lines = inside("""
+        for n in 1 2 3 4 5 6 7 8 9 10; do
+            mount -t loop none one; ./control one free add >numbers; n=$(head -n 1 numbers)
+            losetup $PWD/one/loop$n disk.img; umount one; losetup -a; ls one; cat numbers
+        done
+    """)
+    assert len(lines) == 20
+    assert lines == lines[:2] * 10
+
+
+def test_a_lazy_umount_waits_for_the_last_descriptor(inside: Lines) -> None:
+    lines = inside("""
+        mount -t loop none one; exec 3<one; umount -l one; ls one
+        number=$(./control /proc/self/fd/3 free)
+        losetup /proc/self/fd/3/loop$number disk.img; losetup -d /proc/self/fd/3/loop$number
+        ./gone loop$number && echo early; exec 3<&-
+        until ./gone loop$number; do sleep 0.01; done; echo gone
+    """)
+    assert lines == ["gone"]
+
+
+def test_the_first_instance_can_go_too(inside: Lines) -> None:
+    lines = inside("""
+        d=$(losetup -f --show disk.img); umount /dev/loopfs; ./gone ${d##*/}
+        ls /dev/loopfs; mount -t loop loop /dev/loopfs; d=$(losetup -f)
+        ln -s loopfs/${d##*/} $d; mount -o loop disk.img one; ls one; umount one; losetup -a
+    """)
+    assert lines == ["lost+found"]
+
+
+def test_a_busy_instance_stays(inside: Lines) -> None:
+    said, *_ = inside("""
+        mount -t loop none one; exec 3<one/loop-control; umount one 2>&1 || echo "status $?"
+        exec 3<&-; umount one; ls one
+    """)
+    assert said.endswith("target is busy.")
+
+
+# --- others are left alone ------------------------------------------------------------------
+
+
+def test_other_mounts_are_the_kernels(inside: Lines) -> None:
+    lines = inside("""
+        mount -t tmpfs -o size=1m none one; mount -o remount,size=2m one
+        findmnt -no SIZE one; mount --bind one two; touch one/file; ls two
+        mount -o remount,ro,bind two; try touch two/other; umount two; umount one
+        try mount -t loop none disk.img; try mount -t loop none missing; mount -t proc proc one
+        umount one
+    """)
+    assert lines[0].split() == ["2M"]
+    assert lines[1] == "file"
+    assert "Read-only" in lines[2]
+    assert lines.count("status 32") == 2
+
+
+def test_many_at_once(inside: Lines) -> None:
+    """50 instances, each with a device and a filesystem on it, mounted and unmounted at once."""
+    lines = inside("""
+        one() {
+            mkdir -p i$1 m$1; cp --sparse=always disk.img $1.img; mount -t loop none i$1
+            number=$(./control i$1 free); losetup $PWD/i$1/loop$number $1.img
+            mount i$1/loop$number m$1; echo $1 >m$1/file; umount m$1; umount i$1
+            debugfs -R 'cat file' $1.img 2>/dev/null; e2fsck -fn $1.img >/dev/null 2>&1
+        }
+        for batch in 0 1 2 3 4; do
+            for n in 0 1 2 3 4 5 6 7 8 9; do one $batch$n & done; wait
+        done
+        losetup -a; ls -d i*/* m*/* 2>/dev/null || :
+    """)
+    assert sorted(lines) == [f"{n:02}" for n in range(50)]
+
+
+# --- without an instance: the transcripts ------------------------------------------------------
+
+
+def test_the_transcript_of_the_cover_letter(loopfs_run: Run, image: Path) -> None:
+    """Message of 2020-04-08, with ext4: the instance, its links and the mount are the user's."""
+    script = """
+        set -eu
+        cat /proc/self/uid_map | wc -l
+        mkdir /dev/loopfs
+        mount -t loop loop /dev/loopfs/
+        ln -sf /dev/loopfs/loop-control /dev/loop-control
+        device=$(losetup -f)
+        name=${device##*/}
+        ln -sf /dev/loopfs/$name $device
+        readlink /sys/class/block/$name
+        test "$(cat /sys/class/block/$name/dev)" = 7:${name#loop}
+        mount -o loop disk.img one
+        findmnt -no SOURCE,FSTYPE one | sed "s/$name/loop9/"
+        umount one
+        losetup -a
+    """
+    result = loopfs_run(script, "--bare")
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[1].startswith("../../devices/virtual/block/loop")
+    assert lines[2].split() == ["/dev/loop9", "fuse.ext4"]
+    assert len(lines) == 3
+
+
+def test_the_transcript_of_the_seventh_patch(inside: Lines) -> None:
+    """The instance is elsewhere and only its nodes are linked into /dev."""
+    lines = inside("""
+        mount -t loop loop one; ln -sf $PWD/one/loop-control /dev/loop-control
+        device=$(losetup -f); name=${device##*/}; ln -sf $PWD/one/$name $device
+        ls -d one/$name | sed s/$name/loop8/
+        cat /sys/class/block/$name/size; mount -o loop disk.img two; umount two
+    """)
+    assert lines == ["one/loop8", "0"]
+
+
+def test_bare_has_nothing(loopfs_run: Run) -> None:
+    result = loopfs_run("ls -d /dev/loop* 2>/dev/null; losetup -a; losetup -f", "--bare")
+    assert result.returncode == 1
+    assert result.stdout == ""

@@ -1,0 +1,245 @@
+"""mount(8), mount(2) and umount(8) of devices, as far as the sandbox differs from the kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Lines
+from tests.support.user import User
+
+pytestmark = pytest.mark.e2e
+
+# mount(2) itself: no tool canonicalises the names.
+MOUNT = r"""
+mount2() { python3 -c 'import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+source, target, kind, flags, data = (os.fsencode(word) for word in sys.argv[1:])
+if libc.mount(source, target, kind, ctypes.c_ulong(int(flags)), data or None):
+    sys.exit(os.strerror(ctypes.get_errno()))' "$@"; }
+"""
+
+
+@pytest.fixture(autouse=True)
+def _places(image: Path) -> None:
+    """disk.img, and two places to mount it at."""
+    (image.parent / "mnt").mkdir(mode=0o777)
+    (image.parent / "two").mkdir(mode=0o777)
+
+
+# --- how the source can be named ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/dev/$name",
+        "/dev/loopfs/$name",
+        "/dev/../dev/.//$name",
+        "dev/$name",
+        "./dev/loopfs/../$name",
+        "link",
+        "/proc/self/root/dev/$name",
+        "/proc/self/cwd/link",
+    ],
+)
+def test_a_device_by_its_names(inside: Lines, source: str) -> None:
+    inside(f"""{MOUNT}
+        d=$(losetup -f --show disk.img); name=${{d##*/}}; ln -s $d link; ln -s /dev dev
+        mount2 {source} mnt ext4 0 ""; echo text >mnt/file; umount mnt; losetup -d $d
+        debugfs -R 'cat file' disk.img 2>/dev/null | grep -q text
+    """)
+
+
+@pytest.mark.parametrize("name", ["self", "thread-self"])
+def test_a_device_by_the_callers_descriptor(inside: Lines, name: str) -> None:
+    lines = inside(f"""{MOUNT}
+        d=$(losetup -f --show disk.img)
+        exec 7<>$d; mount2 /proc/{name}/fd/7 mnt ext4 0 ""; exec 7>&-
+        ls mnt; umount mnt; losetup -d $d
+    """)
+    assert lines == ["lost+found"]
+
+
+def test_in_two_steps(inside: Lines) -> None:
+    lines = inside("""
+        d=$(losetup -f --show disk.img); mount $d mnt; echo text >mnt/file; umount mnt
+        mount -t ext4 -r $d mnt; cat mnt/file; umount $d; losetup -d $d; losetup -a
+    """)
+    assert lines == ["text"]
+
+
+def test_part_of_an_image(inside: Lines, workdir: Path) -> None:
+    inside("""
+        truncate -s 24M whole.img; dd if=disk.img of=whole.img bs=1M seek=4 conv=notrunc status=none
+        mount -o loop,offset=4194304,sizelimit=16777216 whole.img mnt; echo text >mnt/file
+        umount mnt; e2fsck -fn whole.img?offset=4194304 >/dev/null 2>&1
+        dd if=whole.img of=disk.img bs=1M skip=4 status=none count=16; e2fsck -fn disk.img >log 2>&1
+        mount -o loop,ro disk.img mnt; test "$(cat mnt/file)" = text; umount mnt
+    """)
+    whole = (workdir / "whole.img").read_bytes()
+    assert not any(whole[: 4 << 20])
+    assert not any(whole[20 << 20 :])
+
+
+# --- what is shown -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("fstype", ["ext2", "ext3", "ext4"])
+def test_mountinfo(inside: Lines, fstype: str) -> None:
+    (line,) = inside(f"""
+        mkfs.{fstype} -q -F disk.img; mount -o loop disk.img mnt
+        grep " $PWD/mnt " /proc/self/mountinfo; umount mnt
+    """)
+    before, _, after = line.partition(" - ")
+    kind, source, options = after.split()
+    assert kind == f"fuse.{fstype}"
+    assert source.startswith("/dev/loop")
+    assert before.split()[5].split(",")[0] == options.split(",")[0] == "rw"
+
+
+def test_mount_options_of_the_vfs(inside: Lines) -> None:
+    (line,) = inside("""
+        cp /bin/busybox . ; mount -o loop,nosuid,nodev,noexec,noatime disk.img mnt
+        cp busybox mnt; ! mnt/busybox true 2>/dev/null
+        grep " $PWD/mnt " /proc/self/mountinfo; umount mnt
+    """)
+    assert {"nosuid", "nodev", "noexec", "noatime"} <= set(line.split()[5].split(","))
+
+
+def test_programs_of_the_image_can_be_run(inside: Lines) -> None:
+    lines = inside("""
+        mount -o loop disk.img mnt; cp /bin/busybox mnt/busybox
+        chroot mnt /busybox echo in the image; umount mnt
+    """)
+    assert lines == ["in the image"]
+
+
+# --- read-only ---------------------------------------------------------------
+
+
+def test_read_only_changes_no_bit(inside: Lines, image: Path) -> None:
+    before = image.read_bytes()
+    lines = inside("""
+        mount -o loop,ro disk.img mnt; try touch mnt/file; ls mnt; umount mnt
+        d=$(losetup -r -f --show disk.img); try mount $d mnt; try touch mnt/file; umount mnt
+        losetup -d $d
+    """)
+    refusal = "touch: cannot touch 'mnt/file': Read-only file system"
+    assert lines[:3] == [refusal, "status 1", "lost+found"]
+    assert "write-protected, mounted read-only" in lines[3]
+    assert lines[4:] == ["status 0", refusal, "status 1"]
+    assert image.read_bytes() == before
+
+
+REMOUNT = """
+    mount -o loop disk.img mnt; mount -i -o remount,ro mnt; try touch mnt/file
+    mount -i -o remount,rw mnt; touch mnt/file; ls mnt; umount mnt; losetup -a
+"""
+
+
+def test_remount(inside: Lines) -> None:
+    """With -i, lest mount(8) call the helper for FUSE types, mount.fuse, where there is one."""
+    lines = inside(REMOUNT)
+    assert lines[0] == "touch: cannot touch 'mnt/file': Read-only file system"
+    assert lines[1:] == ["status 1", "file", "lost+found"]
+
+
+def test_nothing_that_can_be_mounted(inside: Lines) -> None:
+    """mount(8) tries all types; of those without an engine nothing is said."""
+    lines = inside("truncate -s 1M empty.img; try mount -o loop empty.img mnt; losetup -a")
+    # The last type that it tries may have an engine, and is then not what is on the device.
+    assert "unknown filesystem type" in lines[0] or "wrong fs type" in lines[0]
+    assert lines[-1] == "status 32"
+
+
+# --- end of a mount ----------------------------------------------------------
+
+
+def test_umount_has_written_everything(inside: Lines) -> None:
+    """Read from the image by another way right after each umount."""
+    lines = inside("""
+        for n in 1 2 3 4 5; do
+            mount -o loop disk.img mnt; seq ${n}00000 >mnt/file; umount mnt
+            debugfs -R 'cat file' disk.img 2>/dev/null | tail -n 1; losetup -a
+            e2fsck -fn disk.img >log 2>&1
+        done
+    """)
+    assert lines == [f"{n}00000" for n in range(1, 6)]
+
+
+def test_lazy_umount(inside: Lines) -> None:
+    lines = inside("""
+        mount -o loop disk.img mnt; exec 3>mnt/file; umount -l mnt; ls mnt; echo text >&3
+        losetup -n -O NAME -l | wc -l; exec 3>&-; until test -z "$(losetup -a)"; do :; done
+        debugfs -R 'cat file' disk.img 2>/dev/null
+    """)
+    assert lines == ["1", "text"]
+
+
+def test_a_busy_mount_stays(inside: Lines) -> None:
+    said, _, *rest = inside("""
+        mount -o loop disk.img mnt; exec 3>mnt/file; umount mnt 2>&1 || echo "status $?"
+        try umount mnt; echo text >&3; exec 3>&-; umount mnt; losetup -a
+        debugfs -R 'cat file' disk.img 2>/dev/null
+    """)
+    assert said.endswith("target is busy.")
+    assert rest[-1] == "text"
+
+
+def test_one_device_at_two_places(inside: Lines) -> None:
+    """The kernel shows one filesystem twice; an engine has the device to itself."""
+    lines = inside("""
+        d=$(losetup -f --show disk.img); mount $d mnt; echo text >mnt/file
+        if mount $d two 2>said; then cat two/file; umount two; else cat mnt/file; fi
+        umount mnt; losetup -d $d; e2fsck -fn disk.img >log 2>&1
+    """)
+    assert lines == ["text"]
+
+
+def test_a_bind_mount_keeps_the_filesystem(inside: Lines) -> None:
+    lines = inside("""
+        mount -o loop disk.img mnt; mount --bind mnt two; umount mnt; ls mnt
+        echo text >two/file; umount two; losetup -a; debugfs -R 'cat file' disk.img 2>/dev/null
+    """)
+    assert lines == ["text"]
+
+
+def test_other_mounts_are_the_kernels(inside: Lines) -> None:
+    lines = inside("""
+        mount -o loop disk.img mnt; mount -t tmpfs none two; touch two/file; ls two
+        mount --move two mnt/lost+found; ls mnt/lost+found; umount mnt/lost+found; umount mnt
+        try umount two
+    """)
+    assert lines[:2] == ["file", "file"]
+    assert lines[2:] == ["umount: two: not mounted.", "status 32"]
+
+
+# --- what cannot be mounted --------------------------------------------------
+
+
+def test_without_an_engine(root: User, user: User, loopfs_bin: list[str], workdir: Path) -> None:
+    """As from a kernel without that filesystem, and one sentence more."""
+    hide = 'for place in $(which -a fuse2fs); do mount --bind /dev/null $place; done; exec "$@"'
+    drop = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+    script = """
+        d=$(losetup -f --show disk.img); mount -t ext4 $d mnt 2>said; echo $?
+        cut -d. -f1 said | head -n 1; losetup -d $d; losetup -a
+    """
+    words = [*drop, *loopfs_bin, "run", "--engine=ext4=fuse2fs", "--", "sh", "-c", script]
+    result = root.run(["unshare", "-m", "sh", "-ec", hide, "sh", *words], cwd=workdir)
+    said = f"mount: {workdir}/mnt: unknown filesystem type 'ext4'"
+    assert (result.returncode, result.stdout) == (0, f"32\n{said}\n")
+    (sentence,) = result.stderr.splitlines()
+    assert sentence.startswith("loopfs: ")
+    assert "package fuse2fs" in sentence
+
+
+@pytest.mark.parametrize("fstype", ["vfat", "xfs", "strange"])
+def test_other_types_are_refused(inside: Lines, fstype: str) -> None:
+    *said, status = inside(
+        f"d=$(losetup -f --show disk.img); try mount -i -t {fstype} $d mnt; losetup -d $d"
+    )
+    assert status == "status 32"
+    assert said[0].startswith("mount: ")

@@ -1,0 +1,425 @@
+"""fsopen(2) and its kin, and mounts that have no name: programs, and today's util-linux.
+
+mount(8) of util-linux 2.39 and newer takes this way; where there is none, its calls are made
+by hand here.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Lines
+from tests.support.skip import need
+
+pytestmark = pytest.mark.e2e
+
+PROGRAM = Path(__file__).with_name("detached.c")
+
+# The calls; each says what it returned. Descriptors that they return are shown as "fd".
+CALLS = r"""
+import ctypes, errno, os
+libc = ctypes.CDLL(None, use_errno=True)
+NUMBERS = dict(open_tree=428, move_mount=429, fsopen=430, fsconfig=431, fsmount=432, fspick=433)
+FLAG, STRING, PATH, FD, CREATE, RECONFIGURE = 0, 1, 3, 5, 6, 7
+HERE = -100
+def call(name, *words):
+    words = [word.encode() if isinstance(word, str) else word for word in words]
+    result = libc.syscall(NUMBERS[name], *words)
+    return errno.errorcode[ctypes.get_errno()] if result < 0 else result
+def show(name, *words):
+    result = call(name, *words)
+    print("fd" if isinstance(result, int) and result else result, flush=True)
+    return result
+def config(fd, command, key=None, value=None, aux=0):
+    return show("fsconfig", fd, command, key, value, aux)
+def opened(fstype, **parameters):
+    fd = call("fsopen", fstype, 1)
+    for key, value in parameters.items():
+        assert call("fsconfig", fd, STRING, key, value, 0) == 0
+    return fd
+def messages(fd):
+    while True:
+        try:
+            print(os.read(fd, 4096).decode().strip())
+        except OSError:
+            return
+def listed(mount):
+    fd = os.open(".", os.O_RDONLY, dir_fd=mount)
+    print(*sorted(os.listdir(fd)))
+    os.close(fd)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _places(image: Path) -> None:
+    """disk.img, and two places to mount at."""
+    (image.parent / "one").mkdir(mode=0o777)
+    (image.parent / "two").mkdir(mode=0o777)
+    (image.parent / "calls.py").write_text(CALLS)
+
+
+@pytest.fixture
+def calls(inside: Lines, image: Path) -> Lines:
+    """Run a Python program with the functions of CALLS; what it printed."""
+
+    def run(program: str, before: str = "") -> list[str]:
+        (image.parent / "program.py").write_text("from calls import *\n" + program)
+        return inside(f"{before}\nPYTHONDONTWRITEBYTECODE=1 python3 program.py")
+
+    return run
+
+
+# --- the program of the thread -----------------------------------------------------
+
+
+@pytest.fixture
+def detached(image: Path) -> Path:
+    """The program, compiled."""
+    need(shutil.which("gcc"), "no compiler")
+    program = image.parent / "detached"
+    subprocess.run(["gcc", "-Wall", "-Werror", "-o", program, PROGRAM], check=True)
+    return program
+
+
+@pytest.mark.parametrize("api", ["old", "new"])
+def test_an_instance_without_a_name(inside: Lines, detached: Path, api: str) -> None:
+    """Once the filesystem is unmounted, nothing is left of it."""
+    seen, limit, kind, *rest = inside(f"""
+        {detached} {api} disk.img one; findmnt -no FSTYPE one; name=$(findmnt -no SOURCE one)
+        echo text >one/file; umount one; losetup -a
+        test "$(stat -L -c %u /sys/block/${{name#/dev/}} 2>/dev/null)" != 0
+        debugfs -R 'cat file' disk.img 2>/dev/null; e2fsck -fn disk.img >log 2>&1
+    """)
+    assert (seen, limit) == ("block special", "No space left on device")
+    assert (kind, rest) == ("fuse.ext4", ["text"])
+
+
+def test_in_a_nested_namespace(inside: Lines, detached: Path) -> None:
+    lines = inside(f"""
+        unshare --user --map-root-user --mount sh -euc '{detached} new disk.img one; cat one/early'
+        until e2fsck -fn disk.img >log 2>&1; do sleep 0.01; done; losetup -a
+        debugfs -R 'cat early' disk.img 2>/dev/null
+    """)
+    assert lines[2:] == ["no name", "no name"]
+
+
+# --- fsopen, fsconfig, fsmount -------------------------------------------------------
+
+
+def test_a_detached_instance_ends_with_its_descriptor(calls: Lines) -> None:
+    lines = calls("""
+import fcntl, time
+def made():
+    context = opened("loop")
+    config(context, CREATE)
+    mount = call("fsmount", context, 1, 0)
+    os.close(context)
+    control = os.open("loop-control", os.O_RDWR, dir_fd=mount)
+    number = fcntl.ioctl(control, 0x4C82)
+    os.close(control)
+    return mount, f"/sys/block/loop{number}"
+def there(path):
+    try:
+        return os.stat(path).st_uid == 0  # and not the host's
+    except FileNotFoundError:
+        return False
+mount, path = made()
+listed(mount)
+copy = os.dup(mount)
+os.close(mount)
+assert there(path)
+os.close(copy)
+while there(path):
+    time.sleep(0.01)
+context = opened("loop")
+config(context, CREATE)
+os.close(context)
+""")
+    assert lines[0] == "0"
+    assert lines[1].startswith("loop-control loop")
+    assert lines[2:] == ["0"]
+
+
+def test_what_fsopen_refuses(calls: Lines) -> None:
+    lines = calls("""
+show("fsopen", "loop", 2)
+show("fsopen", "x" * 5000, 0)
+show("fsopen", 1, 0)
+show("fsopen", "strange", 0)
+show("fsopen", "loop", 0)
+show("fsopen", "ext4", 1)
+show("fsopen", "tmpfs", 1)
+assert not os.get_inheritable(opened("loop"))
+assert os.get_inheritable(call("fsopen", "loop", 0))
+""")
+    assert lines == ["EINVAL", "EINVAL", "EFAULT", "ENODEV", "fd", "fd", "fd"]
+
+
+def test_the_phases_of_a_context(calls: Lines) -> None:
+    lines = calls("""
+context = opened("loop", max="1", source="name")
+show("fsmount", context, 0, 0)
+config(context, RECONFIGURE)
+config(context, CREATE)
+config(context, CREATE)
+config(context, STRING, "max", "1")
+show("fsmount", context, 0, 1 << 31)
+show("fsmount", context, 2, 0)
+show("fsmount", context, 0, 0)
+show("fsmount", context, 0, 0)
+""")
+    assert lines == ["EINVAL", "EBUSY", "0", "EBUSY", "EBUSY", "EINVAL", "EINVAL", "fd", "EBUSY"]
+
+
+def test_a_failed_context(calls: Lines) -> None:
+    """Nothing more can be done with it, and nothing is left of it."""
+    lines = calls("""
+context = opened("ext4", source="/dev/null")
+config(context, CREATE)
+context = opened("ext4", source="missing")
+config(context, CREATE)
+config(context, CREATE)
+config(context, FLAG, "ro")
+show("fsmount", context, 0, 0)
+config(opened("ext4"), CREATE)
+""")
+    assert lines == ["EPERM", "ENOENT", "EBUSY", "EBUSY", "EINVAL", "EINVAL"]
+
+
+def test_parameters_are_checked_at_once(calls: Lines) -> None:
+    """And what was wrong is told to whom reads the context, a message at a time."""
+    lines = calls("""
+context = opened("loop")
+for key, value in (("max", "x"), ("strange", "1"), ("source", None), ("max", None)):
+    config(context, FLAG if value is None else STRING, key, value)
+messages(context)
+config(context, STRING, "source", "one")
+config(context, STRING, "source", "two")
+messages(context)
+config(opened("ext4"), STRING, "strange", "1")
+""")
+    assert lines == [
+        *["EINVAL"] * 4,
+        "e loop: Bad value for 'max'",
+        "e loop: Unknown parameter 'strange'",
+        "e loop: Non-string source",
+        "e loop: Bad value for 'max'",
+        "0",
+        "EINVAL",
+        "e loop: Multiple sources",
+        "EINVAL",
+    ]
+
+
+def test_bad_arguments_of_fsconfig(calls: Lines) -> None:
+    lines = calls("""
+context = opened("loop")
+config(context, FLAG)
+config(context, FLAG, "ro", "x")
+config(context, STRING, "max")
+config(context, STRING, "max", "1", 1)
+config(context, STRING, "x" * 256, "1")
+config(context, STRING, "max", 1)
+config(context, STRING, 1, "1")
+config(context, PATH, "source", "/", -1)
+config(context, PATH, "source", "/", HERE)
+config(context, FD, "source", None, 0)
+config(context, CREATE, "max")
+config(context, 99)
+config(99, FLAG, "ro")
+config(-1, FLAG, "ro")
+config(0, FLAG, "ro")
+config(os.pipe()[0], FLAG, "ro")
+config(context, CREATE)
+""")
+    assert lines[:5] == ["EINVAL"] * 5
+    assert lines[5:7] == ["EFAULT", "EFAULT"]
+    assert lines[7:11] == ["EINVAL"] * 4
+    assert lines[11:] == ["ENOTSUP", "EBADF", "EINVAL", "EINVAL", "EINVAL", "0"]
+
+
+def test_duplicates_are_the_same_context(calls: Lines) -> None:
+    """By dup(2), by fork(2): until the superblock is made."""
+    lines = calls("""
+context = opened("loop")
+other = os.dup(context)
+config(other, STRING, "max", "0")
+os.close(other)
+if os.fork() == 0:
+    config(context, STRING, "source", "child")
+    os._exit(0)
+os.wait()
+config(context, STRING, "source", "again")
+config(context, CREATE)
+mount = call("fsmount", context, 1, 0)
+call("move_mount", mount, "", HERE, "one", 4)
+os.close(mount)
+os.system("findmnt -no SOURCE one; umount one")
+""")
+    assert lines == ["0", "0", "EINVAL", "0", "child"]
+
+
+def test_another_context_keeps_working(calls: Lines) -> None:
+    """What is not ours is the kernel's."""
+    lines = calls("""
+context = opened("tmpfs", size="1m")
+config(context, STRING, "strange", "1")
+config(context, CREATE)
+mount = call("fsmount", context, 1, 1)
+show("move_mount", mount, "", HERE, "one", 4)
+os.close(mount)
+os.system("findmnt -no FSTYPE,VFS-OPTIONS one; umount one")
+""")
+    assert [" ".join(line.split()) for line in lines] == ["EINVAL", "0", "0", "tmpfs ro,relatime"]
+
+
+def test_options_and_attributes_of_a_filesystem(calls: Lines) -> None:
+    lines = calls(
+        """
+import sys
+device, = open("device").read().split()
+context = opened("ext4", source=device)
+config(context, FLAG, "ro")
+config(context, FLAG, "norecovery")
+config(context, CREATE)
+mount = call("fsmount", context, 1, 2 | 8 | 0x10)
+copy = call("open_tree", mount, "", 0x1000 | 1)
+show("move_mount", mount, "", HERE, "one", 4)
+show("move_mount", copy, "", HERE, "two", 4)
+os.close(mount)
+os.close(copy)
+os.system("findmnt -no SOURCE,OPTIONS one | sed s:loop[0-9]*:loop: ; ls two; umount one; ls two")
+os.system("umount two")
+""",
+        before="losetup -f --show disk.img >device",
+    )
+    assert lines[:5] == ["0"] * 5
+    source, options = lines[5].split()
+    assert source == "/dev/loop"
+    assert {"nosuid", "noexec", "noatime", "ro"} <= set(options.split(","))
+    assert lines[6:] == ["lost+found", "lost+found"]
+
+
+def test_a_host_device_is_not_mounted(calls: Lines) -> None:
+    """What the kernel says to a user namespace."""
+    lines = calls("""
+for fstype in ("ext4", "squashfs"):
+    config(opened(fstype, source="/dev/null"), CREATE)
+""")
+    assert lines == ["EPERM", "EPERM"]
+
+
+# --- fspick ----------------------------------------------------------------------------
+
+
+def test_the_limit_of_a_picked_instance(calls: Lines) -> None:
+    lines = calls(
+        """
+import fcntl
+def add():
+    with open("one/loop-control", "r+b", buffering=0) as control:
+        try:
+            fcntl.ioctl(control, 0x4C80, -1)
+        except OSError as problem:
+            print(problem.strerror)
+        else:
+            print("added")
+context = call("fspick", HERE, "one", 1)
+add()
+config(context, STRING, "max", "1")
+add()
+config(context, RECONFIGURE)
+add()
+config(context, RECONFIGURE)
+add()
+here = call("open_tree", HERE, "one", 0)
+again = call("fspick", here, "", 8)
+config(again, STRING, "max", "2")
+config(again, STRING, "max", "-2")
+config(again, RECONFIGURE)
+config(again, CREATE)
+add()
+add()
+""",
+        before="mount -t loop -o max=0 none one",
+    )
+    full = "No space left on device"
+    assert lines == [
+        full,
+        "0",
+        full,
+        "0",
+        "added",
+        "0",
+        full,
+        "0",
+        "EINVAL",
+        "0",
+        "EBUSY",
+        "added",
+        full,
+    ]
+
+
+def test_what_cannot_be_picked(calls: Lines) -> None:
+    lines = calls(
+        """
+show("fspick", HERE, "one/loop-control", 0)
+show("fspick", HERE, "two", 0)
+show("fspick", HERE, "", 0)
+show("fspick", HERE, "missing", 0)
+show("fspick", HERE, "link", 2)
+show("fspick", HERE, "link", 0)
+show("fspick", HERE, "one", 16)
+show("fspick", 99, "", 8)
+show("fspick", HERE, 1, 8)
+show("fspick", HERE, "/proc", 0)
+""",
+        before="mount -t loop none one; ln -s one link",
+    )
+    assert lines[:5] == ["EINVAL", "EINVAL", "ENOENT", "ENOENT", "EINVAL"]
+    assert lines[5:] == ["fd", "EINVAL", "EBADF", "EFAULT", "fd"]
+
+
+def test_another_namespace_cannot_reconfigure(inside: Lines, image: Path) -> None:
+    (image.parent / "program.py").write_text("""
+from calls import *
+context = call("fspick", HERE, "one", 1)
+config(context, STRING, "max", "9")
+config(context, RECONFIGURE)
+config(context, RECONFIGURE)
+""")
+    lines = inside("""
+        mount -t loop -o max=0 none one; export PYTHONDONTWRITEBYTECODE=1
+        unshare --user --map-root-user --mount python3 program.py
+    """)
+    assert lines == ["0", "EPERM", "EBUSY"]
+
+
+def test_a_filesystem_is_made_read_only_and_back(calls: Lines) -> None:
+    lines = calls(
+        """
+def write():
+    try:
+        open("one/file", "w").close()
+    except OSError as problem:
+        print(problem.strerror)
+    else:
+        print("written")
+for option in ("ro", "rw"):
+    context = call("fspick", HERE, "one", 1)
+    config(context, STRING, "user_id", "0")
+    config(context, FLAG, "allow_other")
+    config(context, FLAG, option)
+    config(context, RECONFIGURE)
+    write()
+config(call("fspick", HERE, "one", 1), FLAG, "data=journal")
+os.system("umount one")
+""",
+        before="mount -o loop disk.img one",
+    )
+    assert lines == [*["0"] * 4, "Read-only file system", *["0"] * 4, "written", "EINVAL"]

@@ -1,0 +1,120 @@
+"""Partitions with the distribution's tools: they come and go, are mounted, and keep a disk busy."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Lines
+from tests.support.skip import need
+
+pytestmark = pytest.mark.e2e
+
+DOS = r"label: dos\n,1M\n,4M,5\n,2M\n,1M\n,1M\n"
+GPT = r"label: gpt\nsize=2M,name=first\nsize=3M,name=second\n"
+
+
+def without_numbers(lines: list[str]) -> list[str]:
+    """The number of the first device depends on what the host has."""
+    return [re.sub(r"loop\d+", "loopN", line) for line in lines]
+
+
+@pytest.fixture(autouse=True)
+def _tools() -> None:
+    need(shutil.which("sfdisk") is not None, "sfdisk is not installed")
+
+
+def test_losetup_finds_partitions(inside: Lines) -> None:
+    lines = without_numbers(
+        inside(rf"""
+        truncate -s 16M disk.img; printf '{DOS}' | sfdisk -q disk.img
+        sfdisk -d disk.img | sed -n 's/.*img\([0-9]*\) : .* size= *\([0-9]*\),.*/\1 \2/p'
+        d=$(losetup -f --show -P disk.img)
+        for p in ${{d}}p*; do echo "${{p#${{d}}p}} $(blockdev --getsz $p)"; done
+        stat -L -c '%F %t' ${{d}}p1; ls /dev/loopfs; losetup -d $d; ls ${{d}}*
+    """)
+    )
+    table, found, rest = lines[:5], lines[5:10], lines[10:]
+    table[1] = "2 2"  # of an extended partition there is room for a boot loader
+    assert found == table
+    assert rest[0] == "block special file 103"
+    nodes = [f"loopNp{number}" for number in (1, 2, 3, 4, 5)]
+    assert rest[1:] == ["loop-control", "loopN", *nodes, "/dev/loopN"]
+
+
+@pytest.mark.parametrize("block_size", [512, 4096])
+def test_gpt_with_blocks_of_both_sizes(inside: Lines, block_size: int) -> None:
+    lines = without_numbers(
+        inside(rf"""
+        truncate -s 16M disk.img; d=$(losetup -f --show -P -b {block_size} disk.img)
+        printf '{GPT}' | sfdisk -q --wipe always $d
+        ls ${{d}}p*; blockdev --getsize64 ${{d}}p1 ${{d}}p2
+        blockdev --getss ${{d}}p1; sfdisk --part-label $d 2
+        losetup -d $d; d=$(losetup -f --show -P -b {block_size} disk.img); ls ${{d}}p*
+        losetup -d $d
+    """)
+    )
+    nodes = ["/dev/loopNp1", "/dev/loopNp2"]
+    assert lines == [*nodes, str(2 << 20), str(3 << 20), str(block_size), "second", *nodes]
+
+
+def test_partx_and_blockdev(inside: Lines) -> None:
+    lines = without_numbers(
+        inside(rf"""
+        truncate -s 16M disk.img; printf '{GPT}' | sfdisk -q disk.img
+        d=$(losetup -f --show disk.img); ls ${{d}}*
+        partx -a $d; ls ${{d}}p*; partx -d --nr 1 $d; ls ${{d}}p*
+        blockdev --rereadpt $d 2>&1 | sed 's/.*: //'
+        partx -u $d; ls ${{d}}p*; lsblk -n --raw -o NAME,TYPE,SIZE $d; losetup -d $d
+    """)
+    )
+    assert lines == [
+        "/dev/loopN",
+        "/dev/loopNp1",
+        "/dev/loopNp2",
+        "/dev/loopNp2",
+        "Invalid argument",
+        "/dev/loopNp1",
+        "/dev/loopNp2",
+        "loopN loop 16M",
+        "loopNp1 part 2M",
+        "loopNp2 part 3M",
+    ]
+
+
+def test_a_filesystem_on_a_partition(inside: Lines, workdir: Path) -> None:
+    lines = without_numbers(
+        inside(rf"""
+        truncate -s 16M disk.img; printf '{GPT}' | sfdisk -q disk.img; mkdir mnt
+        d=$(losetup -f --show -P disk.img); mkfs.ext4 -q ${{d}}p2; blkid -s TYPE -o value ${{d}}p2
+        mount ${{d}}p2 mnt; echo hello > mnt/file; findmnt -n -o SOURCE,FSTYPE mnt
+        losetup -d $d; losetup -n --raw -O AUTOCLEAR $d
+        blockdev --rereadpt $d 2>&1 | sed 's/.*: //'
+        umount mnt; losetup -a; ls ${{d}}*
+        mount -o loop,ro,offset=$((3 * 1024 * 1024)) disk.img mnt; cat mnt/file; umount mnt
+    """)
+    )
+    assert lines[:2] == ["ext4", "/dev/loopfs/loopNp2 fuse.ext4"]
+    assert lines[2:] == ["1", "Device or resource busy", "/dev/loopN", "hello"]
+
+
+def test_parted_reads_and_writes_a_table(inside: Lines) -> None:
+    need(shutil.which("parted", path="/usr/sbin:/sbin") is not None, "parted is not installed")
+    lines = without_numbers(
+        inside(r"""
+        truncate -s 16M disk.img; d=$(losetup -f --show -P disk.img)
+        parted -s $d mklabel msdos mkpart primary 1MiB 5MiB mkpart primary 5MiB 8MiB 2>&1 |
+            grep -v udevadm || true
+        partprobe $d 2>&1 | grep -v udevadm || true
+        ls ${d}p*; parted -s -m $d unit s print | tail -n +3; losetup -d $d
+    """)
+    )
+    assert lines == [
+        "/dev/loopNp1",
+        "/dev/loopNp2",
+        "1:2048s:10239s:8192s:::;",
+        "2:10240s:16383s:6144s:::;",
+    ]

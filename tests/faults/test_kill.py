@@ -1,0 +1,78 @@
+"""kill -9 of each process of a sandbox, in the middle of its work."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.faults.conftest import Start
+from tests.support.parts import parts_of, wait_until
+from tests.support.sandbox import content, repair
+from tests.support.user import Run
+
+pytestmark = pytest.mark.e2e
+
+PATIENCE = 30.0  # seconds
+
+WRITING = """
+    truncate -s 16M disk.img raw.img; mkfs.ext4 -q -F disk.img; mkdir mnt
+    mount -o loop disk.img mnt; echo synced >mnt/file; sync mnt/file
+    d=$(losetup -f --show raw.img); echo synced | dd of=$d conv=fsync status=none
+    (while :; do seq 1000 >mnt/more; done) 2>/dev/null &
+    echo ready; while :; do dd if=/dev/zero of=$d bs=64K seek=1 count=8 status=none; done
+"""
+
+
+@pytest.mark.parametrize("victim", ["supervisor", "child", "init"])
+def test_the_sandbox_ends_with_each_of_its_own(
+    started: Start, workdir: Path, run_as_user: Run, victim: str
+) -> None:
+    """What was synced is in the images; the leak check looks for what is left on the host."""
+    process = started(WRITING)
+    os.kill(getattr(parts_of(process.pid), victim), signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)  # whoever has the pipe has ended
+    status = -signal.SIGKILL if victim == "supervisor" else 128 + signal.SIGKILL
+    assert process.returncode == status
+    assert (workdir / "raw.img").read_bytes()[:7] == b"synced\n"
+    repair(workdir / "disk.img", run_as_user)
+    assert content(workdir / "disk.img", "file", run_as_user) == "synced\n"
+
+
+def test_without_its_helper_a_sandbox_goes_on(
+    started: Start, workdir: Path, run_as_user: Run
+) -> None:
+    """It serves devices; whoever wants a mount is told EIO, and gone is what the engines had."""
+    process = started("""
+        truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; echo ready; read line
+        mount -o loop disk.img mnt 2>&1 | grep -c 'mount(2)\\|Input/output'
+        d=$(losetup -f --show disk.img); blockid=$(blkid -o value -s TYPE $d); echo $blockid
+    """)
+    os.kill(parts_of(process.pid).helper, signal.SIGKILL)
+    output, complaint = process.communicate("\n", timeout=PATIENCE)
+    assert output.splitlines()[-2:] == ["1", "ext4"], complaint
+
+
+def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Run) -> None:
+    """Its users get errors, the mount can be taken away, the device is free, no data is lost."""
+    process = started("""
+        truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
+        mount -o loop disk.img mnt; echo synced >mnt/file; sync mnt/file
+        echo ready; read line
+        cat mnt/file 2>&1; ls mnt 2>&1
+        umount mnt; echo "status $?"; losetup -a; e2fsck -fp disk.img >/dev/null
+        mount -o loop disk.img mnt; cat mnt/file; umount mnt
+    """)
+    (engine,) = wait_until(lambda: parts_of(process.pid).engines, "there is an engine")
+    os.kill(engine, signal.SIGKILL)
+    output, complaint = process.communicate("\n", timeout=PATIENCE)
+    gone = "Transport endpoint is not connected"
+    assert output.splitlines() == [
+        f"cat: mnt/file: {gone}",
+        f"ls: cannot access 'mnt': {gone}",
+        "status 0",
+        "synced",
+    ]
+    assert (process.returncode, complaint) == (0, "")

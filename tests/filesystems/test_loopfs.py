@@ -1,0 +1,295 @@
+"""An instance as a filesystem: nodes, opening, data, ioctls."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loopfs.uapi import block, fuse, loop
+from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
+from loopfs.uapi.fuse import encode_dev
+from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LoopInfo64
+from tests.filesystems.conftest import FIRST, SIZE, Mounted, configure, names
+from tests.fuse.wire import Reply, served
+
+PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+
+
+# --- nodes ---------------------------------------------------------------------------------
+
+
+def test_devices_come_and_go(mounted: Mounted) -> None:
+    assert names(mounted) == [b"loop-control"]
+    assert mounted.control(loop.LOOP_CTL_GET_FREE) == FIRST
+    assert mounted.control(loop.LOOP_CTL_ADD, 300) == 300
+    assert names(mounted) == [b"loop-control", b"loop8", b"loop300"]
+    assert mounted.control(loop.LOOP_CTL_REMOVE, 8) == 0
+    assert names(mounted) == [b"loop-control", b"loop300"]
+    assert mounted.told == [("add", "loop8"), ("add", "loop300"), ("remove", "loop8")]
+
+
+@pytest.mark.parametrize(
+    ("cmd", "arg", "code"),
+    [
+        (loop.LOOP_CTL_ADD, 2**20, errno.EINVAL),
+        (loop.LOOP_CTL_REMOVE, 5, errno.ENODEV),
+        (loop.LOOP_CTL_REMOVE, -1, errno.EINVAL),
+        (loop.LOOP_CTL_REMOVE, 2**32 - 1, errno.EINVAL),  # an int, as in the kernel
+        (loop.LOOP_SET_FD, 0, errno.ENOSYS),
+    ],
+)
+def test_control_ioctls_that_are_refused(mounted: Mounted, cmd: int, arg: int, code: int) -> None:
+    assert mounted.control(cmd, arg) == -code
+    assert mounted.told == []
+
+
+def test_a_lookup_that_is_no_open_finds_the_special_face(mounted: Mounted) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 9)
+    reply = mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop9\0")
+    nodeid = fuse.ENTRY_OUT.unpack_from(reply.data)[0]
+    attr = fuse.ATTR.unpack_from(reply.data, fuse.ENTRY_OUT.size)
+    assert nodeid == mounted.filesystem.nodes.by_name[b"loop9"].special
+    assert (attr[0], attr[9], attr[13]) == (12, stat.S_IFBLK | 0o600, encode_dev(7, 9))
+    assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop8\0").code == errno.ENOENT
+    assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop9\0", nodeid).code == errno.ENOENT
+
+
+def test_a_device_that_is_gone_cannot_be_opened(mounted: Mounted) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    node = mounted.node(b"loop8")
+    mounted.control(loop.LOOP_CTL_REMOVE, 8)
+    body = fuse.OPEN_IN.pack(os.O_RDWR, 0)
+    assert mounted.kernel.ask(fuse.FUSE_OPEN, body, node) == Reply(errno.ENXIO, b"")
+
+
+def test_the_control_node_has_no_data(mounted: Mounted) -> None:
+    handle = mounted.handle(b"loop-control")
+    assert mounted.read(handle, 0, 512).code == errno.EINVAL
+    assert mounted.write(handle, 0, b"x") == -errno.EINVAL
+    mounted.close(handle)
+
+
+# --- data --------------------------------------------------------------------------------
+
+
+def test_reads_and_writes_land_in_the_image(mounted: Mounted, bound: int, image: Path) -> None:
+    before = image.read_bytes()
+    assert mounted.read(bound, 0, 4096) == Reply(0, before[512 : 512 + 4096])
+    assert mounted.write(bound, 1000, b"written") == 7
+    expected = before[:1512] + b"written" + before[1519:]
+    assert image.read_bytes() == expected
+    assert mounted.read(bound, 1000, 7) == Reply(0, b"written")
+
+
+def test_a_large_read(mounted: Mounted, bound: int, image: Path) -> None:
+    before = image.read_bytes()
+    size = 128 << 10
+    assert mounted.read(bound, 4096, size) == Reply(0, before[4608 : 4608 + size])
+    assert mounted.write(bound, 8192, b"in between") == 10
+    again = mounted.read(bound, 4096, size)
+    assert again == Reply(0, image.read_bytes()[4608 : 4608 + size])
+    assert again.data[4096:4106] == b"in between"
+    assert len(mounted.read(bound, SIZE - 70000, 70000).data) == 70000 - 512
+
+
+def test_the_end_of_the_device(mounted: Mounted, bound: int, image: Path) -> None:
+    end = SIZE - 512
+    before = image.read_bytes()
+    assert mounted.read(bound, end - 10, 4096) == Reply(0, before[-10:])
+    assert mounted.read(bound, end, 4096) == Reply(0, b"")
+    assert mounted.read(bound, 2**62, 4096) == Reply(0, b"")
+    assert mounted.write(bound, end - 2, b"1234") == 2
+    assert mounted.write(bound, end, b"1234") == -errno.ENOSPC
+    assert image.read_bytes() == before[:-2] + b"12"
+
+
+def test_an_unbound_device_is_empty(mounted: Mounted) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    handle = mounted.handle(b"loop8")
+    assert mounted.read(handle, 0, 512) == Reply(0, b"")
+    assert mounted.write(handle, 0, bytes(512)) == -errno.ENOSPC
+    mounted.close(handle)
+
+
+def test_an_image_that_shrinks_gives_errors_and_no_stale_data(
+    mounted: Mounted, bound: int, image: Path
+) -> None:
+    os.truncate(image, 4096)
+    assert mounted.read(bound, 0, 512).code == 0
+    assert mounted.read(bound, 8192, 512).code == errno.EIO
+    assert mounted.read(bound, 0, 512).code == 0
+
+
+def test_sync_reaches_the_image(mounted: Mounted, bound: int) -> None:
+    for flags in (0, 1):
+        body = fuse.FSYNC_IN.pack(bound, flags, 0)
+        assert mounted.kernel.ask(fuse.FUSE_FSYNC, body) == Reply(0, b"")
+
+
+@pytest.mark.parametrize("mode", [PUNCH, FALLOC_FL_ZERO_RANGE])
+def test_fallocate_makes_zeroes(mounted: Mounted, bound: int, image: Path, mode: int) -> None:
+    before = image.read_bytes()
+    assert mounted.fallocate(bound, mode, 4096, 8192) == 0
+    assert image.read_bytes() == before[:4608] + bytes(8192) + before[4608 + 8192 :]
+
+
+@pytest.mark.parametrize(
+    ("mode", "offset", "length", "code"),
+    [
+        (0, 0, 512, errno.EOPNOTSUPP),
+        (FALLOC_FL_KEEP_SIZE, 0, 512, errno.EOPNOTSUPP),
+        (FALLOC_FL_PUNCH_HOLE, 0, 512, errno.EOPNOTSUPP),
+        (FALLOC_FL_ZERO_RANGE, 1, 512, errno.EINVAL),
+        (PUNCH, 0, 100, errno.EINVAL),
+        (PUNCH, SIZE, 512, errno.EINVAL),
+        (FALLOC_FL_ZERO_RANGE, 0, SIZE, errno.EINVAL),
+    ],
+)
+def test_fallocate_refused(
+    mounted: Mounted, bound: int, image: Path, mode: int, offset: int, length: int, code: int
+) -> None:
+    before = image.read_bytes()
+    assert mounted.fallocate(bound, mode, offset, length) == code
+    assert image.read_bytes() == before
+
+
+@pytest.mark.parametrize("cmd", [block.BLKZEROOUT, block.BLKDISCARD])
+def test_zeroes_by_ioctl(mounted: Mounted, bound: int, image: Path, cmd: int) -> None:
+    before = image.read_bytes()
+    argument = ctypes.create_string_buffer(block.RANGE.pack(4096, 8192), 16)
+    assert mounted.ioctl(bound, cmd, ctypes.addressof(argument)) == 0
+    assert image.read_bytes() == before[:4608] + bytes(8192) + before[4608 + 8192 :]
+
+
+# --- binding -------------------------------------------------------------------------------
+
+
+def test_status_is_written_into_the_callers_memory(
+    mounted: Mounted, bound: int, image: Path
+) -> None:
+    buffer = ctypes.create_string_buffer(loop.LOOP_INFO64_SIZE)
+    assert mounted.ioctl(bound, loop.LOOP_GET_STATUS64, ctypes.addressof(buffer)) == 0
+    info = LoopInfo64.unpack(buffer.raw)
+    st = image.stat()
+    assert (info.device, info.inode, info.number, info.offset) == (st.st_dev, st.st_ino, 8, 512)
+    assert mounted.ioctl(bound, loop.LOOP_GET_STATUS64, 8) == -errno.EFAULT
+
+
+def test_the_callers_descriptor_may_be_closed_afterwards(
+    mounted: Mounted, bound: int, image: Path
+) -> None:
+    image.unlink()
+    assert mounted.read(bound, 0, 512).code == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "code"),
+    [
+        (lambda path: os.open(path.parent, os.O_RDONLY), errno.EINVAL),
+        (lambda path: os.pipe2(os.O_CLOEXEC)[0], errno.EINVAL),
+        (lambda path: os.open("/dev/null", os.O_RDWR), errno.EINVAL),
+        (lambda path: os.open(path, os.O_PATH), errno.EBADF),
+        (lambda path: 9999, errno.EBADF),
+        (lambda path: -1, errno.EBADF),
+    ],
+    ids=["directory", "pipe", "character device", "O_PATH", "closed", "negative"],
+)
+def test_files_that_are_refused(
+    mounted: Mounted, image: Path, make: Callable[[Path], int], code: int
+) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    handle = mounted.handle(b"loop8")
+    fd = make(image)
+    try:
+        assert mounted.ioctl(handle, loop.LOOP_SET_FD, fd) == -code
+    finally:
+        if 0 <= fd < 9999:
+            os.close(fd)
+    assert mounted.read(handle, 0, 512) == Reply(0, b"")
+    mounted.close(handle)
+
+
+def test_a_read_only_image_makes_a_read_only_device(mounted: Mounted, image: Path) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    handle = mounted.handle(b"loop8")
+    assert configure(mounted, handle, image, LoopInfo64(), flags=os.O_RDONLY) == 0
+    writer = mounted.handle(b"loop8")
+    assert mounted.write(writer, 0, bytes(512)) == -errno.EPERM
+    mounted.close(writer)
+    assert mounted.open(b"loop8", os.O_RDONLY).code == 0
+
+
+def test_a_file_opened_for_appending_is_written_where_it_should_be(
+    mounted: Mounted, image: Path
+) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    handle = mounted.handle(b"loop8")
+    flags = os.O_RDWR | os.O_APPEND
+    assert configure(mounted, handle, image, LoopInfo64(), flags=flags) == 0
+    assert mounted.write(handle, 0, b"first") == 5
+    assert image.read_bytes()[:5] == b"first"
+    assert image.stat().st_size == SIZE
+
+
+def test_the_last_close_frees_the_image(mounted: Mounted, image: Path) -> None:
+    mounted.control(loop.LOOP_CTL_ADD, 8)
+    handle = mounted.handle(b"loop8")
+    info = LoopInfo64(flags=LO_FLAGS_AUTOCLEAR)
+    assert configure(mounted, handle, image, info) == 0
+    assert holders(image) == 1
+    mounted.close(handle)
+    assert holders(image) == 0
+    assert mounted.control(loop.LOOP_CTL_GET_FREE) == 8
+
+
+def test_the_end_of_the_mount_frees_everything(image: Path) -> None:
+    mounted = Mounted()
+    with served(mounted.make, os.getpid()) as mounted.kernel:
+        mounted.control(loop.LOOP_CTL_ADD, 8)
+        configure(mounted, mounted.handle(b"loop8"), image, LoopInfo64())
+        assert holders(image) == 1
+    thread = mounted.filesystem.worker._thread
+    assert thread is not None
+    thread.join(10)
+    assert mounted.told[-1] == ("remove", "loop8")
+    assert holders(image) == 0
+
+
+def holders(image: Path) -> int:
+    """How many of our descriptors are of the image."""
+    found = 0
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found += os.readlink(f"/proc/self/fd/{name}") == str(image)
+        except FileNotFoundError:
+            continue  # the directory's own
+    return found
+
+
+# --- what a program may set ------------------------------------------------------------------
+
+
+def setattr_body(valid: int, mode: int = 0, size: int = 0) -> bytes:
+    return fuse.SETATTR_IN.pack(valid, 0, 0, size, *[0] * 7, mode, 0, 0, 0, 0)
+
+
+def test_permissions_are_kept(mounted: Mounted) -> None:
+    special = mounted.filesystem.nodes.by_name[b"loop-control"].special
+    reply = mounted.kernel.ask(fuse.FUSE_SETATTR, setattr_body(fuse.FATTR_MODE, 0o20640), special)
+    assert fuse.ATTR.unpack_from(reply.data, fuse.ATTR_OUT.size)[9] == stat.S_IFCHR | 0o640
+
+
+def test_a_device_is_not_truncated(mounted: Mounted, bound: int, image: Path) -> None:
+    data = mounted.node(b"loop8")
+    opened_with_o_trunc = setattr_body(fuse.FATTR_SIZE)
+    reply = mounted.kernel.ask(fuse.FUSE_SETATTR, opened_with_o_trunc, data)
+    assert fuse.ATTR.unpack_from(reply.data, fuse.ATTR_OUT.size)[1] == SIZE - 512
+    ftruncate = setattr_body(fuse.FATTR_SIZE | fuse.FATTR_FH)
+    assert mounted.kernel.ask(fuse.FUSE_SETATTR, ftruncate, data) == Reply(errno.EINVAL, b"")
+    assert image.stat().st_size == SIZE

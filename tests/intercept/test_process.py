@@ -1,0 +1,199 @@
+"""Another process, looked at and written to while it stands still."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from loopfs.process import Process
+from loopfs.uapi.sched import CAP_SYS_ADMIN
+
+# It has one readable page, a hole after it, and says where; then it waits in read(0, …).
+TEXT = b"a string"
+CHILD = f"""
+import ctypes, mmap, os, sys
+page = mmap.PAGESIZE
+libc = ctypes.CDLL(None, use_errno=True)
+memory = mmap.mmap(-1, 3 * page)
+base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.munmap(base + 2 * page, page)
+libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+memory[: {len(TEXT)}] = {TEXT!r}
+memory[2 * page - 4 : 2 * page] = b"tail"
+reader, writer = os.pipe()
+os.write(writer, b"through the pipe")
+print(base, reader, flush=True)
+os.read(0, 1)
+sys.stdout.buffer.write(memory[: 2 * page])
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+class Tracee:
+    """A child of ours, and the addresses that it told."""
+
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdout is not None
+        self.child = child
+        self.base, self.pipe = map(int, child.stdout.readline().split())
+        self.end = self.base + 2 * mmap.PAGESIZE
+        self.process = Process(child.pid)
+
+    def memory(self) -> bytes:
+        """Let it go on to its end; returns what its two pages then held."""
+        return self.child.communicate(b"x")[0]
+
+
+@pytest.fixture
+def tracee() -> Iterator[Tracee]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with child:
+        try:
+            yield Tracee(child)
+        finally:
+            child.kill()
+
+
+def refusal(call: Callable[[], object]) -> int:
+    with pytest.raises(OSError) as problem:  # noqa: PT011 the errno is what is asked for
+        call()
+    assert problem.value.errno is not None
+    return problem.value.errno
+
+
+# --- memory --------------------------------------------------------------------------
+
+
+def test_read(tracee: Tracee) -> None:
+    process = tracee.process
+    assert process.read(tracee.base, len(TEXT)) == TEXT
+    assert process.read(tracee.base, 2 * mmap.PAGESIZE)[-4:] == b"tail"
+    assert process.read(tracee.base, 0) == b""
+
+
+@pytest.mark.parametrize("address", [0, 8, 2**47 - 4096, 2**63, 2**64 - 8])
+def test_addresses_that_nobody_has(tracee: Tracee, address: int) -> None:
+    process = tracee.process
+    assert refusal(lambda: process.read(address, 8)) == errno.EFAULT
+    assert refusal(lambda: process.read_some(address, 8)) == errno.EFAULT
+    assert refusal(lambda: process.read_string(address, 8)) == errno.EFAULT
+    assert refusal(lambda: process.write(address, bytes(8))) == errno.EFAULT
+
+
+def test_memory_that_ends(tracee: Tracee) -> None:
+    process = tracee.process
+    assert process.read(tracee.end - 4, 4) == b"tail"
+    assert refusal(lambda: process.read(tracee.end - 4, 5)) == errno.EFAULT
+    assert process.read_some(tracee.end - 4, 100) == b"tail"
+    assert refusal(lambda: process.read_some(tracee.end, 1)) == errno.EFAULT
+
+
+def test_write(tracee: Tracee) -> None:
+    tracee.process.write(tracee.base, b"A")
+    tracee.process.write(tracee.end - 4, b"TAIL")
+    tracee.process.write(tracee.end - 4, b"")
+    memory = tracee.memory()
+    assert memory.startswith(b"A" + TEXT[1:])
+    assert memory.endswith(b"TAIL")
+
+
+def test_a_write_beyond_the_end_is_a_fault(tracee: Tracee) -> None:
+    assert refusal(lambda: tracee.process.write(tracee.end - 4, b"12345")) == errno.EFAULT
+
+
+def test_strings(tracee: Tracee) -> None:
+    process = tracee.process
+    assert process.read_string(tracee.base, 4096) == TEXT
+    assert process.read_string(tracee.base + 2, len(TEXT) - 1) == TEXT[2:]
+    assert process.read_string(tracee.base + len(TEXT), 1) == b""
+    too_small = len(TEXT)
+    assert refusal(lambda: process.read_string(tracee.base, too_small)) == errno.ENAMETOOLONG
+
+
+def test_a_string_over_the_end_of_a_page(tracee: Tracee) -> None:
+    seam = tracee.base + mmap.PAGESIZE - 3
+    tracee.process.write(seam, b"seamless\0")
+    assert tracee.process.read_string(seam, 4096) == b"seamless"
+
+
+def test_a_string_before_a_hole(tracee: Tracee) -> None:
+    assert refusal(lambda: tracee.process.read_string(tracee.end - 4, 4096)) == errno.EFAULT
+    tracee.process.write(tracee.end - 1, b"\0")
+    assert tracee.process.read_string(tracee.end - 4, 4096) == b"tai"
+
+
+# --- descriptors, calls, credentials ---------------------------------------------------------
+
+
+def test_a_descriptor_is_duplicated(tracee: Tracee) -> None:
+    fd = tracee.process.descriptor(tracee.pipe)
+    try:
+        assert not os.get_inheritable(fd)
+        assert os.read(fd, 100) == b"through the pipe"
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize("fd", [999, -1, 2**31 - 1])
+def test_a_descriptor_that_is_not_open(tracee: Tracee, fd: int) -> None:
+    before = os.listdir("/proc/self/fd")
+    assert refusal(lambda: tracee.process.descriptor(fd)) == errno.EBADF
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_the_call_that_it_waits_in(tracee: Tracee) -> None:
+    read = {"x86_64": 0, "aarch64": 63}[platform.machine()]
+    while (call := tracee.process.current_syscall()) is None or call[0] != read:
+        assert tracee.child.poll() is None  # it is on its way there
+    number, args = call
+    assert (number, args[0], args[2]) == (read, 0, 1)
+    assert len(args) == 6
+
+
+def test_who_it_is(tracee: Tracee) -> None:
+    process = tracee.process
+    assert process.tgid == tracee.child.pid
+    for name in ("user", "mnt", "pid"):
+        assert process.namespace(name) == os.stat(f"/proc/self/ns/{name}").st_ino
+    own = Process(os.getpid())
+    assert process.has_capability() == own.has_capability()
+    assert not process.has_capability(63)
+
+
+def test_capabilities_are_the_effective_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    process = Process(os.getpid())
+    fields = {"CapEff": f"{1 << CAP_SYS_ADMIN:016x}", "CapPrm": "f" * 16}
+    monkeypatch.setattr(Process, "status", lambda self: fields)
+    assert process.has_capability()
+    assert not process.has_capability(CAP_SYS_ADMIN - 1)
+
+
+def test_a_process_that_is_gone(tracee: Tracee) -> None:
+    tracee.child.kill()
+    tracee.child.wait()
+    process = tracee.process
+    gone = (errno.ENOENT, errno.ESRCH)
+    assert refusal(lambda: process.read(tracee.base, 1)) in gone
+    assert refusal(lambda: process.write(tracee.base, b"x")) in gone
+    assert refusal(lambda: process.descriptor(0)) in gone
+    assert refusal(process.current_syscall) in gone
+    assert refusal(lambda: process.namespace("user")) in gone
+
+
+def test_our_own_memory() -> None:
+    buffer = ctypes.create_string_buffer(b"ours", 16)
+    process = Process(os.getpid())
+    process.write(ctypes.addressof(buffer), b"y")
+    assert buffer.value == b"yurs"

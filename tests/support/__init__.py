@@ -1,0 +1,1 @@
+"""What tests of every layer use; the fixtures are in tests/conftest.py."""

@@ -1,0 +1,105 @@
+"""What a sandbox could leave on the host: looked at before a test and after it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.user import MARK, User
+
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
+PATIENCE = 5.0  # seconds: a killed process and its mounts take a moment to go
+
+
+class Host(NamedTuple):
+    """Each set holds lines that tell a person what was seen; of processes it holds the pids,
+    as their names change."""
+
+    mounts: frozenset[str]
+    devices: frozenset[str]
+    processes: frozenset[str]
+    temporary: frozenset[str]
+
+    def more_than(self, before: Host) -> list[str]:
+        """What is here now and was not ``before``."""
+        new = {
+            "mount": self.mounts - before.mounts,
+            "bound device": self.devices - before.devices,
+            "process": {_description(pid) for pid in self.processes - before.processes},
+            "temporary file": self.temporary - before.temporary,
+        }
+        return [f"{kind}: {line}" for kind, lines in new.items() for line in sorted(lines)]
+
+
+def look(user: User) -> Host:
+    """The host as it is, with the processes and temporary files of ``user``."""
+    return Host(
+        frozenset(Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()),
+        frozenset(_bound_devices()),
+        frozenset(_processes(user)),
+        frozenset(_temporary_files(user)),
+    )
+
+
+def wait_for_leftovers_to_go(user: User, before: Host) -> list[str]:
+    """What is still there, and was not ``before``, after some patience."""
+    deadline = time.monotonic() + PATIENCE
+    while (left := look(user).more_than(before)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def _bound_devices() -> Iterator[str]:
+    for path in Path("/sys/block").glob("loop*/loop/backing_file"):
+        with suppress(OSError):
+            yield f"/dev/{path.parts[3]} on {path.read_text().strip()}"
+
+
+def _processes(user: User) -> Iterator[str]:
+    ids = _subordinate_ids(user)
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if _is_ours(directory, user, ids):
+                yield directory.name
+
+
+def _is_ours(directory: Path, user: User, ids: list[range]) -> bool:
+    # Who runs the tests as themselves has other things running as well.
+    if user.is_self:
+        mark = f"{MARK}={os.environ[MARK]}".encode()
+        return mark in (directory / "environ").read_bytes().split(b"\0")
+    lines = (directory / "status").read_text(errors="replace").splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    if status["State"].split()[0] == "Z":  # it has ended, and is for its parent to bury
+        return False
+    return any(int(uid) in numbers for uid in status["Uid"].split() for numbers in ids)
+
+
+def _description(pid: str) -> str:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        return f"{pid} {words.decode(errors='replace').strip()}"
+    return f"{pid} (gone by now)"
+
+
+def _subordinate_ids(user: User) -> list[range]:
+    ids = [range(user.uid, user.uid + 1)]
+    with suppress(OSError):
+        for line in Path("/etc/subuid").read_text().splitlines():
+            owner, start, count = line.split(":")
+            if owner == user.name:
+                ids.append(range(int(start), int(start) + int(count)))
+    return ids
+
+
+def _temporary_files(user: User) -> Iterator[str]:
+    for directory in (*TEMPORARY, f"/run/user/{user.uid}"):
+        with suppress(OSError):
+            for entry in os.scandir(directory):
+                mine = entry.stat(follow_symlinks=False).st_uid == user.uid
+                if mine and (not user.is_self or "loopfs" in entry.name):
+                    yield entry.path

@@ -1,0 +1,81 @@
+"""The processes of a sandbox, as they are seen from outside."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+PATIENCE = 10.0  # seconds
+
+T = TypeVar("T")
+
+
+class Parts(NamedTuple):
+    """Process ids: who is who is told by who started whom, and in which user namespace."""
+
+    supervisor: int
+    child: int
+    init: int
+    helper: int
+    engines: list[int]
+
+
+def parts_of(supervisor: int) -> Parts:
+    """The processes of the sandbox that ``supervisor`` serves, once its command runs."""
+    own = _user_namespace(supervisor)
+    children = children_of(supervisor)
+    (child,) = (pid for pid in children if _user_namespace(pid) != own)
+    (helper,) = (pid for pid in children if _user_namespace(pid) == own)
+    (init,) = children_of(child)
+    engines = [pid for pid in children_of(helper) if _name(pid) == "fuse2fs"]
+    return Parts(supervisor, child, init, helper, engines)
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that ``parent`` has started or adopted, and that have not ended."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                state, ppid = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if int(ppid) == parent and state != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """What each open descriptor of a process leads to."""
+    return sorted(os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def memory(pid: int) -> int:
+    """Bytes of anonymous memory that a process has in use."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) << 10
+    raise ProcessLookupError(pid)
+
+
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """The first true value of ``condition``; fails when there is none in PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain until {what}"
+        time.sleep(0.01)
+    return value
+
+
+def _user_namespace(pid: int) -> str:
+    return os.readlink(f"/proc/{pid}/ns/user")
+
+
+def _name(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()

@@ -1,0 +1,36 @@
+"""golden.json is what the compiler makes of the system's headers."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.skip import need
+from tests.uapi import golden
+from tests.uapi.golden import NOT_IN_HEADERS, VARIANTS, Variant
+
+
+@pytest.fixture(scope="module")
+def from_headers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Variant]:
+    tools = shutil.which("gcc") and shutil.which("objcopy")
+    need(tools and platform.machine() == "x86_64", "needs gcc for x86-64")
+    need(Path("/usr/include/linux/loop.h").exists(), "needs linux-libc-dev")
+    return golden.compiled(tmp_path_factory.mktemp("golden"))
+
+
+@pytest.mark.may_skip(reason="another architecture, or no compiler")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_bytes_are_the_compilers(from_headers: dict[str, Variant], name: str) -> None:
+    assert golden.committed()[name].structures == from_headers[name].structures
+
+
+@pytest.mark.may_skip(reason="another architecture, or no compiler")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_numbers_are_the_headers(from_headers: dict[str, Variant], name: str) -> None:
+    # Newer headers may know more of them, and then must agree.
+    assert golden.committed()[name].numbers == (
+        NOT_IN_HEADERS.get(name, {}) | from_headers[name].numbers
+    )
