@@ -7,6 +7,7 @@ PYTHON=${PYTHON:-/usr/bin/python3} # an interpreter that every user of the machi
 TEST_USER=loopfs-test
 SEARCH_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH="$SEARCH_PATH:$PATH" # a user's path can lack the sbin directories
+umask 022 # what root makes here is for an ordinary user to run
 
 say() { printf '%s\n' "$*"; }
 
