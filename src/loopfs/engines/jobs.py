@@ -134,9 +134,10 @@ def _mount(
     syscalls.setns(stage, CLONE_NEWNS)
     shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
     mountpoint = _build_stage(shown, device, opened, fstype)
+    bare = syscalls.statx_dev(uapi.AT_FDCWD, mountpoint)  # before an engine can have mounted there
     server = _start(engine.command(Launch(shown, mountpoint, fstype, options, read_only)), device)
     server_fd = os.pidfd_open(server)
-    if not _wait_for_mount(mountpoint, server_fd, pidfd):
+    if not _wait_for_mount(mountpoint, bare, server_fd, pidfd):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if place is None:
         number = syscalls.statx_dev(uapi.AT_FDCWD, mountpoint)
@@ -238,15 +239,18 @@ def _start(command: list[str], device: int) -> int:
         os._exit(127)
 
 
-def _wait_for_mount(mountpoint: str, server: int, caller: int) -> bool:
-    """Wait until something is mounted, or the server (a pidfd) has given up, or the caller has."""
-    outside = syscalls.statx_dev(uapi.AT_FDCWD, mountpoint)
+def _wait_for_mount(mountpoint: str, bare: int, server: int, caller: int) -> bool:
+    """Wait until something is mounted, or the server (a pidfd) has given up, or the caller has.
+
+    Args:
+        bare: the device number that the mount point has while nothing is mounted there.
+    """
     with open("/proc/self/mountinfo", "rb", buffering=0) as mounts:
         poller = select.poll()
         poller.register(mounts, select.POLLPRI)
         poller.register(server, select.POLLIN)
         poller.register(caller, select.POLLIN)
-        while syscalls.statx_dev(uapi.AT_FDCWD, mountpoint) == outside:
+        while syscalls.statx_dev(uapi.AT_FDCWD, mountpoint) == bare:
             if any(fd != mounts.fileno() for fd, _ in poller.poll()):
                 signal.pidfd_send_signal(server, signal.SIGKILL)
                 return False
