@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from loopfs.errors import LoopfsError
 
+MINORMASK = (1 << 20) - 1  # the highest number of a device (linux/kdev_t.h)
+
 
 class SettingsError(LoopfsError):
     """Settings that mean nothing; the sentence goes to the person."""
@@ -30,10 +32,12 @@ class Settings(NamedTuple):
     Args:
         bare: it begins without an instance.
         engines: for a filesystem type the engine that mounts it, or "deny".
+        number_from: of the first loop device; None: after the host's.
     """
 
     bare: bool = False
     engines: Mapping[str, str] = {}
+    number_from: int | None = None
 
     def checked(self) -> Settings:
         """Itself. Raises SettingsError for an engine that there is not."""
@@ -98,7 +102,20 @@ def engine_choice(word: str) -> tuple[str, str]:
     return fstype, engine
 
 
-def of_user(config: str | None, engines: Mapping[str, str], *, bare: bool) -> Settings:
+def number(word: str) -> int:
+    """The value of --number-from. Raises SettingsError."""
+    if not (word.isascii() and word.isdigit() and int(word) <= MINORMASK):
+        raise SettingsError(f"--number-from wants a number from 0 to {MINORMASK}, not {word!r}")
+    return int(word)
+
+
+def of_user(
+    config: str | None,
+    engines: Mapping[str, str],
+    *,
+    bare: bool,
+    number_from: int | None = None,
+) -> Settings:
     """The command line over the file.
 
     Args:
@@ -108,4 +125,4 @@ def of_user(config: str | None, engines: Mapping[str, str], *, bare: bool) -> Se
     """
     path = config if config is not None else default_path(os.environ)
     own = read(path, required=config is not None)
-    return Settings(bare, {**own.engines, **engines}).checked()
+    return Settings(bare, {**own.engines, **engines}, number_from).checked()

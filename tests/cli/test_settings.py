@@ -72,6 +72,12 @@ def test_the_command_line_goes_before_the_file(file: Path) -> None:
     assert chosen == Settings(True, {"ext4": "deny", "xfs": "deny"})
 
 
+@pytest.mark.parametrize("word", ["", "-1", "1048576", "x", "1.5", "\u0661"])
+def test_a_number_that_is_none(word: str) -> None:
+    with pytest.raises(SettingsError, match="from 0 to 1048575"):
+        settings.number(word)
+
+
 @pytest.mark.parametrize("word", ["", "ext4", "ext4=", "=fuse2fs"])
 def test_a_choice_that_is_none(word: str) -> None:
     with pytest.raises(SettingsError, match="TYPE=ENGINE"):

@@ -20,6 +20,7 @@ usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
 run     runs COMMAND as root of a sandbox that has its own loop devices
           --bare                has none before it mounts them (mount -t loop none DIRECTORY)
           --engine TYPE=ENGINE  have ENGINE mount filesystems of TYPE; "deny" refuses them
+          --number-from N       numbers them from N on, not after the host's, which are hidden
           --config FILE         read this instead of ~/.config/loopfs/config.toml
 doctor  says what loopfs needs, what is missing, and how to mend it
 
@@ -82,7 +83,7 @@ def _run(arguments: list[str]) -> int:
 
 def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
     """What ``run`` is told, its options taken away. Raises SettingsError."""
-    bare, config = False, None
+    bare, config, number_from = False, None, None
     engines: dict[str, str] = {}
     words = list(arguments)
     while words and words[0].startswith("-"):
@@ -92,7 +93,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
         if option == "--bare" and not equals:
             bare = True
             continue
-        if option not in ("--engine", "--config"):
+        if option not in ("--engine", "--config", "--number-from"):
             raise SettingsError(f"run has no option {option!r}")
         if not equals:
             if not words:
@@ -100,9 +101,11 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             value = words.pop(0)
         if option == "--config":
             config = value
+        elif option == "--number-from":
+            number_from = settings.number(value)
         else:
             engines.update([settings.engine_choice(value)])
-    return settings.of_user(config, engines, bare=bare), words
+    return settings.of_user(config, engines, bare=bare, number_from=number_from), words
 
 
 def _reserve_standard_streams() -> None:

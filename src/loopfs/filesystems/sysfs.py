@@ -52,11 +52,13 @@ class SysfsDirectory(Operations):
     Args:
         place: which.
         disks: what is shown.
+        hosts_loops: the host's loop devices are shown, as all its others are.
     """
 
-    def __init__(self, place: str, disks: Disks) -> None:
+    def __init__(self, place: str, disks: Disks, *, hosts_loops: bool = True) -> None:
         self._place = place
         self._disks = disks
+        self._hosts_loops = hosts_loops
         self._now = time.time_ns()
         self._ids = count(FUSE_ROOT_ID + 1)
         self._paths: dict[int, Path] = {FUSE_ROOT_ID: ()}
@@ -82,6 +84,8 @@ class SysfsDirectory(Operations):
         if not path:
             return own
         if path[0] not in own:
+            if self._hidden(path[0]):
+                raise _error(errno.ENOENT)
             return Host("/".join((HOST, self._place, *path)))
         item: Item = own
         for name in path:
@@ -89,6 +93,14 @@ class SysfsDirectory(Operations):
                 raise _error(errno.ENOENT)
             item = item[name]
         return item
+
+    def _hidden(self, name: str) -> bool:
+        """A loop device of the host's, or a partition of one, where those are not shown."""
+        if self._hosts_loops:
+            return False
+        if self._place == "dev/block":  # it tells numbers, and they can be any device's
+            name = os.readlink("/".join((HOST, self._place, name))).partition("/block/")[2]
+        return name.startswith("loop")
 
     def _attr(self, path: Path) -> Attr:
         item = self._find(path)
@@ -140,7 +152,7 @@ class SysfsDirectory(Operations):
             yield name, _kind(entry)
         if not path or isinstance(item, Host):
             for host in os.scandir("/".join((HOST, self._place, *path))):
-                if host.name not in own:
+                if host.name not in own and (path or not self._hidden(host.name)):
                     yield host.name, stat.S_IFMT(host.stat(follow_symlinks=False).st_mode)
 
     def readlink(self, nodeid: int) -> bytes:

@@ -63,7 +63,9 @@ class Supervisor:
         from loopfs.process import Process
         from loopfs.sandbox.dev import device_changed
 
-        minors = Minors(host_numbers_end())
+        number_from = self._settings.number_from
+        after_the_hosts = number_from is None
+        minors = Minors(host_numbers_end() if number_from is None else number_from)
         raise_descriptor_limit()
         self._mounted.wait()
         fuse, dev, root, *views = self._mounts_made.fds
@@ -85,7 +87,8 @@ class Supervisor:
         self._serving.set()
         places = self._mounts_made.data.decode().split()[1:]
         for place, view in zip(places, views, strict=True):
-            session = Session(view, SysfsDirectory(place, instances))
+            directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
+            session = Session(view, directory)
             threading.Thread(target=session.serve, name=place, daemon=True).start()
         if filesystem is not None:
             instances.serve(filesystem)
