@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -18,6 +19,9 @@ from tests.support.skip import need
 from tests.support.user import CHECKOUT, MARK, Result, Run, User, find_user, loopfs_command
 
 os.environ.setdefault(MARK, uuid.uuid4().hex)
+# A shell without job control has its background commands ignore these; ours are to begin afresh.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 # --- who and where -----------------------------------------------------------

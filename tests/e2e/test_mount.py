@@ -189,13 +189,39 @@ def test_a_busy_mount_stays(inside: Lines) -> None:
 
 
 def test_one_device_at_two_places(inside: Lines) -> None:
-    """The kernel shows one filesystem twice; an engine has the device to itself."""
+    """One superblock, one engine; it ends with the last of its mounts."""
     lines = inside("""
-        d=$(losetup -f --show disk.img); mount $d mnt; echo text >mnt/file
-        if mount $d two 2>said; then cat two/file; umount two; else cat mnt/file; fi
-        umount mnt; losetup -d $d; e2fsck -fn disk.img >log 2>&1
+        d=$(losetup -f --show disk.img); mount $d mnt; echo one >mnt/file
+        mount -o ro,nosuid $d two 2>&1 || echo "status $?"; mount -o nosuid $d two; cat two/file
+        echo two >two/file; cat mnt/file; findmnt -no OPTIONS two | cut -d, -f1-2
+        findmnt -no OPTIONS mnt | cut -d, -f1-2; pgrep -c fuse2fs
+        test "$(findmnt -no MAJ:MIN mnt)" = "$(findmnt -no MAJ:MIN two)"
+        umount mnt; cat two/file; umount two; losetup -d $d; e2fsck -fn disk.img >log 2>&1
+        debugfs -R 'cat file' disk.img 2>/dev/null; pgrep -c fuse2fs || :
     """)
-    assert lines == ["text"]
+    refused, *others = lines[:-8], *lines[-8:]
+    assert "already mounted" in refused[0] and refused[-1] == "status 32"
+    rw = ["rw,nosuid", "rw,relatime"]
+    assert others == ["one", "two", *rw, "1", "two", "two", "0"]
+
+
+def test_two_loop_mounts_of_one_image(inside: Lines) -> None:
+    """mount(8) finds the device that has it, and the device goes with the last mount."""
+    lines = inside("""
+        mount -o loop disk.img mnt; mount -o loop disk.img two; echo text >two/file; cat mnt/file
+        losetup -a | wc -l; umount two; cat mnt/file; umount mnt; losetup -a
+        e2fsck -fn disk.img >log 2>&1
+    """)
+    assert lines == ["text", "1", "text"]
+
+
+def test_another_user_namespace_gets_no_second_mount(inside: Lines) -> None:
+    lines = inside(r"""
+        d=$(losetup -f --show disk.img); mount $d mnt
+        unshare -Urm sh -c "mount $d two 2>&1 || echo status \$?"; ls mnt; umount mnt
+    """)
+    assert "already mounted" in lines[0]
+    assert lines[-2:] == ["status 32", "lost+found"]
 
 
 def test_a_bind_mount_keeps_the_filesystem(inside: Lines) -> None:

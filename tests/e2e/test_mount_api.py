@@ -304,6 +304,25 @@ os.system("umount two")
     assert lines[6:] == ["lost+found", "lost+found"]
 
 
+def test_a_second_mount_has_the_same_superblock(calls: Lines) -> None:
+    """And another type than the first mount's is refused, as by the kernel."""
+    lines = calls(
+        """
+device, = open("device").read().split()
+config(opened("ext3", source=device), CREATE)
+context = opened("ext4", source=device)
+config(context, CREATE)
+mount = call("fsmount", context, 1, 0)
+show("move_mount", mount, "", HERE, "two", 4)
+os.close(context)
+os.close(mount)
+os.system("echo text >two/file; umount one; cat two/file; umount two")
+""",
+        before="losetup -f --show disk.img >device; mount $(cat device) one",
+    )
+    assert lines == ["EBUSY", "0", "0", "text"]
+
+
 def test_a_host_device_is_not_mounted(calls: Lines) -> None:
     """What the kernel says to a user namespace."""
     lines = calls("""

@@ -49,6 +49,22 @@ class Launch(NamedTuple):
         return ",".join((*words, *more, *self.options))
 
 
+class Served(NamedTuple):
+    """What a running engine has, as its job tells it.
+
+    Args:
+        device: st_dev of the instance and the node's inode number.
+        pid: its own.
+        superblock: st_dev of its filesystem.
+    """
+
+    device: tuple[int, int]
+    fstype: str
+    read_only: bool
+    pid: int
+    superblock: int
+
+
 def program(name: str, package: str) -> Callable[[str], str | None]:
     """:attr:`Engine.missing` of a program on :data:`SEARCH_PATH`, which a package of Debian has."""
 

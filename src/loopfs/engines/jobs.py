@@ -20,11 +20,11 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import fusermount, paths
 from loopfs.engines.device import DeviceNode, find_device
-from loopfs.engines.engine import SEARCH_PATH, Launch
+from loopfs.engines.engine import SEARCH_PATH, Launch, Served
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
-from loopfs.engines.superblock import connection_of, fuse_context
+from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
 from loopfs.filesystems.backing import facts
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
@@ -98,8 +98,12 @@ def _mount(
     engine_name: str,
     options: tuple[str, ...],
     refused: int,
+    served: tuple[tuple[object, ...], ...],
 ) -> None:
     """Mount a device at ``target``; without one, answer with a context for fsmount(2).
+
+    ``served`` are what the engines that run have (:class:`Served`): such a device is mounted
+    once more from its superblock, as by the kernel, and never given to a second engine.
 
     ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the
     answer says whether it could have been, by what it holds.
@@ -128,11 +132,26 @@ def _mount(
         if not stat.S_ISDIR(os.fstat(place).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     read_only = engine.read_only(fstype, bool(flags & uapi.MS_RDONLY))
+    shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
+    for engine_of in map(Served._make, served):
+        if engine_of.device == (node.instance, node.ino):
+            syscalls.setns(stage, CLONE_NEWNS)
+            context = _context_of(engine_of, fstype, read_only, shown)
+            if context is None:
+                enter(pidfd, root, cwd)
+                break
+            if place is None:
+                answer(channel, 0, None, (context,))
+                return
+            tree = syscalls.fsmount(context, 0)
+            apply_flags(tree, flags)
+            answer(channel, 0)
+            _move_to_caller(channel, tree, pidfd, root, cwd, place)
+            return
     device = node.open(read_only)
     engine.check(device, fstype)
     opened = _tree_of(device)
     syscalls.setns(stage, CLONE_NEWNS)
-    shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
     mountpoint = _build_stage(shown, device, opened, fstype)
     bare = syscalls.statx_dev(uapi.AT_FDCWD, mountpoint)  # before an engine can have mounted there
     server = _start(engine.command(Launch(shown, mountpoint, fstype, options, read_only)), device)
@@ -141,24 +160,57 @@ def _mount(
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     if place is None:
         number = syscalls.statx_dev(uapi.AT_FDCWD, mountpoint)
+        had = tuple(Served((node.instance, node.ino), fstype, read_only, server, number))
         if read_only:  # of the superblock, which an engine need not have told the kernel
             remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
             syscalls.mount("none", mountpoint, None, remount, None)
         context = fuse_context(connection_of(server_fd, server), shown, fstype)
         syscalls.umount2(mountpoint, uapi.MNT_DETACH)
-        answer(channel, 0, number, (server_fd, context))
+        answer(channel, 0, had, (server_fd, context))
         return
     tree = syscalls.open_tree(
         uapi.AT_FDCWD, mountpoint, uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
     )
     syscalls.umount2(mountpoint, uapi.MNT_DETACH)
     apply_flags(tree, flags)
-    answer(channel, 0, syscalls.statx_dev(tree), (server_fd,))
-    if not channel.receive().data:  # the caller is gone: dropping the tree ends the engine
-        return
-    enter(pidfd, root, cwd)
-    syscalls.move_mount(tree, place)
-    answer(channel, 0)
+    number = syscalls.statx_dev(tree)
+    had = tuple(Served((node.instance, node.ino), fstype, read_only, server, number))
+    answer(channel, 0, had, (server_fd,))
+    _move_to_caller(channel, tree, pidfd, root, cwd, place)
+
+
+def _move_to_caller(
+    channel: Channel, tree: int, pidfd: int, root: int, cwd: int, place: int
+) -> None:
+    """Mount ``tree``, if the caller still waits. Dropping the last tree ends its engine."""
+    if channel.receive().data:
+        enter(pidfd, root, cwd)
+        syscalls.move_mount(tree, place)
+        answer(channel, 0)
+
+
+def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int | None:
+    """A context with the superblock of an engine that runs, with its /proc around us.
+
+    Returns:
+        None when the superblock is gone and the engine about to end.
+    Raises:
+        OSError: EBUSY for what the kernel does not mount twice: as another type, for reading
+            and for writing; and from another user namespace, for only the one that opened
+            /dev/fuse may mount what it serves.
+    """
+    busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    try:
+        connection = live_connection_of(served.pid)
+        if connection is None:
+            return None
+        if (served.fstype, served.read_only) != (fstype, read_only):
+            raise busy
+        return fuse_context(connection, shown, fstype)
+    except OSError as problem:
+        if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
+            raise
+        raise busy from None
 
 
 def _holds(node: DeviceNode, fstype: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from loopfs import syscalls
 from loopfs.channel import close_all
+from loopfs.engines.engine import Served
 from loopfs.engines.helper import Helper, result
 from loopfs.filesystems.instances import Instances
 from loopfs.process import Process
@@ -18,14 +19,18 @@ from loopfs.process import Process
 class Engine:
     """A running engine: its pidfd, which is closed with it, and st_dev of what it serves.
 
-    ``superblock`` is the device number in mountinfo.
+    ``superblock`` is the device number in mountinfo. What another mount of the same can be made
+    from is ``served``.
     """
 
-    def __init__(self, pidfd: int, device: int, superblock: int) -> None:
+    def __init__(
+        self, pidfd: int, device: int, superblock: int, served: Served | None = None
+    ) -> None:
         self.pidfd = pidfd
         self.device = device
         self.superblock = superblock
         self.pid = syscalls.pidfd_pid(pidfd)
+        self.served = served
 
     def __del__(self) -> None:
         os.close(self.pidfd)  # not before: another thread may wait for it
@@ -92,9 +97,16 @@ class Mounts:
     def engine_pids(self) -> list[int]:
         return [engine.pid for engine in self.alive()]
 
-    def add(self, pidfd: int, device: int) -> None:
+    def served(self) -> tuple[Served, ...]:
+        """What the engines have whose superblocks can be mounted once more."""
+        return tuple(engine.served for engine in self.alive() if engine.served is not None)
+
+    def add(self, pidfd: int, served: Served) -> None:
+        engine = Engine(pidfd, served.superblock, served.superblock, served)
+        # A job may have seen another pid namespace's number of it.
+        engine.served = served._replace(pid=engine.pid)
         with self._lock:
-            self._engines.append(Engine(pidfd, device, device))
+            self._engines.append(engine)
 
     def add_kernels(self, pidfd: int, device: int, superblock: int, loop: int) -> None:
         with self._lock:

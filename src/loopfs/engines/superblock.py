@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import select
 
 from loopfs import syscalls
 from loopfs.uapi import mount as uapi
@@ -44,6 +46,23 @@ def set_sb_flags(context: int, flags: int, mask: int) -> None:
         word = name if flags & flag else opposite
         if mask & flag and word is not None:
             syscalls.fsconfig(context, uapi.FSCONFIG_SET_FLAG, word)
+
+
+def live_connection_of(pid: int) -> int | None:
+    """The same as :func:`connection_of`; None when the superblock is gone, or the process.
+
+    Raises:
+        OSError: EACCES, EPERM: the process is another user namespace's.
+    """
+    try:
+        connection = connection_of(os.pidfd_open(pid), pid)
+    except OSError as problem:
+        if problem.errno not in (errno.ESRCH, errno.ENOENT, errno.EBADF):
+            raise
+        return None
+    poller = select.poll()
+    poller.register(connection, 0)
+    return None if poller.poll(0) else connection  # POLLERR
 
 
 def connection_of(pidfd: int, pid: int) -> int:

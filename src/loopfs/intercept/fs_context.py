@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
+from loopfs.engines.engine import Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import Policy
@@ -322,14 +323,14 @@ class ContextHandlers:
         arguments = (context.source, None, context.fstype, context.sb_flags)
         channel, message = begin_engine(self._mounts, process, arguments, choice)
         channel.close()
-        code, number = result(message)
+        code, served = result(message)
         if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
             code = errno.EPERM
         if code:
             raise OSError(code, os.strerror(code))
-        assert isinstance(number, int)
-        engine, made = message.fds
-        self._mounts.add(engine, number)
+        *engine, made = message.fds
+        if isinstance(served, tuple):  # else an engine that we know has it already
+            self._mounts.add(engine[0], Served._make(served))
         return made
 
     def _reconfigure(self, call: Call, opened: OpenContext) -> None:

@@ -17,7 +17,7 @@ from loopfs.driver.fs_context import (
     Phase,
     ShownParameters,
 )
-from loopfs.engines.engine import NoEngine
+from loopfs.engines.engine import NoEngine, Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import TYPES, Policy
@@ -115,11 +115,11 @@ class MountHandler:
 
     def _converse(self, call: Call, channel: Channel, message: Message) -> int:
         """The job's outcome: an errno, NOT_OURS, or 0."""
-        code, device = result(message)
+        code, served = result(message)
         if code:
             return code
-        assert isinstance(device, int)
-        self._mounts.add(message.fds[0], device)
+        if isinstance(served, tuple):  # else an engine that we know has it already
+            self._mounts.add(message.fds[0], Served._make(served))
         if not call.alive():
             return errno.EINTR
         channel.send(b"go")
@@ -246,7 +246,8 @@ def begin_engine(
     """
     with caller_descriptors(process) as fds:
         how = (choice.engine, choice.options, choice.refused)
-        job = (mounts.instances.device_numbers(), *arguments, *how)
+        served = tuple(tuple(each) for each in mounts.served())
+        job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
     message = channel.receive()
     if choice.why and result(message) == (choice.refused, True):
