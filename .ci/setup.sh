@@ -4,7 +4,7 @@
 # Everything says what it is about to change on this machine, and does only what is missing.
 
 PYTHON=${PYTHON:-/usr/bin/python3} # an interpreter that every user of the machine can run
-TEST_USER=loopfs-test
+TEST_USER=${LOOPFS_TEST_USER:-loopfs-test} # whose processes the leak checks of tests count
 SEARCH_PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 export PATH="$SEARCH_PATH:$PATH" # a user's path can lack the sbin directories
 umask 022 # what root makes here is for an ordinary user to run
