@@ -100,3 +100,10 @@ def test_sixteen_sandboxes_at_once(user: User, loopfs_bin: list[str], workdir: P
         output, complaint = process.communicate("\n", PATIENCE)
         assert (process.returncode, complaint) == (0, "")
         assert output.splitlines() == [f"of {number}", "1", str((4 + number) << 20)]
+
+
+def test_the_end_of_a_pid_namespace_spares_engines(
+    inside: Lines, image: Path, run_as_user: Run
+) -> None:
+    inside("mkdir mnt; unshare -mpf sh -c 'mount -o loop disk.img mnt; seq 100000 >mnt/file'")
+    assert content(image, "file", run_as_user).splitlines()[-1] == "100000"

@@ -335,3 +335,22 @@ def test_bare_has_nothing(loopfs_run: Run) -> None:
     result = loopfs_run("ls -d /dev/loop* 2>/dev/null; losetup -a; losetup -f", "--bare")
     assert result.returncode == 1
     assert result.stdout == ""
+
+
+def test_links_beside_the_mount_point(inside: Lines) -> None:
+    """The option of a nested sandbox's /dev."""
+    lines = inside("""
+        mkdir dev dev/mine; mount -t loop -o links,max=2 none dev/mine
+        truncate -s 1M disk.img; d=$(losetup -f); echo ${d##*/} >name
+        python3 -c 'import fcntl, os
+fd = os.open("dev/mine/loop-control", os.O_RDWR)
+print(fcntl.ioctl(fd, 0x4C82), os.listdir("dev"))
+number = fcntl.ioctl(fd, 0x4C82)
+fcntl.ioctl(fd, 0x4C81, number); print(os.listdir("dev"))'
+        try mount -o remount,links dev/mine | tail -n 1
+    """)
+    assert len(lines) == 3
+    number, names = lines[0].split(" ", 1)
+    assert names in (f"['mine', 'loop{number}']", f"['loop{number}', 'mine']")
+    assert lines[1] == "['mine']"
+    assert lines[2] != "status 0"

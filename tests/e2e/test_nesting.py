@@ -91,14 +91,6 @@ def test_in_a_chroot(loopfs_run: Run, disk: Path, run_as_user: Run) -> None:
     assert lines[1:] == ["0"]
 
 
-def test_loopfs_in_loopfs_says_why_not(loopfs_run: Run, loopfs_bin: list[str]) -> None:
-    result = loopfs_run([*loopfs_bin, "run", "--", "true"])
-    assert (result.returncode, result.stdout) == (125, "")
-    (sentence,) = result.stderr.splitlines()
-    assert sentence.startswith("loopfs: ")
-    assert "sandbox" in sentence
-
-
 def test_two_of_one_image(run_as_user: Run, loopfs_bin: list[str], disk: Path) -> None:
     """As root can on one kernel: two devices on one file, here of two instances."""
     script = """

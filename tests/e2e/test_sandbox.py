@@ -207,3 +207,24 @@ def test_the_host_does_not_see_the_instance(started: Start, image: Path) -> None
     assert not (image.parent / "mnt/lost+found").exists()
     assert process.communicate("\n", 30)[1] == ""
     assert process.returncode == 0
+
+
+def test_the_nodes_are_there_for_every_user(inside: Lines) -> None:
+    """As far as their modes go, for another user of the sandbox and in a namespace of theirs."""
+    lines = inside("""
+        echo text >disk.img; truncate -s 1M disk.img; d=$(losetup -f --show disk.img)
+        chmod 644 /dev/loopfs/loop-control; chmod 604 $d
+        as="setpriv --reuid 1 --regid 1 --clear-groups"
+        $as stat -c '%F %u %a' /dev/loopfs/*; $as head -n 1 $d; $as stat -L -c %F - <$d
+        $as sh -c "echo >$d" 2>&1 | grep -c 'Permission denied'
+        $as unshare -Ur stat -c '%F %U %a' -L $d; $as unshare -Ur stat -L -c '%F %U' - <$d
+    """)
+    assert lines == [
+        "character special file 0 644",
+        "block special file 0 604",
+        "text",
+        "block special file",
+        "1",
+        "block special file nobody 604",
+        "block special file nobody",
+    ]

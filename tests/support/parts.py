@@ -28,8 +28,8 @@ def parts_of(supervisor: int) -> Parts:
     """The processes of the sandbox that ``supervisor`` serves, once its command runs."""
     own = _user_namespace(supervisor)
     children = children_of(supervisor)
-    (child,) = (pid for pid in children if _user_namespace(pid) != own)
-    (helper,) = (pid for pid in children if _user_namespace(pid) == own)
+    (child,) = (pid for pid in children if _user_namespace(pid) == own)
+    (helper,) = (pid for pid in children if _user_namespace(pid) != own)
     (init,) = children_of(child)
     engines = [pid for pid in children_of(helper) if _name(pid) == "fuse2fs"]
     return Parts(supervisor, child, init, helper, engines)

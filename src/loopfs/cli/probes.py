@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from loopfs import syscalls
 from loopfs.cli.findings import SUBORDINATE_IDS, Finding, id_ranges, no_ids
+from loopfs.sandbox.nested import is_nested
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
 from loopfs.uapi.syscalls import abis
@@ -185,6 +186,8 @@ def listener() -> Finding:
     code = _try(_listen)
     if not code:
         return Finding("seccomp listener", True, True)
+    if code == errno.EBUSY and not _try(_find_supervisor):
+        return Finding("seccomp listener", True, True)
     if code == errno.EBUSY:
         why = "a supervisor listens to this process already, and a second one cannot"
         remedy = "start loopfs run outside of the sandbox (loopfs run or a container) you are in"
@@ -192,6 +195,13 @@ def listener() -> Finding:
         why = f"no seccomp listener can be installed ({os.strerror(code)})"
         remedy = f"{CONTAINER} seccomp"
     return Finding("seccomp listener", False, True, why, remedy)
+
+
+def _find_supervisor() -> None:
+    """A loopfs run is around us, whose supervisor serves those within."""
+    _enter()
+    if not is_nested():
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def add_descriptor() -> Finding:
@@ -206,7 +216,7 @@ def add_descriptor() -> Finding:
             if problem.errno != errno.ENOENT:  # which says that no call waits: it was understood
                 raise
 
-    if not _try(probe):
+    if _try(probe) in (0, errno.EBUSY):  # who listens already can
         return Finding("seccomp descriptors", True, True)
     why = "this kernel cannot put a descriptor into a supervised process"
     return Finding("seccomp descriptors", False, True, why, "use Linux 5.9 or newer")
@@ -229,7 +239,7 @@ def synchronous_wake_up() -> Finding:
         flags = seccomp.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
         fcntl.ioctl(_listen(), seccomp.SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
 
-    if not _try(probe):
+    if _try(probe) in (0, errno.EBUSY):  # who listens already has asked for it
         return Finding("fast traps", True, False)
     why = "a trapped system call costs some 65 instead of 8 microseconds"
     return Finding("fast traps", False, False, why, "use Linux 6.6 or newer")

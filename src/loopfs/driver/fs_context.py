@@ -68,7 +68,8 @@ class ShownParameters(Parameters):
 
 
 class LoopParameters(Parameters):
-    """Those of type loop: ``max``, the most devices; None when it was not given.
+    """Those of type loop: ``max``, the most devices; None when it was not given. ``links``:
+    beside the mount point, links to its nodes are kept (ours alone; for a new mount).
 
     (The posted series forgets the limit at a remount that does not give it.)
 
@@ -78,11 +79,15 @@ class LoopParameters(Parameters):
 
     def __init__(self, others: Parameters | None = None) -> None:
         self.max: int | None = None
+        self.links = False
         self._others = others
 
     def parse(self, key: str, value: str | None) -> None:
         if key != "max" and self._others is not None:
             self._others.parse(key, value)
+            return
+        if key == "links" and value is None:
+            self.links = True
             return
         if key != "max":
             raise DriverError(errno.EINVAL, f"loop: Unknown parameter '{key}'")

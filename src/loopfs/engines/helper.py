@@ -82,6 +82,20 @@ class Helper:
         table = self._ask("read_table", pid, fd, offset, size, block_size)
         return [Found(*entry) for entry in table]
 
+    def link(self, fds: tuple[int, ...], place: str, action: str, name: str) -> None:
+        """:func:`loopfs.filesystems.links.change` as root of a user namespace.
+
+        Args:
+            fds: that namespace, and the directory of the links.
+        Raises:
+            OSError: EIO when the helper is gone.
+        """
+        channel = self.begin("link", (place, action, name), fds)
+        code, _ = result(channel.receive())
+        channel.close()
+        if code:
+            raise OSError(code, os.strerror(code))
+
     def _ask(self, job: str, pid: int, fd: int, *arguments: int) -> tuple[Any, ...]:
         """The answer of a job that looks at one file as a process of ``pid``'s namespaces."""
         pidfd = Process(pid).pidfd()

@@ -8,24 +8,33 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.engines.jobs import Job, apply_flags, enter
+from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.superblock import fuse_context, set_sb_flags
+from loopfs.filesystems import links
 from loopfs.uapi import mount as uapi
-from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+from loopfs.uapi.sched import CLONE_NEWNS
 
 LOOP = "loop"
 
 
 def _instance(
-    channel: Channel, fds: list[int], source: str, sb_flags: int, target: str | None, flags: int
+    channel: Channel,
+    fds: list[int],
+    source: str,
+    sb_flags: int,
+    target: str | None,
+    flags: int,
+    with_links: bool,
 ) -> None:
     """Make a superblock that the caller's user namespace owns.
 
-    Answers with its device number, its /dev/fuse and the context that has made it; with a
-    target, it is mounted there once the supervisor serves it.
+    Answers with its device number, its /dev/fuse and the context that has made it. With a
+    target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
+    what :func:`_link` wants.
     """
     pidfd, root, cwd, process, thread = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
+    userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     enter(pidfd, root, cwd)
@@ -34,13 +43,26 @@ def _instance(
     tree = syscalls.fsmount(fuse_context(fuse, source, LOOP, sb_flags), 0)
     number = syscalls.statx_dev(tree)
     if place is None:
-        answer(channel, 0, number, (fuse, fuse_context(fuse, source, LOOP)))
+        answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
         return
     apply_flags(tree, flags)
-    answer(channel, 0, number, (fuse,))
+    if with_links:
+        assert target is not None
+        directory, name = paths.resolve_parent(target, proc, follow=True)
+        answer(channel, 0, (number, name), (fuse, userns, directory))
+    else:
+        answer(channel, 0, (number, ""), (fuse,))
     if channel.receive().data:
         syscalls.move_mount(tree, place)
         answer(channel, 0)
+
+
+def _link(channel: Channel, fds: list[int], place: str, action: str, name: str) -> None:
+    """:func:`loopfs.filesystems.links.change` as root of a user namespace."""
+    userns, directory = fds
+    enter_user(userns)
+    links.change(directory, place, action, name)
+    answer(channel, 0)
 
 
 def _remount(
@@ -57,7 +79,7 @@ def _remount(
     """
     pidfd, root, cwd, process, thread = fds
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     enter(pidfd, root, cwd)
     place = paths.resolve(target, paths.CallerProc(process, thread))
     number = syscalls.statx_dev(place)
@@ -83,7 +105,7 @@ def _pick(
     The working directory is where the path begins; a path of "" is that place itself.
     """
     pidfd, root, start, process, thread = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     if path:
         enter(pidfd, root, start)
         proc = paths.CallerProc(process, thread)
@@ -107,7 +129,8 @@ def _unfollowed(path: str, proc: paths.CallerProc) -> int:
 def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> None:
     """FSCONFIG_CMD_RECONFIGURE of the kernel's context: whether the caller may is its to say."""
     pidfd, context = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER | CLONE_NEWNS)
+    enter_user(pidfd)
+    syscalls.setns(pidfd, CLONE_NEWNS)
     set_sb_flags(context, flags, mask)
     syscalls.fsconfig(context, uapi.FSCONFIG_CMD_RECONFIGURE)
     answer(channel, 0)
@@ -116,7 +139,7 @@ def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> Non
 def _device_at(channel: Channel, fds: list[int], path: str) -> None:
     """The device number of the filesystem that a path leads to."""
     pidfd, root, cwd, process, thread = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     enter(pidfd, root, cwd)
     place = paths.resolve(path, paths.CallerProc(process, thread))
     answer(channel, 0, syscalls.statx_dev(place), (place,))
@@ -124,6 +147,7 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
 
 JOBS: dict[str, Job] = {
     "instance": _instance,
+    "link": _link,
     "remount": _remount,
     "pick": _pick,
     "reconfigure": _reconfigure,

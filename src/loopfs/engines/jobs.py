@@ -27,7 +27,7 @@ from loopfs.engines.programs import check_type
 from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
 from loopfs.filesystems.backing import facts
 from loopfs.uapi import mount as uapi
-from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
+from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, PR_SET_DUMPABLE
 
 Job = Callable[..., None]
 
@@ -66,7 +66,7 @@ def _job(name: str) -> Job:
 
 def _fstat(channel: Channel, fds: list[int]) -> None:
     pidfd, fd = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     answer(channel, 0, tuple(facts(os.fstat(fd))))
 
 
@@ -74,9 +74,22 @@ def _read_table(channel: Channel, fds: list[int], offset: int, size: int, block_
     from loopfs.filesystems.blkid import read_table
 
     pidfd, fd = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     table = read_table(fd, offset, size, block_size)
     answer(channel, 0, tuple(tuple(found) for found in table))
+
+
+def enter_user(fd: int) -> None:
+    """Enter a user namespace, by its file or by a pidfd, as its root: what we were may have no id
+    there, and then nothing can be made or even looked at on a FUSE mount."""
+    syscalls.setns(fd, CLONE_NEWUSER)
+    try:
+        os.setresgid(0, 0, 0)
+        os.setresuid(0, 0, 0)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:  # it has no root
+            raise
+    syscalls.prctl(PR_SET_DUMPABLE, 1)  # the supervisor must see which calls we make
 
 
 def enter(pidfd: int, root: int, cwd: int) -> None:
@@ -110,10 +123,11 @@ def _mount(
     """
     pidfd, root, cwd, process, thread = fds
     proc = paths.CallerProc(process, thread)
-    syscalls.setns(pidfd, CLONE_NEWUSER | CLONE_NEWPID)
+    enter_user(pidfd)
     # A copy of the host's mounts, owned by the caller's user namespace, is where the
-    # engine lives: it has the host's programs and libraries whatever root the caller is in.
-    syscalls.unshare(CLONE_NEWNS)
+    # engine lives: it has the host's programs and libraries whatever root the caller is in. It
+    # alone is in its pid namespace, and outlives the sandbox's until it has written everything.
+    syscalls.unshare(CLONE_NEWNS | CLONE_NEWPID)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
     stage = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -338,7 +352,7 @@ def _umount(
 ) -> None:
     """umount2(2) of one of our mounts; answers with its device number."""
     pidfd, root, cwd, process, thread = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     enter(pidfd, root, cwd)
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
@@ -360,7 +374,8 @@ def _umount_all(channel: Channel, fds: list[int], devices: tuple[int, ...]) -> N
     (pidfd, mountinfo) = fds
     with open(mountinfo, "rb", buffering=0) as file:
         lines = file.readall().splitlines()
-    syscalls.setns(pidfd, CLONE_NEWUSER | CLONE_NEWNS)
+    enter_user(pidfd)
+    syscalls.setns(pidfd, CLONE_NEWNS)
     for line in reversed(lines):
         fields = line.split()
         major, minor = map(int, fields[2].split(b":"))

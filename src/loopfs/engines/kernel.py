@@ -21,10 +21,10 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import find_device
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.engines.jobs import MOUNTPOINT, SHOWABLE, Job, enter
+from loopfs.engines.jobs import MOUNTPOINT, SHOWABLE, Job, enter, enter_user
 from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
-from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+from loopfs.uapi.sched import CLONE_NEWNS
 
 INTERVAL = 0.01  # seconds between looks whether the kernel has let go
 TRIES = 100  # for a free device: others may take it first
@@ -46,7 +46,7 @@ def _claim(
     pidfd, root, cwd, process, thread = fds
     proc = paths.CallerProc(process, thread)
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     enter(pidfd, root, cwd)
     node = find_device(source, proc, instances, own_fds)
     if node is None:
@@ -130,7 +130,7 @@ def _move(
 ) -> None:
     """Move the mount to the caller's namespace; answers with st_dev, superblock and loop device."""
     pidfd, root, cwd, place = fds
-    syscalls.setns(pidfd, CLONE_NEWUSER)
+    enter_user(pidfd)
     syscalls.unshare(CLONE_NEWNS)
     clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
     tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)

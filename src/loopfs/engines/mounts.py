@@ -94,17 +94,12 @@ class Mounts:
         engines = tuple(engine.device for engine in self.alive())
         return engines + self.instances.device_numbers()
 
-    def engine_pids(self) -> list[int]:
-        return [engine.pid for engine in self.alive()]
-
     def served(self) -> tuple[Served, ...]:
         """What the engines have whose superblocks can be mounted once more."""
         return tuple(engine.served for engine in self.alive() if engine.served is not None)
 
     def add(self, pidfd: int, served: Served) -> None:
         engine = Engine(pidfd, served.superblock, served.superblock, served)
-        # A job may have seen another pid namespace's number of it.
-        engine.served = served._replace(pid=engine.pid)
         with self._lock:
             self._engines.append(engine)
 

@@ -8,6 +8,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from mmap import MADV_SEQUENTIAL, MAP_SHARED, PROT_READ, mmap
 from typing import NamedTuple
 
@@ -68,9 +69,15 @@ class _Descriptor:
 
     def __del__(self) -> None:
         if self.slow:  # its server may have to answer first, and that may need this thread
-            threading.Thread(target=os.close, args=(self.fd,), daemon=True).start()
+            threading.Thread(target=_close, args=(self.fd,), daemon=True).start()
         else:
-            os.close(self.fd)
+            _close(self.fd)
+
+
+def _close(fd: int) -> None:
+    """As the kernel lets go of a file: what a server says of it then is for nobody to hear."""
+    with suppress(OSError):
+        os.close(fd)
 
 
 class BackingFile:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 from loopfs.channel import Channel, Message
@@ -21,6 +21,7 @@ from loopfs.engines.engine import NoEngine, Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import TYPES, Policy
+from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
@@ -178,8 +179,11 @@ def begin_instance(
         OSError: as mount(2).
     """
     source = "none" if context.source is None else context.source
+    assert isinstance(context.parameters, LoopParameters)
+    if context.parameters.links and target is None:
+        raise DriverError(errno.EINVAL, "loop: 'links' is for mount(2), which knows the place")
     with caller_descriptors(process) as fds:
-        job = (source, context.sb_flags, target, flags)
+        job = (source, context.sb_flags, target, flags, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
     message = channel.receive()
     code, _ = result(message)
@@ -191,9 +195,12 @@ def begin_instance(
 
 def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Message) -> None:
     """Serve the instance that a job has made."""
-    _, device_number = result(message)
-    assert isinstance(device_number, int)
-    filesystem = mounts.instances.add(message.fds[0], device_number, owner)
+    _, made = result(message)
+    assert isinstance(made, tuple)
+    device_number, place = made
+    fuse, *others = message.fds
+    on_device = partial(mounts.helper.link, tuple(others), place) if place else None
+    filesystem = mounts.instances.add(fuse, device_number, owner, on_device)
     set_limit(filesystem, context)
     mounts.instances.serve_in_thread(filesystem)
 

@@ -28,8 +28,8 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, ba
         bare: make no instance.
     """
     try:
-        _make_namespaces(channel, bare)
-        pid = _fork_init(channel, argv, mask)
+        is_nested = _make_namespaces(channel, bare)
+        pid = _fork_init(channel, argv, mask, is_nested)
     except LoopfsError as problem:
         channel.send(messages.FAILED + f"{problem.code}:{problem.strerror}".encode())
         return 1
@@ -37,7 +37,9 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, ba
     return messages.exit_status(os.waitpid(pid, 0)[1])
 
 
-def _make_namespaces(channel: Channel, bare: bool) -> None:
+def _make_namespaces(channel: Channel, bare: bool) -> bool:
+    """Make them, with all mounts; returns whether a sandbox is around us, whose supervisor
+    serves us too."""
     parent = os.getppid()
     try:
         syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
@@ -49,10 +51,17 @@ def _make_namespaces(channel: Channel, bare: bool) -> None:
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept import notify  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, init, sysfs  # noqa: F401
+    from loopfs.sandbox import dev, init, nested, sysfs  # noqa: F401
 
     _await_answer(channel)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
+    if nested.is_nested():
+        dev.build()
+        if not bare:
+            dev.mount_nested_instance()
+        _own_mount_table()
+        channel.send(messages.MOUNTED.encode())
+        return True
     try:
         # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -72,6 +81,7 @@ def _make_namespaces(channel: Channel, bare: bool) -> None:
     channel.send(" ".join([messages.MOUNTED, *views]).encode(), fds)
     for fd in fds:
         os.close(fd)
+    return False
 
 
 def _own_mount_table() -> None:
@@ -83,7 +93,9 @@ def _own_mount_table() -> None:
         return  # then mount(8) does without
 
 
-def _fork_init(channel: Channel, argv: Sequence[str], mask: set[signal.Signals]) -> int:
+def _fork_init(
+    channel: Channel, argv: Sequence[str], mask: set[signal.Signals], is_nested: bool
+) -> int:
     # After the instance was mounted, so that its requests carry process ids of the
     # supervisor's namespace.
     syscalls.unshare(CLONE_NEWPID)
@@ -94,7 +106,7 @@ def _fork_init(channel: Channel, argv: Sequence[str], mask: set[signal.Signals])
         die_with_parent(0)  # as what a parent outside the namespace appears
         status = 1
         try:
-            status = init.main(channel, argv, mask)
+            status = init.main(channel, argv, mask, nested=is_nested)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:

@@ -52,7 +52,7 @@ def mount_instance(fuse: int) -> None:
 
     It stays nodev: the special nodes must never lead to a device of the host.
     """
-    os.mkdir(INSTANCE)
+    os.mkdir(INSTANCE, 0o755)
     name, target = CONTROL_LINK
     os.symlink(target, f"/dev/{name}")
     flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
@@ -65,25 +65,6 @@ def mount_instance(fuse: int) -> None:
             f"the kernel does not let FUSE be mounted in a user namespace ({problem.strerror});"
             " see `loopfs doctor`",
         ) from None
-
-
-def device_changed(dev: int, action: str, name: str) -> None:
-    """Make or remove the link in /dev to a device of the instance.
-
-    Args:
-        dev: a descriptor of the sandbox's /dev.
-        action: "add" or "remove".
-    """
-    try:
-        if action == "add":
-            os.symlink(f"loopfs/{name}", name, dir_fd=dev)
-        else:
-            os.unlink(name, dir_fd=dev)
-    except (FileExistsError, FileNotFoundError):
-        return  # the workload arranges its /dev itself
-    except OSError as problem:
-        if problem.errno not in (errno.ENOSPC, errno.ENOENT):
-            raise
 
 
 def _clone(path: str) -> int | None:
@@ -114,6 +95,21 @@ def _terminal() -> int | None:
         except OSError:
             continue  # closed, or no terminal
     return None
+
+
+def mount_nested_instance() -> None:
+    """As :func:`mount_instance`, where a supervisor around us serves what is of type loop."""
+    os.mkdir(INSTANCE, 0o755)
+    name, target = CONTROL_LINK
+    os.symlink(target, f"/dev/{name}")
+    flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
+    try:
+        syscalls.mount("loop", INSTANCE, "loop", flags, "links")
+    except OSError as problem:
+        raise SetupError(
+            problem.errno or 0,
+            f"the sandbox around this one makes no loop devices for it ({problem.strerror})",
+        ) from None
 
 
 def _place(name: str, tree: int) -> None:

@@ -21,20 +21,21 @@ NOT_EXECUTABLE = 126
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals]) -> int:
+def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, nested: bool) -> int:
     """Run the command to its end; return its exit status, 128+n for signal n.
 
     Args:
         channel: to the supervisor.
         argv: the command.
         mask: the signals that it starts with blocked.
+        nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
     _mount_proc()
     command = os.fork()
     if command == 0:
         status = 1
         try:
-            status = _execute(channel, argv, mask)
+            status = _execute(channel, argv, mask, nested)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -43,9 +44,41 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals]) -> in
         pid, status = os.wait()
         if pid == command:
             break
+    _end_the_rest()
+    if nested:
+        _unmount_all()
     channel.send(messages.ENDING)
     channel.receive()  # engines have written what they had
     return messages.exit_status(status)
+
+
+def _end_the_rest() -> None:
+    """Kill what the command has left behind: nobody keeps a mounted filesystem busy."""
+    try:
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # as nearly always
+    try:
+        while True:
+            os.wait()
+    except ChildProcessError:
+        return
+
+
+def _unmount_all() -> None:
+    """Unmount what is served by FUSE programs; each call returns when its image is complete."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        mounts = [line.split() for line in file]
+    for fields in reversed(mounts):
+        if not fields[fields.index(b"-") + 1].startswith(b"fuse."):
+            continue
+        place = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
+        try:
+            syscalls.umount2(place, uapi.MNT_DETACH)
+        except OSError as problem:
+            # What came from around us is locked, and what was below another is gone with it.
+            if problem.errno not in (errno.EINVAL, errno.ENOENT):
+                raise
 
 
 def _mount_proc() -> None:
@@ -58,7 +91,7 @@ def _mount_proc() -> None:
         return
 
 
-def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals]) -> int:
+def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], nested: bool) -> int:
     from loopfs.intercept import notify
 
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
@@ -67,17 +100,17 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals]) -
     environment = dict(os.environ)
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     try:
-        listener = notify.install()
+        listener = () if nested else (notify.install(),)
     except OSError as problem:
         if problem.errno != errno.EBUSY:
             raise
         print(
-            "loopfs: a sandbox cannot be started inside another:"
-            " the kernel lets only one supervisor trap a process's system calls",
+            "loopfs: another program traps the system calls of this process"
+            " (seccomp user notification), and the kernel allows only one to do so",
             file=sys.stderr,
         )
         return CANNOT_RUN
-    channel.send(messages.LISTENER, (listener,))
+    channel.send(messages.LISTENER, listener)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         os.execvpe(argv[0], list(argv), environment)

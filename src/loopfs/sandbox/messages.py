@@ -13,12 +13,12 @@ OK = b"ok"
 WANTS_MAPS = b"maps"
 # With the directories of /sys that are covered; and the descriptors of the instance's
 # /dev/fuse, of /dev, of the instance's root (/dev without an instance), and a /dev/fuse for
-# each of those directories.
+# each of those directories. In a sandbox around this one, with nothing: it serves us too.
 MOUNTED = "mounted"
 FAILED = b"failed:"  # and an errno, a colon, a sentence
 
 # Process 1.
-LISTENER = b"listener"  # sent by what becomes the command, with the listener
+LISTENER = b"listener"  # sent by what becomes the command, with the listener if it has one
 ENDING = b"ending"
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from loopfs import syscalls  # noqa: F401 - both sides of the fork need it
+from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.settings import Settings
 
@@ -69,9 +69,22 @@ def _supervise(channel: Channel, child: int, settings: Settings) -> int:
     helper = Helper.start()  # meanwhile
     finish_maps()
     channel.send(messages.OK)
+    _enter_user_namespace(child)
     from loopfs.sandbox.supervisor import Supervisor
 
     return Supervisor(helper, channel, child, userns, settings).supervise()
+
+
+def _enter_user_namespace(child: int) -> None:
+    """Take part in the sandbox's user namespace, before there is a thread.
+
+    There we may look at the processes of all its users, as the kernel's driver may.
+    """
+    from loopfs.uapi.sched import CLONE_NEWUSER
+
+    pidfd = os.pidfd_open(child)
+    syscalls.setns(pidfd, CLONE_NEWUSER)
+    os.close(pidfd)
 
 
 def _be_child(

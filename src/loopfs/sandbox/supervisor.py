@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines.helper import Helper
+from loopfs.errors import SetupError
 from loopfs.sandbox import messages
 from loopfs.sandbox.run import FORWARDED
 from loopfs.settings import Settings
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from loopfs.intercept import notify
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
+IS_NESTED = (
+    "the sandbox around this one numbers the devices and mounts them: choose the options there"
+)
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -50,18 +54,21 @@ class Supervisor:
         self._serving = threading.Event()
         self._instance.start()  # imports what it needs while the child goes on
         self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
-        self._mounted.set()
+        if self._mounts_made.fds:
+            self._mounted.set()
+        elif self._settings.number_from is not None or self._settings.engines:
+            raise SetupError(0, IS_NESTED)
         threading.Thread(target=self._converse, daemon=True).start()
         return self._wait()
 
     def _serve_instance(self) -> None:
         from loopfs.driver.minors import Minors
         from loopfs.engines.mounts import Mounts
+        from loopfs.filesystems import links
         from loopfs.filesystems.instances import Instances, Owner
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
-        from loopfs.sandbox.dev import device_changed
 
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
@@ -81,7 +88,7 @@ class Supervisor:
                 fuse,
                 syscalls.statx_dev(root),
                 Owner(self._userns, Process(self._child).id_map),
-                lambda action, name: device_changed(dev, action, name),
+                lambda action, name: links.change(dev, "loopfs", action, name),
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
@@ -99,13 +106,11 @@ class Supervisor:
             message = self._channel.receive()
             if message.data == messages.LISTENER:
                 self._command = message.pid
-                listener = message.fds[0]
-                threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
+                for listener in message.fds:
+                    threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
             elif message.data == messages.ENDING:
                 if self._serving.is_set() and self._mounts.alive():
-                    from loopfs.sandbox.ending import end_workload
-
-                    end_workload(message.pid, self._mounts)
+                    self._mounts.unmount_all(message.pid)
                 self._channel.send(messages.OK)
             elif not message.data:
                 return
