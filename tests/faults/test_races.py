@@ -35,3 +35,16 @@ def test_fifty_mounts_at_once(inside: Lines) -> None:
         for n in $(seq 50); do debugfs -R "cat file" $n.img 2>/dev/null; done
     """)
     assert lines == ["0", *(f"in {n}" for n in range(1, 51))]
+
+
+def test_mounts_while_somebody_looks_at_the_node(inside: Lines) -> None:
+    """Each look can drop the name by which the device was opened for the engine."""
+    lines = inside("""
+        truncate -s 4M disk.img; mkfs.ext4 -q disk.img; mkdir mnt
+        d=$(losetup -f --show disk.img)
+        while :; do stat $d /dev/loopfs/*; done >/dev/null & looker=$!
+        for n in $(seq 20); do mount $d mnt; findmnt -no SOURCE mnt; umount mnt; done | uniq
+        kill $looker; echo $d
+    """)
+    source, device = lines
+    assert source == device.replace("/dev/", "/dev/loopfs/")

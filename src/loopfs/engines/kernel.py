@@ -21,7 +21,8 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import find_device
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.engines.jobs import MOUNTPOINT, SHOWABLE, Job, enter, enter_user
+from loopfs.engines.jobs import Job, enter, enter_user
+from loopfs.engines.stage import MOUNTPOINT, SHOWABLE
 from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS

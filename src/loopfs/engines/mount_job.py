@@ -1,0 +1,187 @@
+"""The job that mounts a device: by an engine that it starts, or from the superblock of one that
+runs already."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from loopfs import syscalls
+from loopfs.channel import Channel
+from loopfs.engines import paths
+from loopfs.engines.device import DeviceNode, find_device
+from loopfs.engines.engine import Engine, Launch, Served
+from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
+from loopfs.engines.policy import BY_NAME
+from loopfs.engines.programs import check_type
+from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Stage
+from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
+from loopfs.uapi import mount as uapi
+
+
+class _Mount:
+    """One request of a caller, in whose namespaces we are.
+
+    ``place`` is a descriptor of where it is to be mounted; None for a context for fsmount(2).
+    """
+
+    def __init__(self, channel: Channel, fds: list[int], fstype: str, flags: int) -> None:
+        self._channel = channel
+        self._caller, self._root, self._cwd, process, thread = fds
+        self._proc = paths.CallerProc(process, thread)
+        self._fstype = fstype
+        self._flags = flags
+        enter_user(self._caller)
+        self._stage = Stage()
+        self._own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._enter_callers()
+
+    def _enter_callers(self) -> None:
+        enter(self._caller, self._root, self._cwd)
+
+    def find(self, source: str, instances: tuple[int, ...]) -> bool:
+        """Find the device; False when it is no instance's."""
+        node = find_device(source, self._proc, instances, self._own_fds)
+        if node is None:
+            return False
+        self.node: DeviceNode = node
+        self._shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
+        return True
+
+    def resolve(self, target: str | None) -> None:
+        """Find where it is to be mounted."""
+        self._place = None
+        if target is not None:
+            self._place = paths.resolve(target, self._proc)
+            if not stat.S_ISDIR(os.fstat(self._place).st_mode):
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+    def again(self, engine: Engine, served: tuple[tuple[object, ...], ...]) -> bool:
+        """Mount it from the superblock that an engine serves already, if one does."""
+        device = self.node.instance, self.node.ino
+        read_only = self._read_only(engine)
+        for engine_of in map(Served._make, served):
+            if engine_of.device != device:
+                continue
+            self._stage.enter()
+            context = _context_of(engine_of, self._fstype, read_only, self._shown)
+            if context is None:
+                self._enter_callers()
+                return False
+            if self._place is None:
+                answer(self._channel, 0, None, (context,))
+            else:
+                tree = syscalls.fsmount(context, 0)
+                apply_flags(tree, self._flags)
+                answer(self._channel, 0)
+                self._move_to_caller(tree, self._place)
+            return True
+        return False
+
+    def start(self, engine: Engine, options: tuple[str, ...]) -> None:
+        """Have an engine serve it."""
+        read_only = self._read_only(engine)
+        device = self.node.open(read_only)
+        engine.check(device, self._fstype)
+        self._stage.build(self._fstype)
+        self._stage.show(self.node, device, self._shown, self._caller)
+        launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
+        server = self._stage.start(engine.command(launch), device, self._caller)
+        number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
+        key = self.node.instance, self.node.ino
+        had = tuple(Served(key, self._fstype, read_only, server.pid, number))
+        if self._place is None:
+            if read_only:  # of the superblock, which an engine need not have told the kernel
+                remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
+                syscalls.mount("none", MOUNTPOINT, None, remount, None)
+            connection = connection_of(server.pidfd, server.pid)
+            context = fuse_context(connection, self._shown, self._fstype)
+            syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
+            answer(self._channel, 0, had, (server.pidfd, context))
+            return
+        clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+        tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
+        syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
+        apply_flags(tree, self._flags)
+        answer(self._channel, 0, had, (server.pidfd,))
+        self._move_to_caller(tree, self._place)
+
+    def _read_only(self, engine: Engine) -> bool:
+        return engine.read_only(self._fstype, bool(self._flags & uapi.MS_RDONLY))
+
+    def _move_to_caller(self, tree: int, place: int) -> None:
+        """Mount ``tree``, if the caller still waits. Dropping the last tree ends its engine."""
+        if self._channel.receive().data:
+            self._enter_callers()
+            syscalls.move_mount(tree, place)
+            answer(self._channel, 0)
+
+
+def _mount(
+    channel: Channel,
+    fds: list[int],
+    instances: tuple[int, ...],
+    source: str,
+    target: str | None,
+    fstype: str,
+    flags: int,
+    engine_name: str,
+    options: tuple[str, ...],
+    refused: int,
+    served: tuple[tuple[object, ...], ...],
+) -> None:
+    """Mount a device at ``target``; without one, answer with a context for fsmount(2).
+
+    ``served`` are what the engines that run have (:class:`Served`): such a device is mounted
+    once more from its superblock, as by the kernel, and never given to a second engine.
+
+    ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the
+    answer says whether it could have been, by what it holds.
+    """
+    request = _Mount(channel, fds, fstype, flags)
+    if not request.find(source, instances):
+        answer(channel, NOT_OURS)
+    elif refused:
+        answer(channel, refused, _holds(request.node, fstype))
+    else:
+        engine = BY_NAME[engine_name]
+        request.resolve(target)
+        if not request.again(engine, served):
+            request.start(engine, options)
+
+
+def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int | None:
+    """A context with the superblock of an engine that runs, with its /proc around us.
+
+    Returns:
+        None when the superblock is gone and the engine about to end.
+    Raises:
+        OSError: EBUSY for what the kernel does not mount twice: as another type, for reading
+            and for writing; and from another user namespace, for only the one that opened
+            /dev/fuse may mount what it serves.
+    """
+    busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    try:
+        connection = live_connection_of(served.pid)
+        if connection is None:
+            return None
+        if (served.fstype, served.read_only) != (fstype, read_only):
+            raise busy
+        return fuse_context(connection, shown, fstype)
+    except OSError as problem:
+        if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
+            raise
+        raise busy from None
+
+
+def _holds(node: DeviceNode, fstype: str) -> bool:
+    try:
+        check_type(node.open(read_only=True), fstype)
+    except OSError:
+        return False
+    return True
+
+
+JOBS: dict[str, Job] = {"mount": _mount}

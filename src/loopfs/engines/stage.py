@@ -1,0 +1,172 @@
+"""The stage: where an engine lives and mounts, before its mount is moved to the caller."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import signal
+from contextlib import suppress
+from typing import NamedTuple
+
+from loopfs import syscalls
+from loopfs.engines import fusermount
+from loopfs.engines.device import DeviceNode
+from loopfs.engines.engine import SEARCH_PATH
+from loopfs.uapi import mount as uapi
+from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
+
+MOUNTPOINT = "/dev/filesystem"
+SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs)[\w-]+(/[\w-]+)*")
+_NODES = ("null", "fuse")  # what an engine needs
+_PROGRAMS = "/dev/programs"
+_FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
+_CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+_TRIES = 20
+
+
+class Server(NamedTuple):
+    """An engine that runs: its process id and a pidfd."""
+
+    pid: int
+    pidfd: int
+
+
+class Stage:
+    """A copy of the host's mounts, owned by the caller's user namespace, which we are in.
+
+    It has the host's programs and libraries whatever root the caller is in. An engine is alone in
+    its pid namespace, and outlives the sandbox's until it has written everything.
+    """
+
+    def __init__(self) -> None:
+        syscalls.unshare(CLONE_NEWNS | CLONE_NEWPID)
+        syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
+        self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+
+    def enter(self) -> None:
+        """Be in it, at its root."""
+        syscalls.setns(self._namespace, CLONE_NEWNS)
+
+    def build(self, fstype: str) -> None:
+        """Enter it, and give the engine a /dev with nothing but what it needs."""
+        self.enter()
+        nodes = {name: syscalls.open_tree(uapi.AT_FDCWD, f"/dev/{name}", _CLONE) for name in _NODES}
+        syscalls.mount("stage", "/dev", "tmpfs", uapi.MS_NOSUID, "size=64k,mode=0755")
+        for name, tree in nodes.items():
+            place = os.open(f"/dev/{name}", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+            syscalls.move_mount(tree, place)
+        os.mkdir(MOUNTPOINT)
+        _write_fusermount(fstype)
+        os.chdir("/")
+
+    def show(self, node: DeviceNode, device: int, shown: str, caller: int) -> None:
+        """Have the device at ``shown`` of the stage that is built.
+
+        An engine tells the kernel the name by which it opened its device, and mountinfo shows
+        that. Some want to know where symbolic links lead, so it is none if that can be done.
+
+        Args:
+            node, device: what is to be shown, and open.
+            caller: a pidfd; in its mount namespace the node was found.
+        """
+        os.makedirs(os.path.dirname(shown), exist_ok=True)
+        place = os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+        opened = device
+        for _ in range(_TRIES):
+            syscalls.setns(caller, CLONE_NEWNS)
+            tree = _tree_of(opened)
+            self.enter()
+            if tree is None:
+                break
+            try:
+                syscalls.move_mount(tree, place)
+            except FileNotFoundError:
+                # Somebody's look at the node has dropped the name by which it was opened, and
+                # there it cannot be mounted (from Linux 6.16 on).
+                opened = node.open_again()
+            else:
+                return
+        os.unlink(shown)
+        os.symlink(f"/proc/self/fd/{device}", shown)
+
+    def start(self, command: list[str], device: int, caller: int) -> Server:
+        """Start an engine and wait until it has mounted on MOUNTPOINT.
+
+        Args:
+            command: its command line.
+            device: what it inherits, and nothing else.
+            caller: a pidfd: when it ends, nobody waits any more.
+        Raises:
+            OSError: EINVAL: it gave up, as when there is no filesystem of its type.
+        """
+        # Before an engine can have mounted there.
+        bare = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
+        pid = os.fork()
+        if pid == 0:
+            _execute(command, device)
+        server = Server(pid, os.pidfd_open(pid))
+        if not _wait_for_mount(bare, server.pidfd, caller):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return server
+
+
+def _tree_of(device: int) -> int | None:
+    """The open device as a mount of one file, which can be opened wherever it is put.
+
+    None where the kernel does not allow that: it is open through another namespace's mount.
+    """
+    try:
+        return syscalls.open_tree(device, "", _CLONE | uapi.AT_EMPTY_PATH)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:
+            raise
+        return None
+
+
+def _write_fusermount(fstype: str) -> None:
+    """Have engines find our fusermount, as libfuse looks for it: in its place, and on PATH."""
+    os.mkdir(_PROGRAMS)
+    path = f"{_PROGRAMS}/fusermount"
+    with open(path, "x", encoding="utf-8") as file:
+        file.write(fusermount.script(fstype))
+    os.chmod(path, 0o755)
+    for place in _FUSERMOUNTS:
+        with suppress(FileNotFoundError):
+            syscalls.mount(path, place, None, uapi.MS_BIND, None)
+
+
+def _execute(command: list[str], device: int) -> None:
+    """Become the engine, with nothing of ours but the device."""
+    try:
+        os.setsid()
+        signal.pthread_sigmask(signal.SIG_SETMASK, set())
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        os.closerange(3, device)
+        os.closerange(device + 1, 4096)
+        os.set_inheritable(device, True)
+        environment = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
+        os.execvpe(command[0], command, environment)
+    finally:
+        os._exit(127)
+
+
+def _wait_for_mount(bare: int, server: int, caller: int) -> bool:
+    """Wait until something is mounted, or the server (a pidfd) has given up, or the caller has.
+
+    Args:
+        bare: the device number that the mount point has while nothing is mounted there.
+    """
+    with open("/proc/self/mountinfo", "rb", buffering=0) as mounts:
+        poller = select.poll()
+        poller.register(mounts, select.POLLPRI)
+        poller.register(server, select.POLLIN)
+        poller.register(caller, select.POLLIN)
+        while syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT) == bare:
+            if any(fd != mounts.fileno() for fd, _ in poller.poll()):
+                signal.pidfd_send_signal(server, signal.SIGKILL)
+                return False
+    return True
