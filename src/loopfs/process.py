@@ -7,9 +7,11 @@ What a driver in the kernel has at hand as ``current``. Everything is read throu
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 
 from loopfs import syscalls
+from loopfs.uapi.mount import NS_GET_PARENT
 from loopfs.uapi.sched import CAP_SYS_ADMIN
 
 UINT_MAX = 2**32 - 1  # ids there are
@@ -131,6 +133,22 @@ class Process:
     def namespace(self, name: str) -> int:
         """What identifies its namespace (``user``, ``mnt``…): the inode number."""
         return os.stat(self.path(f"ns/{name}")).st_ino
+
+    def user_namespaces(self) -> set[int]:
+        """Its user namespace and those around it, up to ours (their inode numbers)."""
+        found = set()
+        fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while True:
+                found.add(os.fstat(fd).st_ino)
+                try:
+                    parent = fcntl.ioctl(fd, NS_GET_PARENT)
+                except PermissionError:  # beyond ours
+                    return found
+                os.close(fd)
+                fd = parent
+        finally:
+            os.close(fd)
 
     def id_map(self, kind: str) -> str:
         """The text of its uid_map or gid_map; the outer ids are as we see them."""

@@ -354,3 +354,25 @@ fcntl.ioctl(fd, 0x4C81, number); print(os.listdir("dev"))'
     assert names in (f"['mine', 'loop{number}']", f"['loop{number}', 'mine']")
     assert lines[1] == "['mine']"
     assert lines[2] != "status 0"
+
+
+def test_each_namespace_sees_its_own_devices_and_those_around_it(inside: Lines) -> None:
+    """In /sys and /proc/partitions (patches 5/8 and 8/8): none of one within or beside."""
+    lines = inside(r"""
+        truncate -s 1M disk.img; outer=$(losetup -f --show disk.img); mkfifo f1 f2
+        cat >see <<'END'
+            for n in $(ls /sys/block) $(awk '$4 ~ /^loop/ { print $4 }' /proc/partitions); do
+                if grep -qs disk.img /sys/class/block/$n/loop/backing_file; then echo $n; fi
+            done | sort -V | xargs echo
+END
+        for n in 1 2; do
+            unshare -Urm sh -ec "mount -t loop -o links none /dev/loopfs
+                losetup -f --show disk.img >part; mv part own$n; read go <f$n; sh see" >n$n &
+            until test -e own$n; do sleep 0.01; done
+        done
+        sh see; echo >f1; echo >f2; wait; cat n1 n2
+        echo $outer $(cat own1 own2)
+    """)
+    *seen, names = lines
+    outer, first, second = names.replace("/dev/", "").split()
+    assert seen == [f"{outer} {outer}", *(f"{outer} {outer} {n} {n}" for n in (first, second))]

@@ -62,7 +62,7 @@ class Recorder(Operations):
     def readlink(self, nodeid: int) -> bytes:
         return b"target"
 
-    def readdir(self, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
+    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         return [(b"loop-control", 2, stat.S_IFCHR), (b"loop8", 11, stat.S_IFBLK)]
 
     def rename(

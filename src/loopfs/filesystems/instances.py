@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import threading
 from typing import NamedTuple
@@ -108,6 +109,24 @@ class Instances:
         return {
             number: device
             for filesystem in self._filesystems.values()
+            for number, device in filesystem.instance.devices.copy().items()
+        }
+
+    def seen_by(self, tid: int) -> dict[int, LoopDevice]:
+        """The devices that a thread's user namespace has, and those around it (patch 8/8).
+
+        As with the host's: what belongs to a namespace around is seen, what to one within or
+        beside is not.
+        """
+        filesystems = self._filesystems.values()
+        own = os.stat("/proc/self/ns/user").st_ino  # around all that we serve
+        if all(filesystem.userns == own for filesystem in filesystems):
+            return self.devices
+        around = Process(tid).user_namespaces()
+        return {
+            number: device
+            for filesystem in filesystems
+            if filesystem.userns in around
             for number, device in filesystem.instance.devices.copy().items()
         }
 

@@ -143,7 +143,7 @@ class LoopFilesystem(Operations):
         node.change(changes, time.time_ns())
         return node.attr(nodeid)
 
-    def readdir(self, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
+    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         return [(node.name, node.ino, node.kind) for node in list(self.nodes.by_name.values())]
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:

@@ -43,18 +43,18 @@ class PartitionsFile(Operations):
         self, request: Request, handle: int, offset: int, size: int, flags: int
     ) -> Buffer | None:
         if offset == 0:  # as seq_file: a read from the start shows what is so now
-            self._texts[handle] = self._text().encode()
+            self._texts[handle] = self._text(request.pid).encode()
         return self._texts[handle][offset : offset + size]
 
     def release(self, request: Request, handle: int) -> None:
         del self._texts[handle]
         request.reply()
 
-    def _text(self) -> str:
+    def _text(self, tid: int) -> str:
         with open(PATH, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line for line in file if self._hosts_loops or not _is_of_loop(line)]
         own: list[BlockDevice] = []
-        for disk in list(self._disks.devices.values()):
+        for disk in list(self._disks.seen_by(tid).values()):
             own += [disk, *list(disk.partitions.values())]
         # A device without data is not shown.
         lines += [_line(device) for device in own if device.capacity]

@@ -45,6 +45,9 @@ class Disks(Protocol):
     @property
     def devices(self) -> Mapping[int, LoopDevice]: ...
 
+    def seen_by(self, tid: int) -> Mapping[int, LoopDevice]:
+        """Those that a thread may see."""
+
 
 class SysfsDirectory(Operations):
     """One of the directories (:data:`loopfs.sandbox.sysfs.PLACES`).
@@ -68,8 +71,10 @@ class SysfsDirectory(Operations):
 
     # --- what is where ------------------------------------------------------------
 
-    def _own(self) -> dict[str, Item]:
-        disks = list(self._disks.devices.values())
+    def _own(self, tid: int | None) -> dict[str, Item]:
+        """What a thread may see, or all."""
+        seen = self._disks.devices if tid is None else self._disks.seen_by(tid)
+        disks = list(seen.values())
         if self._place == DEVICES:
             return {device.name: disk(device) for device in disks}
         devices: list[BlockDevice] = [*disks]
@@ -79,8 +84,8 @@ class SysfsDirectory(Operations):
         name = device_number if self._place == "dev/block" else operator.attrgetter("name")
         return {name(device): Link(f"{up}/{DEVICES}/{place(device)}") for device in devices}
 
-    def _find(self, path: Path) -> Item | Host:
-        own = self._own()
+    def _find(self, path: Path, tid: int | None = None) -> Item | Host:
+        own = self._own(tid)
         if not path:
             return own
         if path[0] not in own:
@@ -102,8 +107,8 @@ class SysfsDirectory(Operations):
             name = os.readlink("/".join((HOST, self._place, name))).partition("/block/")[2]
         return name.startswith("loop")
 
-    def _attr(self, path: Path) -> Attr:
-        item = self._find(path)
+    def _attr(self, path: Path, tid: int | None = None) -> Attr:
+        item = self._find(path, tid)
         uid = 0
         size = 0
         if isinstance(item, Host):
@@ -135,18 +140,18 @@ class SysfsDirectory(Operations):
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         path = (*self._paths[parent], os.fsdecode(name))
-        attr = self._attr(path)
+        attr = self._attr(path, request.pid)
         return Entry(attr.ino, attr)
 
     def getattr(self, nodeid: int) -> Attr:
         return self._attr(self._paths[nodeid])
 
-    def readdir(self, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
+    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         path = self._paths[nodeid]
-        return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path)]
+        return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path, request.pid)]
 
-    def _entries(self, path: Path) -> Iterator[tuple[str, int]]:
-        item = self._find(path)
+    def _entries(self, path: Path, tid: int) -> Iterator[tuple[str, int]]:
+        item = self._find(path, tid)
         own = item if isinstance(item, dict) else {}
         for name, entry in own.items():
             yield name, _kind(entry)
@@ -166,7 +171,7 @@ class SysfsDirectory(Operations):
     def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise _error(errno.EACCES)
-        item = self._find(self._paths[nodeid])
+        item = self._find(self._paths[nodeid], request.pid)
         if isinstance(item, Host):
             path = item.path
             show = lambda: _contents(path)  # noqa: E731 - a function of this path

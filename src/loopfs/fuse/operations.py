@@ -71,7 +71,7 @@ class Operations:
     def readlink(self, nodeid: int) -> bytes:
         raise _refused(errno.EINVAL)
 
-    def readdir(self, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
+    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         """Name, inode number and S_IF* type of each entry but "." and ".."."""
         raise _refused(errno.ENOTDIR)
 

@@ -263,7 +263,7 @@ class Session:
         handle, offset, size, *_ = uapi.READ_IN.unpack_from(body)
         own = self.filesystem.getattr(request.nodeid).ino
         entries = [(b".", own, stat.S_IFDIR), (b"..", own, stat.S_IFDIR)]
-        entries += self.filesystem.readdir(request.nodeid, handle)
+        entries += self.filesystem.readdir(request, request.nodeid, handle)
         return pack_directory(entries, offset, size)
 
     def _fsync(self, request: Request, body: bytes) -> None:

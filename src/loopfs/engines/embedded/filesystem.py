@@ -89,7 +89,7 @@ class ReadOnlyFilesystem(Operations):
             blocks=-(-inode.size // 512),
         )
 
-    def readdir(self, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
+    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         return [self._dirent(name, file) for name, file in self._children(nodeid).values()]
 
     @_reading
