@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from loopfs.driver.loop import LoopDevice
-from loopfs.driver.sysfs import Attribute, Item, disk
+from loopfs.driver.sysfs import Attribute, Directory, Item, disk
 from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LO_FLAGS_READ_ONLY
 from tests.driver.fakes import FakeBacking, bind, new_device, new_instance
 
@@ -11,7 +11,7 @@ from tests.driver.fakes import FakeBacking, bind, new_device, new_instance
 def shown(device: LoopDevice, path: str) -> str:
     item: Item = disk(device)
     for name in path.split("/"):
-        assert isinstance(item, dict)
+        assert isinstance(item, Directory)
         item = item[name]
     assert isinstance(item, Attribute)
     return item.show()
@@ -56,7 +56,7 @@ def test_an_attribute_kept_from_before_the_detach_shows_no_file() -> None:
     device = new_device()
     opener, _ = bind(device)
     loop = disk(device)["loop"]
-    assert isinstance(loop, dict)
+    assert isinstance(loop, Directory)
     path = loop["backing_file"]
     assert isinstance(path, Attribute)
     device.clr_fd()

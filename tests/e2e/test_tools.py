@@ -206,3 +206,19 @@ def test_busybox_shell(loopfs_run: Run) -> None:
     result = loopfs_run(["busybox", "sh", "-c", "truncate -s 1M a; losetup -f a && losetup -a"])
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.endswith(": 0 a\n")
+
+
+def test_names_in_sys_vanish_with_the_device(inside: Lines) -> None:
+    """Although the kernel has been allowed to remember them."""
+    lines = inside("""
+        truncate -s 4M disk.img; echo ,1M | sfdisk -q disk.img; d=$(losetup -P -f --show disk.img)
+        n=${d##*/}; m=$(cat /sys/block/$n/dev); p=$(cat /sys/class/block/${n}p1/dev)
+        list() { (cd /sys; ls -d block/$n class/block/${n}* devices/virtual/block/$n dev/block/$m \\
+            dev/block/$p 2>/dev/null | wc -l); }
+        cat /sys/block/$n/${n}p1/size
+        list; sfdisk -q --delete $d; list; losetup -d $d; list; rm /dev/loopfs/$n; list
+        losetup -f; list
+    """)
+    size, *counts, free, again = lines
+    assert (size, counts) == ("2048", ["6", "4", "4", "0"])
+    assert (free.startswith("/dev/loop"), again) == (True, "4")

@@ -462,6 +462,9 @@ def test_notifications_have_no_number_and_a_code() -> None:
         session.invalidate(KNOWN, 4096, 512)
         body = fuse.NOTIFY_INVAL_INODE_OUT.pack(KNOWN, 4096, 512)
         assert kernel.receive() == (0, Reply(fuse.FUSE_NOTIFY_INVAL_INODE, body))
+        session.forget_name(1, b"name")
+        body = fuse.NOTIFY_INVAL_ENTRY_OUT.pack(1, 4, 0) + b"name\0"
+        assert kernel.receive() == (0, Reply(fuse.FUSE_NOTIFY_INVAL_ENTRY, body))
         session.grow(KNOWN, 8192)
         body = fuse.NOTIFY_STORE_OUT.pack(KNOWN, 8191, 1) + b"\0"
         assert kernel.receive() == (0, Reply(fuse.FUSE_NOTIFY_STORE, body))

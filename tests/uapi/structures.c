@@ -209,6 +209,8 @@ STRUCT(fuse_rename_in, struct fuse_rename_in, { .newdir = F(1) });
 STRUCT(fuse_rename2_in, struct fuse_rename2_in, { .newdir = F(1), .flags = F(2) });
 STRUCT(fuse_notify_inval_inode_out, struct fuse_notify_inval_inode_out, {
 	.ino = F(1), .off = F(2), .len = F(3) });
+STRUCT(fuse_notify_inval_entry_out, struct fuse_notify_inval_entry_out, {
+	.parent = F(1), .namelen = F(2), .flags = F(3) });
 STRUCT(fuse_notify_store_out, struct fuse_notify_store_out, {
 	.nodeid = F(1), .offset = F(2), .size = F(3) });
 
@@ -225,7 +227,7 @@ NUMBER(FUSE_IOCTL); NUMBER(FUSE_POLL); NUMBER(FUSE_BATCH_FORGET); NUMBER(FUSE_FA
 NUMBER(FUSE_RENAME2); NUMBER(FUSE_LSEEK); NUMBER(FUSE_COPY_FILE_RANGE); NUMBER(FUSE_TMPFILE);
 NUMBER(FUSE_NOTIFY_INVAL_INODE); NUMBER(FUSE_NOTIFY_INVAL_ENTRY); NUMBER(FUSE_NOTIFY_STORE);
 NUMBER(FUSE_ASYNC_READ); NUMBER(FUSE_BIG_WRITES); NUMBER(FUSE_ASYNC_DIO);
-NUMBER(FUSE_PARALLEL_DIROPS); NUMBER(FUSE_MAX_PAGES);
+NUMBER(FUSE_PARALLEL_DIROPS); NUMBER(FUSE_MAX_PAGES); NUMBER(FUSE_CACHE_SYMLINKS);
 NUMBER(FOPEN_DIRECT_IO); NUMBER(FOPEN_KEEP_CACHE); NUMBER(FOPEN_CACHE_DIR); NUMBER(FOPEN_STREAM);
 NUMBER(FOPEN_NOFLUSH);
 NUMBER(FATTR_MODE); NUMBER(FATTR_UID); NUMBER(FATTR_GID); NUMBER(FATTR_SIZE);

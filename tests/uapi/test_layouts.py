@@ -51,6 +51,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "fuse_rename_in": (fuse.RENAME_IN,),
     "fuse_rename2_in": (fuse.RENAME2_IN,),
     "fuse_notify_inval_inode_out": (fuse.NOTIFY_INVAL_INODE_OUT,),
+    "fuse_notify_inval_entry_out": (fuse.NOTIFY_INVAL_ENTRY_OUT,),
     "fuse_notify_store_out": (fuse.NOTIFY_STORE_OUT,),
     "mount_attr": (mount.MOUNT_ATTR,),
     "seccomp_notif": (seccomp.NOTIF,),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.block import MAX_SECTORS
@@ -25,13 +25,45 @@ class Link(NamedTuple):
     target: str
 
 
+Show = Callable[[Any], str]
+
+
 class Attribute(NamedTuple):
-    """A file; ``show`` says what it reads as now, without the newline."""
+    """A file; ``shown`` says what it reads as for a device, without the newline."""
 
-    show: Callable[[], str]
+    device: BlockDevice
+    shown: Show
+
+    def show(self) -> str:
+        return self.shown(self.device)
 
 
-Item = Attribute | Link | dict[str, "Item"]
+class Directory(Mapping[str, "Item"]):
+    """A directory of a device: the table of its files, and what else there is."""
+
+    __slots__ = ("_device", "_files", "_others")
+
+    def __init__(
+        self, device: BlockDevice, files: Mapping[str, Show], others: Mapping[str, Item] | None
+    ) -> None:
+        self._device = device
+        self._files = files
+        self._others = others or {}
+
+    def __getitem__(self, name: str) -> Item:
+        if name in self._files:
+            return Attribute(self._device, self._files[name])
+        return self._others[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._files
+        yield from self._others
+
+    def __len__(self) -> int:
+        return len(self._files) + len(self._others)
+
+
+Item = Attribute | Link | Directory
 
 
 def device_number(device: BlockDevice) -> str:
@@ -44,81 +76,39 @@ def place(device: BlockDevice) -> str:
     return device.name if device is device.disk else f"{device.disk.name}/{device.name}"
 
 
-def disk(device: LoopDevice) -> dict[str, Item]:
-    """The directory of a disk, by name of its entries."""
-    entries: dict[str, Item] = {
-        "alignment_offset": _constant("0"),
-        "capability": _constant("0"),
-        "dev": _constant(device_number(device)),
-        "discard_alignment": _constant("0"),
-        "diskseq": Attribute(lambda: str(device.diskseq)),
-        "events": _constant("media_change"),
-        "events_async": _constant(""),
-        "events_poll_msecs": _constant("-1"),
-        "ext_range": _constant("256"),
-        "hidden": _constant("0"),
-        "holders": {},
-        "inflight": Attribute(device.statistics.inflight),
-        "partscan": Attribute(lambda: str(int(bool(device.flags & LO_FLAGS_PARTSCAN)))),
-        "queue": _queue(device),
-        "range": _constant("1"),
-        "removable": _constant("0"),
-        "ro": Attribute(lambda: str(int(device.read_only))),
-        "size": Attribute(lambda: str(device.capacity // SECTOR_SIZE)),
-        "slaves": {},
-        "stat": Attribute(device.statistics.show),
+def disk(device: LoopDevice) -> Directory:
+    """The directory of a disk."""
+    empty = Directory(device, {}, None)
+    others: dict[str, Item] = {
+        "holders": empty,
+        "queue": Directory(device, _QUEUE, None),
+        "slaves": empty,
         "subsystem": Link("../../../../class/block"),
-        "uevent": Attribute(lambda: _uevent(device)),
     }
     if device.backing is not None:
-        entries["loop"] = _loop(device)
-    return entries | {part.name: _partition(part) for part in list(device.partitions.values())}
+        others["loop"] = Directory(device, _LOOP, None)
+    for part in list(device.partitions.values()):
+        links: dict[str, Item] = {
+            "holders": Directory(part, {}, None),
+            "subsystem": Link("../../../../../class/block"),
+        }
+        others[part.name] = Directory(part, _PARTITION, links)
+    return Directory(device, _DISK, others)
 
 
-def _partition(part: Partition) -> dict[str, Item]:
-    return {
-        "alignment_offset": _constant("0"),
-        "dev": _constant(device_number(part)),
-        "discard_alignment": _constant("0"),
-        "holders": {},
-        "inflight": Attribute(part.statistics.inflight),
-        "partition": _constant(str(part.number)),
-        "ro": Attribute(lambda: str(int(part.read_only))),
-        "size": Attribute(lambda: str(part.capacity // SECTOR_SIZE)),
-        "start": _constant(str(part.start // SECTOR_SIZE)),
-        "stat": Attribute(part.statistics.show),
-        "subsystem": Link("../../../../../class/block"),
-        "uevent": Attribute(lambda: _partition_uevent(part)),
-    }
+def _constants(texts: Mapping[str, str]) -> dict[str, Show]:
+    def constant(text: str) -> Show:
+        return lambda device: text
+
+    return {name: constant(text) for name, text in texts.items()}
 
 
-# What a queue says of itself that nothing here can change.
-_QUEUE = {
-    "add_random": "0",
-    "chunk_sectors": "0",
-    "dax": "0",
-    "dma_alignment": "511",
-    "fua": "0",
-    "io_poll": "0",
-    "io_poll_delay": "-1",
-    "iostats": "1",
-    "max_discard_segments": "1",
-    "max_integrity_segments": "0",
-    "max_segment_size": "65536",
-    "max_segments": "128",
-    "nomerges": "0",
-    "nr_zones": "0",
-    "rq_affinity": "1",
-    "stable_writes": "0",
-    "virt_boundary_mask": "0",
-    "write_same_max_bytes": "0",
-    "zone_append_max_bytes": "0",
-    "zone_write_granularity": "0",
-}
+def _flag(mask: int) -> Show:
+    return lambda device: str(int(bool(device.flags & mask)))
 
 
-def _constant(text: str) -> Attribute:
-    return Attribute(lambda: text)
+def _sectors(device: BlockDevice) -> str:
+    return str(device.capacity // SECTOR_SIZE)
 
 
 def _uevent(device: BlockDevice) -> str:
@@ -137,44 +127,101 @@ def _partition_uevent(part: Partition) -> str:
     return f"{fields}\nPARTNAME={part.label}" if part.label else fields
 
 
-def _loop(device: LoopDevice) -> dict[str, Item]:
-    """Only while the device is bound."""
+# Of a disk and of a partition.
+_COMMON: dict[str, Show] = {
+    "dev": device_number,
+    "inflight": lambda device: device.statistics.inflight(),
+    "ro": lambda device: str(int(device.read_only)),
+    "size": _sectors,
+    "stat": lambda device: device.statistics.show(),
+    "uevent": _uevent,
+} | _constants({"alignment_offset": "0", "discard_alignment": "0"})
 
-    def flag(mask: int) -> Attribute:
-        return Attribute(lambda: str(int(bool(device.flags & mask))))
-
-    return {
-        "autoclear": flag(LO_FLAGS_AUTOCLEAR),
-        "backing_file": Attribute(lambda: device.backing.path if device.backing else ""),
-        "dio": flag(LO_FLAGS_DIRECT_IO),
-        "offset": Attribute(lambda: str(device.info.offset)),
-        "partscan": flag(LO_FLAGS_PARTSCAN),
-        "sizelimit": Attribute(lambda: str(device.info.sizelimit)),
+_DISK: dict[str, Show] = (
+    _COMMON
+    | {
+        "diskseq": lambda device: str(device.diskseq),
+        "partscan": _flag(LO_FLAGS_PARTSCAN),
     }
+    | _constants(
+        {
+            "capability": "0",
+            "events": "media_change",
+            "events_async": "",
+            "events_poll_msecs": "-1",
+            "ext_range": "256",
+            "hidden": "0",
+            "range": "1",
+            "removable": "0",
+        }
+    )
+)
+
+_PARTITION: dict[str, Show] = _COMMON | {
+    "partition": lambda part: str(part.number),
+    "start": lambda part: str(part.start // SECTOR_SIZE),
+    "uevent": _partition_uevent,
+}
+
+# Only while the device is bound.
+_LOOP: dict[str, Show] = {
+    "autoclear": _flag(LO_FLAGS_AUTOCLEAR),
+    "backing_file": lambda device: device.backing.path if device.backing else "",
+    "dio": _flag(LO_FLAGS_DIRECT_IO),
+    "offset": lambda device: str(device.info.offset),
+    "partscan": _flag(LO_FLAGS_PARTSCAN),
+    "sizelimit": lambda device: str(device.info.sizelimit),
+}
 
 
-def _queue(device: LoopDevice) -> dict[str, Item]:
-    block_size = Attribute(lambda: str(device.block_size))
-    discard = Attribute(lambda: str(MAX_DISCARD if device.discards else 0))
-    sectors_kb = _constant(str(MAX_SECTORS * SECTOR_SIZE // 1024))
-    own: dict[str, Item] = {
-        "discard_granularity": Attribute(lambda: str(4096 if device.backing else 0)),
-        "discard_max_bytes": discard,
-        "discard_max_hw_bytes": discard,
-        "discard_zeroes_data": _constant("0"),
-        "hw_sector_size": block_size,
-        "logical_block_size": block_size,
-        "max_hw_sectors_kb": sectors_kb,
-        "max_sectors_kb": sectors_kb,
-        "minimum_io_size": block_size,
-        "nr_requests": _constant("128"),
-        "optimal_io_size": _constant("0"),
-        "physical_block_size": block_size,
-        "read_ahead_kb": Attribute(lambda: str(device.read_ahead * SECTOR_SIZE // 1024)),
-        "rotational": _constant("0"),
-        "scheduler": _constant("[none]"),
-        "write_cache": Attribute(lambda: "write back" if device.write_cache else "write through"),
-        "write_zeroes_max_bytes": discard,
-        "zoned": _constant("none"),
+def _block_size(device: LoopDevice) -> str:
+    return str(device.block_size)
+
+
+def _max_discard(device: LoopDevice) -> str:
+    return str(MAX_DISCARD if device.discards else 0)
+
+
+_QUEUE: dict[str, Show] = {
+    "discard_granularity": lambda device: str(4096 if device.backing else 0),
+    "discard_max_bytes": _max_discard,
+    "discard_max_hw_bytes": _max_discard,
+    "hw_sector_size": _block_size,
+    "logical_block_size": _block_size,
+    "minimum_io_size": _block_size,
+    "physical_block_size": _block_size,
+    "read_ahead_kb": lambda device: str(device.read_ahead * SECTOR_SIZE // 1024),
+    "write_cache": lambda device: "write back" if device.write_cache else "write through",
+    "write_zeroes_max_bytes": _max_discard,
+} | _constants(
+    {
+        "add_random": "0",
+        "chunk_sectors": "0",
+        "dax": "0",
+        "discard_zeroes_data": "0",
+        "dma_alignment": "511",
+        "fua": "0",
+        "io_poll": "0",
+        "io_poll_delay": "-1",
+        "iostats": "1",
+        "max_discard_segments": "1",
+        "max_hw_sectors_kb": str(MAX_SECTORS * SECTOR_SIZE // 1024),
+        "max_integrity_segments": "0",
+        "max_sectors_kb": str(MAX_SECTORS * SECTOR_SIZE // 1024),
+        "max_segment_size": "65536",
+        "max_segments": "128",
+        "nomerges": "0",
+        "nr_requests": "128",
+        "nr_zones": "0",
+        "optimal_io_size": "0",
+        "rotational": "0",
+        "rq_affinity": "1",
+        "scheduler": "[none]",
+        "stable_writes": "0",
+        "virt_boundary_mask": "0",
+        "write_same_max_bytes": "0",
+        "zone_append_max_bytes": "0",
+        "zone_write_granularity": "0",
+        "zoned": "none",
     }
-    return own | {name: _constant(text) for name, text in _QUEUE.items()}
+)

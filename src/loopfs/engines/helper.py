@@ -137,6 +137,7 @@ def _serve(channel: Channel) -> None:
         from loopfs.engines import jobs  # the first time only, and only if it comes to it
 
         name, arguments = marshal.loads(message.data)
+        job = jobs.find(name)  # so that what it imports is there for the next one
         helper = os.getpid()
         if os.fork() == 0:
             channel.close()
@@ -144,5 +145,5 @@ def _serve(channel: Channel) -> None:
             syscalls.set_parent_death_signal(signal.SIGKILL)
             if os.getppid() != helper:
                 os._exit(1)
-            jobs.perform(name, arguments, message.fds)
+            jobs.perform(job, arguments, message.fds)
         close_all(message.fds)

@@ -22,11 +22,11 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER, PR_SET_DUMPABLE
 Job = Callable[..., None]
 
 
-def perform(name: str, arguments: tuple[object, ...], fds: list[int]) -> NoReturn:
-    """Do the job and exit. The first descriptor is the channel to answer on."""
+def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn:
+    """Do a job and exit. The first descriptor is the channel to answer on."""
     channel = Channel.of_descriptor(fds[0])
     try:
-        _job(name)(channel, fds[1:], *arguments)
+        job(channel, fds[1:], *arguments)
     except OSError as problem:
         answer(channel, problem.errno or errno.EIO)
     except BaseException:  # nothing may return into the helper's code
@@ -36,7 +36,8 @@ def perform(name: str, arguments: tuple[object, ...], fds: list[int]) -> NoRetur
         os._exit(0)
 
 
-def _job(name: str) -> Job:
+def find(name: str) -> Job:
+    """The job of a name."""
     if name in JOBS:
         return JOBS[name]
     from loopfs.engines import mount_job

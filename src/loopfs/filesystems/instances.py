@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Callable
 from typing import NamedTuple
 
+from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.instance import MAX_DEVICES, Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
@@ -47,6 +49,9 @@ class Instances:
         self._fstat = fstat
         self._read_table = read_table
         self._lock = threading.Lock()
+        self._userns = os.stat("/proc/self/ns/user").st_ino
+        # Called with each device that is removed, before the call that does so returns.
+        self.on_removal: list[Callable[[BlockDevice], None]] = []
         # Replaced as a whole: it is read without the lock.
         self._filesystems: dict[int, LoopFilesystem] = {}
 
@@ -112,20 +117,23 @@ class Instances:
             for number, device in filesystem.instance.devices.copy().items()
         }
 
+    @property
+    def all_see_all(self) -> bool:
+        """There are only devices of the user namespace that is around all others: ours."""
+        return all(f.userns == self._userns for f in self._filesystems.values())
+
     def seen_by(self, tid: int) -> dict[int, LoopDevice]:
         """The devices that a thread's user namespace has, and those around it (patch 8/8).
 
         As with the host's: what belongs to a namespace around is seen, what to one within or
         beside is not.
         """
-        filesystems = self._filesystems.values()
-        own = os.stat("/proc/self/ns/user").st_ino  # around all that we serve
-        if all(filesystem.userns == own for filesystem in filesystems):
+        if self.all_see_all:
             return self.devices
         around = Process(tid).user_namespaces()
         return {
             number: device
-            for filesystem in filesystems
+            for filesystem in self._filesystems.values()
             if filesystem.userns in around
             for number, device in filesystem.instance.devices.copy().items()
         }

@@ -393,6 +393,8 @@ class LoopFilesystem(Operations):
                     self.nodes.add_device(event.device, time.time_ns())
                     self._on_device("add", event.device.name)
                 elif event.action == "remove":
+                    for forget in self._instances.on_removal:
+                        forget(event.device)
                     node = self.nodes.remove_device(event.device)
                     if node.name == event.device.name.encode():
                         self._on_device("remove", event.device.name)

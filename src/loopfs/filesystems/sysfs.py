@@ -7,7 +7,6 @@ the host's /sys at every look, so it follows hotplug; all is read-only.
 from __future__ import annotations
 
 import errno
-import operator
 import os
 import stat
 import time
@@ -17,7 +16,7 @@ from typing import NamedTuple, Protocol
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
-from loopfs.driver.sysfs import Attribute, Item, Link, device_number, disk, place
+from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk, place
 from loopfs.fuse.operations import Buffer, Entry, Operations
 from loopfs.fuse.session import Request
 from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FUSE_ROOT_ID, Attr
@@ -28,6 +27,8 @@ DEVICES = "devices/virtual/block"
 LINKS = {"block": "..", "class/block": "../..", "dev/block": "../.."}
 
 FILE_SIZE = 4096  # what sysfs says of every attribute
+LASTS = 3600  # seconds
+HOST_LASTS = 1  # nobody tells us when one of the host's devices goes
 OVERFLOW_ID = 65534  # the host's root, as a user namespace sees it
 
 Path = tuple[str, ...]
@@ -44,6 +45,10 @@ class Disks(Protocol):
 
     @property
     def devices(self) -> Mapping[int, LoopDevice]: ...
+
+    @property
+    def all_see_all(self) -> bool:
+        """Every thread may see every device."""
 
     def seen_by(self, tid: int) -> Mapping[int, LoopDevice]:
         """Those that a thread may see."""
@@ -65,36 +70,44 @@ class SysfsDirectory(Operations):
         self._now = time.time_ns()
         self._ids = count(FUSE_ROOT_ID + 1)
         self._paths: dict[int, Path] = {FUSE_ROOT_ID: ()}
-        self._nodeids: dict[Path, int] = {}
+        self._nodeids: dict[tuple[Path, str], int] = {}
         self._handles = count(1)
         self._files: dict[int, tuple[Callable[[], bytes], bytes]] = {}
 
     # --- what is where ------------------------------------------------------------
 
-    def _own(self, tid: int | None) -> dict[str, Item]:
-        """What a thread may see, or all."""
+    def _own(self, tid: int | None) -> dict[str, BlockDevice]:
+        """The devices that a thread may see, or all, by what they are called here."""
         seen = self._disks.devices if tid is None else self._disks.seen_by(tid)
         disks = list(seen.values())
         if self._place == DEVICES:
-            return {device.name: disk(device) for device in disks}
+            return {device.name: device for device in disks}
         devices: list[BlockDevice] = [*disks]
         if self._place != "block":
             devices += [part for each in disks for part in list(each.partitions.values())]
-        up = LINKS[self._place]
-        name = device_number if self._place == "dev/block" else operator.attrgetter("name")
-        return {name(device): Link(f"{up}/{DEVICES}/{place(device)}") for device in devices}
+        return {self.name_of(device): device for device in devices}
 
-    def _find(self, path: Path, tid: int | None = None) -> Item | Host:
-        own = self._own(tid)
+    def name_of(self, device: BlockDevice) -> str:
+        """What a device is called here."""
+        return device_number(device) if self._place == "dev/block" else device.name
+
+    def _item(self, device: BlockDevice) -> Item:
+        if isinstance(device, LoopDevice) and self._place == DEVICES:
+            return disk(device)
+        return Link(f"{LINKS[self._place]}/{DEVICES}/{place(device)}")
+
+    def _find(self, path: Path, tid: int | None = None) -> Item | Host | None:
+        """What a path is; None for the root."""
         if not path:
-            return own
-        if path[0] not in own:
+            return None
+        device = self._own(tid).get(path[0])
+        if device is None:
             if self._hidden(path[0]):
                 raise _error(errno.ENOENT)
             return Host("/".join((HOST, self._place, *path)))
-        item: Item = own
-        for name in path:
-            if not isinstance(item, dict) or name not in item:
+        item = self._item(device)
+        for name in path[1:]:
+            if not isinstance(item, Directory) or name not in item:
                 raise _error(errno.ENOENT)
             item = item[name]
         return item
@@ -109,39 +122,50 @@ class SysfsDirectory(Operations):
 
     def _attr(self, path: Path, tid: int | None = None) -> Attr:
         item = self._find(path, tid)
-        uid = 0
-        size = 0
+        uid = size = 0
+        target = ""
         if isinstance(item, Host):
             st = os.lstat(item.path)
             mode, uid = st.st_mode, OVERFLOW_ID
             if not stat.S_ISLNK(mode):
                 mode &= ~0o222
             size = st.st_size
-        elif isinstance(item, dict):
+            target = os.readlink(item.path) if stat.S_ISLNK(mode) else ""
+        elif item is None or isinstance(item, Directory):
             mode = stat.S_IFDIR | 0o755
         elif isinstance(item, Link):
-            mode = stat.S_IFLNK | 0o777
+            mode, target = stat.S_IFLNK | 0o777, item.target
         else:
             mode, size = stat.S_IFREG | 0o444, FILE_SIZE
-        nodeid = self._nodeid(path)
+        nodeid = self._nodeid(path, target)
         nlink = 2 if stat.S_ISDIR(mode) else 1
         return Attr(nodeid, size, mode, nlink, uid, uid, 0, (self._now,) * 3)
 
-    def _nodeid(self, path: Path) -> int:
+    def _nodeid(self, path: Path, target: str) -> int:
+        """The id of what a path is; of a link that leads to ``target``, which the kernel keeps."""
         if not path:
             return FUSE_ROOT_ID
-        if path not in self._nodeids:
+        key = path, target
+        if key not in self._nodeids:
             nodeid = next(self._ids)
-            self._nodeids[path] = nodeid
+            self._nodeids[key] = nodeid
             self._paths[nodeid] = path
-        return self._nodeids[path]
+        return self._nodeids[key]
 
     # --- requests -----------------------------------------------------------------
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         path = (*self._paths[parent], os.fsdecode(name))
         attr = self._attr(path, request.pid)
-        return Entry(attr.ino, attr)
+        return Entry(attr.ino, attr, self._valid(path))
+
+    def _valid(self, path: Path) -> int:
+        """For how many seconds the kernel may remember a name, unless it is told to forget it."""
+        if len(path) > 1:
+            return LASTS if _lasts(path) else 0
+        if path[0] not in self._own(None):
+            return HOST_LASTS
+        return LASTS if self._disks.all_see_all else 0
 
     def getattr(self, nodeid: int) -> Attr:
         return self._attr(self._paths[nodeid])
@@ -151,14 +175,21 @@ class SysfsDirectory(Operations):
         return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path, request.pid)]
 
     def _entries(self, path: Path, tid: int) -> Iterator[tuple[str, int]]:
-        item = self._find(path, tid)
-        own = item if isinstance(item, dict) else {}
-        for name, entry in own.items():
-            yield name, _kind(entry)
-        if not path or isinstance(item, Host):
-            for host in os.scandir("/".join((HOST, self._place, *path))):
-                if host.name not in own and (path or not self._hidden(host.name)):
-                    yield host.name, stat.S_IFMT(host.stat(follow_symlinks=False).st_mode)
+        if path:
+            item = self._find(path, tid)
+            if isinstance(item, Directory):
+                for name in item:
+                    yield name, _kind(item[name])
+            elif isinstance(item, Host):
+                for entry in os.scandir(item.path):
+                    yield entry.name, _kind_of(entry)
+            return
+        own = self._own(tid)
+        for name, device in own.items():
+            yield name, _kind(self._item(device))
+        for entry in os.scandir(f"{HOST}/{self._place}"):
+            if entry.name not in own and not self._hidden(entry.name):
+                yield entry.name, _kind_of(entry)
 
     def readlink(self, nodeid: int) -> bytes:
         item = self._find(self._paths[nodeid])
@@ -198,8 +229,20 @@ class SysfsDirectory(Operations):
         request.reply()
 
 
+def _lasts(path: Path) -> bool:
+    """What is within a device's directory is there as long as that is, but for a few."""
+    device, name, *within = path
+    return name not in ("holders", "slaves") and (
+        bool(within) or not (name == "loop" or name.startswith(device))
+    )
+
+
+def _kind_of(entry: os.DirEntry[str]) -> int:
+    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+
+
 def _kind(item: Item) -> int:
-    if isinstance(item, dict):
+    if isinstance(item, Directory):
         return stat.S_IFDIR
     return stat.S_IFLNK if isinstance(item, Link) else stat.S_IFREG
 

@@ -29,6 +29,7 @@ _WANTED = (
     uapi.FUSE_ASYNC_READ
     | uapi.FUSE_BIG_WRITES
     | uapi.FUSE_ASYNC_DIO
+    | uapi.FUSE_CACHE_SYMLINKS
     | uapi.FUSE_PARALLEL_DIROPS
     | uapi.FUSE_MAX_PAGES
 )
@@ -194,6 +195,14 @@ class Session:
         """
         store = uapi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1)
         self._notify(uapi.FUSE_NOTIFY_STORE, store + b"\0")
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Have the kernel ask again for a name that it may remember (FUSE_NOTIFY_INVAL_ENTRY).
+
+        It waits for lookups in that directory, so never call it from the thread that serves them.
+        """
+        body = uapi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+        self._notify(uapi.FUSE_NOTIFY_INVAL_ENTRY, body)
 
     def _notify(self, code: int, body: bytes) -> None:
         header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(body), code, 0)

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from loopfs import syscalls
@@ -15,8 +16,12 @@ from loopfs.errors import SetupError
 from loopfs.sandbox import messages
 from loopfs.sandbox.run import FORWARDED
 from loopfs.settings import Settings
+from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 if TYPE_CHECKING:
+    from loopfs.driver.bdev import BlockDevice
+    from loopfs.filesystems.sysfs import SysfsDirectory
+    from loopfs.fuse.session import Session
     from loopfs.intercept import notify
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
@@ -101,6 +106,7 @@ class Supervisor:
             else:
                 directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
                 session = Session(view, directory)
+                instances.on_removal.append(partial(_forget, session, directory))
             threading.Thread(target=session.serve, name=place, daemon=True).start()
         if filesystem is not None:
             instances.serve(filesystem)
@@ -182,6 +188,10 @@ class Supervisor:
                 os.kill(target, number)
         except ProcessLookupError:
             return  # it has just ended
+
+
+def _forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:
+    session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
 
 
 def raise_descriptor_limit() -> None:

@@ -62,6 +62,7 @@ FUSE_BIG_WRITES = 1 << 5
 FUSE_ASYNC_DIO = 1 << 15
 FUSE_PARALLEL_DIROPS = 1 << 18
 FUSE_MAX_PAGES = 1 << 22
+FUSE_CACHE_SYMLINKS = 1 << 23
 
 # OPEN reply flags
 FOPEN_DIRECT_IO = 1 << 0
@@ -111,6 +112,7 @@ DIRENT = struct.Struct("=QQII")
 RENAME_IN = struct.Struct("=Q")
 RENAME2_IN = struct.Struct("=QI4x")
 NOTIFY_INVAL_INODE_OUT = struct.Struct("=Qqq")
+NOTIFY_INVAL_ENTRY_OUT = struct.Struct("=QII")
 NOTIFY_STORE_OUT = struct.Struct("=QQI4x")
 
 
