@@ -17,6 +17,7 @@ from loopfs.settings import Settings
 
 if TYPE_CHECKING:
     from loopfs.intercept import notify
+    from loopfs.intercept.log import Log
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
@@ -30,16 +31,25 @@ class Supervisor:
         channel: to the child and to process 1.
         child: its pid.
         userns: the user namespace it has made (its inode number).
+        settings: what was chosen for it.
+        log: is told of each trapped call, and of the command's start and end.
     """
 
     def __init__(
-        self, helper: Helper, channel: Channel, child: int, userns: int, settings: Settings
+        self,
+        helper: Helper,
+        channel: Channel,
+        child: int,
+        userns: int,
+        settings: Settings,
+        log: Log | None,
     ) -> None:
         self._helper = helper
         self._channel = channel
         self._child = child
         self._userns = userns
         self._settings = settings
+        self._log = log
         self._command: int | None = None
         self._instance = threading.Thread(target=self._serve_instance, name="fuse", daemon=True)
 
@@ -52,7 +62,10 @@ class Supervisor:
         self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
         self._mounted.set()
         threading.Thread(target=self._converse, daemon=True).start()
-        return self._wait()
+        status = self._wait()
+        if self._log is not None:
+            self._log.end(status)
+        return status
 
     def _serve_instance(self) -> None:
         from loopfs.driver.minors import Minors
@@ -100,6 +113,8 @@ class Supervisor:
             if message.data == messages.LISTENER:
                 self._command = message.pid
                 listener = message.fds[0]
+                if self._log is not None:
+                    self._log.start(message.pid)
                 threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
             elif message.data == messages.ENDING:
                 if self._serving.is_set() and self._mounts.alive():
@@ -125,7 +140,8 @@ class Supervisor:
                 handlers.update(self._fstat_handlers() if is_fstat else self._mount_handlers())
             handlers[call.name](call)
 
-        notify.serve(listener, handle)
+        make = notify.Call if self._log is None else self._log.call
+        notify.serve(listener, handle, make)
 
     def _fstat_handlers(self) -> dict[str, notify.Handler]:
         from loopfs.intercept.fstat import FstatHandler
