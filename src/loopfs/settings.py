@@ -33,11 +33,25 @@ class Settings(NamedTuple):
         bare: it begins without an instance.
         engines: for a filesystem type the engine that mounts it, or "deny".
         number_from: of the first loop device; None: after the host's.
+        log: the path of a file for a record of each trapped call.
+        verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
     """
 
     bare: bool = False
     engines: Mapping[str, str] = {}
     number_from: int | None = None
+    log: str | None = None
+    verbose: int = 0
+
+    def for_the_outer_one(self) -> str | None:
+        """What was chosen that a sandbox inside another has no say in."""
+        chosen = {
+            "--engine": bool(self.engines),
+            "--number-from": self.number_from is not None,
+            "--log": self.log is not None,
+            "-v": bool(self.verbose),
+        }
+        return next((option for option, is_chosen in chosen.items() if is_chosen), None)
 
     def checked(self) -> Settings:
         """Itself. Raises SettingsError for an engine that there is not."""
@@ -115,6 +129,8 @@ def of_user(
     *,
     bare: bool,
     number_from: int | None = None,
+    log: str | None = None,
+    verbose: int = 0,
 ) -> Settings:
     """The command line over the file.
 
@@ -125,4 +141,5 @@ def of_user(
     """
     path = config if config is not None else default_path(os.environ)
     own = read(path, required=config is not None)
-    return Settings(bare, {**own.engines, **engines}, number_from).checked()
+    chosen = {**own.engines, **engines}
+    return Settings(bare, chosen, number_from, log, verbose).checked()

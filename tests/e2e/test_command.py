@@ -159,7 +159,7 @@ def test_output_into_a_closed_pipe(run_as_user: Run, loopfs_bin: list[str]) -> N
     assert (result.stdout, result.stderr) == ("y\n", f"{128 + signal.SIGPIPE}\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-such-option", "true"], ["--"]])
+@pytest.mark.parametrize("arguments", [[], ["--no-such-option", "true"], ["--"], ["-vvv", "true"]])
 def test_wrong_use(run_as_user: Run, loopfs_bin: list[str], arguments: list[str]) -> None:
     result = run_as_user([*loopfs_bin, "run", *arguments])
     assert (result.returncode, result.stdout) == (2, "")

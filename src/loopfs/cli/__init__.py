@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from loopfs import __version__, settings
 from loopfs.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from loopfs.intercept.log import Log
 
 USAGE = """\
 usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
@@ -21,6 +25,8 @@ run     runs COMMAND as root of a sandbox that has its own loop devices
           --bare                has none before it mounts them (mount -t loop none DIRECTORY)
           --engine TYPE=ENGINE  have ENGINE mount filesystems of TYPE; "deny" refuses them
           --number-from N       numbers them from N on, not after the host's, which are hidden
+          --log FILE            writes each mount and other trapped call to FILE, as JSON lines
+          -v, -vv               shows those that mount (or all) on standard error
           --config FILE         read this instead of ~/.config/loopfs/config.toml
 doctor  says what loopfs needs, what is missing, and how to mend it
 
@@ -63,9 +69,14 @@ def _run(arguments: list[str]) -> int:
 
     _reserve_standard_streams()
     try:
+        log = _log(chosen, command)
+    except LoopfsError as problem:
+        print(f"loopfs: {problem.strerror}", file=sys.stderr)
+        return CANNOT_RUN
+    try:
         from loopfs.sandbox.run import run
 
-        status = run(command, chosen)
+        status = run(command, chosen, log)
     except (LoopfsError, KeyError) as problem:
         from loopfs.cli import doctor
 
@@ -81,9 +92,18 @@ def _run(arguments: list[str]) -> int:
     os._exit(status)
 
 
+def _log(chosen: Settings, command: list[str]) -> Log | None:
+    """The log that was asked for. Raises SetupError."""
+    if chosen.log is None and not chosen.verbose:
+        return None
+    from loopfs.intercept.log import Log
+
+    return Log.open(chosen.log, chosen.verbose, command)
+
+
 def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
     """What ``run`` is told, its options taken away. Raises SettingsError."""
-    bare, config, number_from = False, None, None
+    bare, config, number_from, log, verbose = False, None, None, None, 0
     engines: dict[str, str] = {}
     words = list(arguments)
     while words and words[0].startswith("-"):
@@ -93,7 +113,10 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
         if option == "--bare" and not equals:
             bare = True
             continue
-        if option not in ("--engine", "--config", "--number-from"):
+        if option in ("-v", "-vv") and not equals:
+            verbose += len(option) - 1
+            continue
+        if option not in ("--engine", "--config", "--number-from", "--log"):
             raise SettingsError(f"run has no option {option!r}")
         if not equals:
             if not words:
@@ -101,11 +124,16 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             value = words.pop(0)
         if option == "--config":
             config = value
+        elif option == "--log":
+            log = value
         elif option == "--number-from":
             number_from = settings.number(value)
         else:
             engines.update([settings.engine_choice(value)])
-    return settings.of_user(config, engines, bare=bare, number_from=number_from), words
+    chosen = settings.of_user(
+        config, engines, bare=bare, number_from=number_from, log=log, verbose=verbose
+    )
+    return chosen, words
 
 
 def _reserve_standard_streams() -> None:

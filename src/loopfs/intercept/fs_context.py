@@ -203,6 +203,7 @@ class ContextHandlers:
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF
         fstype = _text(process, call.args[0], PAGE)
+        call.note(fsname=fstype)
         ours = fstype == LOOP or fstype in block_types()
         if not ours or flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
             call.proceed()
@@ -219,6 +220,7 @@ class ContextHandlers:
     def _fspick(self, call: Call) -> None:
         process, mounts = call.process, self._mounts
         path = os.fsdecode(process.read_string(call.args[1], PAGE))
+        call.note(path=path)
         flags = call.args[2] & 0xFFFFFFFF
         known = uapi.FSPICK_CLOEXEC | uapi.FSPICK_SYMLINK_NOFOLLOW
         known |= uapi.FSPICK_NO_AUTOMOUNT | uapi.FSPICK_EMPTY_PATH
@@ -280,6 +282,7 @@ class ContextHandlers:
                 name = _text(call.process, key, NAME_LIMIT)
                 is_string = command == uapi.FSCONFIG_SET_STRING
                 text = _text(call.process, value, NAME_LIMIT) if is_string else None
+                call.note(key=name, value=text)
                 if call.alive():
                     opened.context.set(name, text)
         except DriverError as problem:
@@ -291,13 +294,14 @@ class ContextHandlers:
     def _create(self, call: Call, opened: OpenContext) -> None:
         context = opened.context
         context.check_phase(Phase.CREATE_PARAMS)
+        call.note(fstype=context.fstype, source=context.source)
         if not may_mount(call.process):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         fd = call.args[0] & 0xFFFFFFFF
         close_on_exec = syscalls.descriptor_info(call.process.tid, fd).flags & os.O_CLOEXEC
         try:
             create = self._create_instance if context.fstype == LOOP else self._create_engine
-            made = create(call.process, context)
+            made = create(call, context)
         except OSError:
             context.fail()
             raise
@@ -307,21 +311,21 @@ class ContextHandlers:
         finally:
             os.close(made)
 
-    def _create_instance(self, process: Process, context: FsContext) -> int:
-        owner = Owner.of(process)
-        channel, message = begin_instance(self._mounts, process, context, None, 0)
+    def _create_instance(self, call: Call, context: FsContext) -> int:
+        owner = Owner.of(call.process)
+        channel, message = begin_instance(self._mounts, call.process, context, None, 0)
         channel.close()
         adopt_instance(self._mounts, owner, context, message)
         return message.fds[1]
 
-    def _create_engine(self, process: Process, context: FsContext) -> int:
+    def _create_engine(self, call: Call, context: FsContext) -> int:
         parameters = context.parameters
         assert isinstance(parameters, EngineParameters)
         if context.source is None:
             raise DriverError(errno.EINVAL, f"{context.fstype}: No source specified")
         choice = EngineChoice.of(self._policy, context.fstype, ",".join(parameters.options))
         arguments = (context.source, None, context.fstype, context.sb_flags)
-        channel, message = begin_engine(self._mounts, process, arguments, choice)
+        channel, message = begin_engine(self._mounts, call, arguments, choice)
         channel.close()
         code, served = result(message)
         if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse

@@ -20,7 +20,7 @@ from loopfs.driver.fs_context import (
 from loopfs.engines.engine import NoEngine, Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
-from loopfs.engines.policy import TYPES, Policy
+from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -29,11 +29,10 @@ from loopfs.intercept.notify import Call, in_thread
 from loopfs.process import Process
 from loopfs.uapi.mount import (
     MS_BIND,
-    MS_MGC_MSK,
-    MS_MGC_VAL,
     MS_NOT_NEW,
     MS_REMOUNT,
     NS_GET_USERNS,
+    mount_flags,
 )
 
 PAGE = 4096  # as much of a string argument as mount(2) takes
@@ -50,9 +49,7 @@ class MountHandler:
         self._policy = policy
 
     def __call__(self, call: Call) -> None:
-        flags = call.args[3] & 0xFFFFFFFF
-        if flags & MS_MGC_MSK == MS_MGC_VAL:
-            flags &= ~MS_MGC_MSK
+        flags = mount_flags(call.args[3])
         if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
             in_thread(call, lambda call: self._remount(call, flags))
         elif flags & MS_NOT_NEW:
@@ -68,11 +65,13 @@ class MountHandler:
     def _mount(self, call: Call, flags: int) -> None:
         process = call.process
         fstype = _string(process, call.args[2])
+        call.note(fstype=fstype)
         if fstype is None or not self._may_be_ours(fstype):
             call.proceed()
             return
         source, target = (_string(process, address) for address in call.args[:2])
         data = _string(process, call.args[4]) or ""
+        call.note(source=source, target=target, data=data)
         if target is None or not may_mount(process):
             call.proceed()
         elif not call.alive():
@@ -85,7 +84,10 @@ class MountHandler:
             from loopfs.intercept.kernel_mount import mount_by_kernel
 
             job = (source, target, fstype, flags, data)
-            _answer(call, mount_by_kernel(self._mounts, call, *job))
+            code = mount_by_kernel(self._mounts, call, *job)
+            if code != NOT_OURS:
+                call.note(engine=KERNEL)
+            _answer(call, code)
         else:
             self._with_engine(call, (source, target, fstype, flags), data)
 
@@ -108,7 +110,7 @@ class MountHandler:
 
     def _with_engine(self, call: Call, arguments: tuple[object, ...], data: str) -> None:
         choice = EngineChoice.of(self._policy, str(arguments[2]), data)
-        channel, message = begin_engine(self._mounts, call.process, arguments, choice)
+        channel, message = begin_engine(self._mounts, call, arguments, choice)
         try:
             _answer(call, self._converse(call, channel, message))
         finally:
@@ -131,6 +133,7 @@ class MountHandler:
     def _remount(self, call: Call, flags: int) -> None:
         process, mounts = call.process, self._mounts
         target = _string(process, call.args[1])
+        call.note(target=target)
         if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
             call.proceed()
             return
@@ -138,9 +141,11 @@ class MountHandler:
             call.proceed()
             return
         context = remount_context(LOOP)
+        data = _string(process, call.args[4]) or ""
+        call.note(data=data)
         refused = 0
         try:
-            context.set_all(_string(process, call.args[4]) or "")
+            context.set_all(data)
         except OSError as problem:  # it matters only if the target is an instance
             refused = problem.errno or errno.EINVAL
         if not call.alive():
@@ -244,20 +249,24 @@ class EngineChoice(NamedTuple):
 
 
 def begin_engine(
-    mounts: Mounts, process: Process, arguments: tuple[object, ...], choice: EngineChoice
+    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
 ) -> tuple[Channel, Message]:
     """Have an engine serve a device in the caller's namespaces; its channel and its answer.
 
     Args:
         arguments: source, target (None for a context), type and MS_* flags.
     """
-    with caller_descriptors(process) as fds:
+    with caller_descriptors(call.process) as fds:
         how = (choice.engine, choice.options, choice.refused)
         served = tuple(tuple(each) for each in mounts.served())
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
     message = channel.receive()
-    if choice.why and result(message) == (choice.refused, True):
+    outcome = result(message)
+    if choice.engine and outcome[0] != NOT_OURS:
+        call.note(engine=choice.engine)
+    if choice.why and outcome == (choice.refused, True):
+        call.note(why=choice.why)
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
     return channel, message

@@ -60,6 +60,17 @@ class Call:
         self.name = NAMES[notification.arch, notification.nr]
         self.process = Process(notification.pid)
 
+    def note(
+        self, *, engine: str | None = None, why: str | None = None, **arguments: str | None
+    ) -> None:
+        """Tell the log what is acted on; without a log, nobody.
+
+        Args:
+            engine: what serves the filesystem, or was to.
+            why: a sentence for a refusal.
+            arguments: those that were read from the caller's memory.
+        """
+
     def proceed(self) -> None:
         """Let the kernel carry the call out."""
         self._send(0, 0, uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
@@ -88,37 +99,32 @@ class Call:
         """Put a duplicate of our ``fd`` in the place of the caller's ``number``, as dup3(2)."""
         self._add_descriptor(uapi.SECCOMP_ADDFD_FLAG_SETFD, fd, number, close_on_exec)
 
-    def _add_descriptor(self, how: int, fd: int, number: int, close_on_exec: bool) -> None:
+    def _add_descriptor(self, how: int, fd: int, number: int, close_on_exec: bool) -> bool:
         flags = os.O_CLOEXEC if close_on_exec else 0
         request = uapi.NOTIF_ADDFD.pack(self._id, how, fd, number, flags)
-        try:
-            fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_ADDFD, request)
-        except OSError as problem:
-            if problem.errno != errno.ENOENT:  # the caller was killed meanwhile
-                raise
+        return self._reply(uapi.SECCOMP_IOCTL_NOTIF_ADDFD, request)
 
     def alive(self) -> bool:
         """The caller still waits: what was read of it was read of it and no other."""
+        return self._reply(uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(self._id))
+
+    def _send(self, value: int, error: int, flags: int) -> bool:
+        response = uapi.NOTIF_RESP.pack(self._id, value, error, flags)
+        return self._reply(uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
+
+    def _reply(self, command: int, argument: bytes) -> bool:
+        """Whether the caller was still there for it, and not killed meanwhile."""
         try:
-            fcntl.ioctl(
-                self._listener, uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(self._id)
-            )
+            fcntl.ioctl(self._listener, command, argument)
         except OSError as problem:
             if problem.errno == errno.ENOENT:
                 return False
             raise
         return True
 
-    def _send(self, value: int, error: int, flags: int) -> None:
-        response = uapi.NOTIF_RESP.pack(self._id, value, error, flags)
-        try:
-            fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
-        except OSError as problem:
-            if problem.errno != errno.ENOENT:  # the caller was killed meanwhile
-                raise
-
 
 Handler = Callable[[Call], None]
+MakeCall = Callable[[int, uapi.Notification], Call]
 
 
 def install() -> int:
@@ -139,10 +145,11 @@ def install() -> int:
         return syscalls.seccomp_listener(code, 0)
 
 
-def serve(listener: int, handler: Handler) -> None:
+def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
     """Hand each trapped call to ``handler``, until no process is left.
 
-    It runs in this thread, and calls wait while it does.
+    It runs in this thread, and calls wait while it does. ``make`` makes a call of what was
+    received on the listener.
     """
     try:  # 6.6: wake the caller on this CPU, at an eighth of the time
         flags = uapi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
@@ -162,7 +169,7 @@ def serve(listener: int, handler: Handler) -> None:
             if _hung_up(listener):
                 return
             continue  # the caller was killed before we could read
-        call = Call(listener, uapi.Notification._make(uapi.NOTIF.unpack(buffer)))
+        call = make(listener, uapi.Notification._make(uapi.NOTIF.unpack(buffer)))
         _handle(call, handler)
 
 

@@ -37,6 +37,7 @@ class StatfsHandler:
 
     def _statfs(self, call: Call) -> None:
         path = os.fsdecode(call.process.read_string(call.args[0], PAGE))
+        call.note(path=path)
         try:
             place = peek(call.process, path)
         except OSError as problem:

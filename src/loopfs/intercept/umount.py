@@ -27,6 +27,7 @@ class UmountHandler:
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
         target = os.fsdecode(process.read_string(call.args[0], PAGE))
+        call.note(target=target)
         devices = self._mounts.device_numbers()
         if certainly_elsewhere(process, target, devices.__contains__) or not may_mount(process):
             call.proceed()

@@ -10,11 +10,14 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.settings import Settings
+
+if TYPE_CHECKING:
+    from loopfs.intercept.log import Log
 
 # What is passed on to the command when somebody sends it to the supervisor alone.
 FORWARDED = frozenset(
@@ -31,12 +34,13 @@ FORWARDED = frozenset(
 )
 
 
-def run(argv: Sequence[str], settings: Settings) -> int:
+def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
     """Run a command in a sandbox of its own.
 
     Args:
         argv: the command and its arguments.
         settings: what was chosen for it.
+        log: is told of each trapped call.
     Returns:
         its exit status; 128+n when signal n ended it, 127 when there is no such
         command, 126 when it cannot be executed.
@@ -50,14 +54,16 @@ def run(argv: Sequence[str], settings: Settings) -> int:
         pid = os.fork()
         if pid == 0:
             channel.close()
+            if log is not None:
+                log.close()  # the command can reach the descriptors of process 1
             _be_child(childs_end, argv, settings.bare, {signal.Signals(number) for number in mask})
         childs_end.close()
-        return _supervise(channel, pid, settings)
+        return _supervise(channel, pid, settings, log)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _supervise(channel: Channel, child: int, settings: Settings) -> int:
+def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None) -> int:
     from loopfs.process import Process
     from loopfs.sandbox import idmap, messages
 
@@ -72,7 +78,7 @@ def _supervise(channel: Channel, child: int, settings: Settings) -> int:
     _enter_user_namespace(child)
     from loopfs.sandbox.supervisor import Supervisor
 
-    return Supervisor(helper, channel, child, userns, settings).supervise()
+    return Supervisor(helper, channel, child, userns, settings, log).supervise()
 
 
 def _enter_user_namespace(child: int) -> None:

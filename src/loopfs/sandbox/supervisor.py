@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from loopfs.filesystems.sysfs import SysfsDirectory
     from loopfs.fuse.session import Session
     from loopfs.intercept import notify
+    from loopfs.intercept.log import Log
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
-IS_NESTED = (
-    "the sandbox around this one numbers the devices and mounts them: choose the options there"
-)
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -39,16 +37,25 @@ class Supervisor:
         channel: to the child and to process 1.
         child: its pid.
         userns: the user namespace it has made (its inode number).
+        settings: what was chosen for it.
+        log: is told of each trapped call, and of the command's start and end.
     """
 
     def __init__(
-        self, helper: Helper, channel: Channel, child: int, userns: int, settings: Settings
+        self,
+        helper: Helper,
+        channel: Channel,
+        child: int,
+        userns: int,
+        settings: Settings,
+        log: Log | None,
     ) -> None:
         self._helper = helper
         self._channel = channel
         self._child = child
         self._userns = userns
         self._settings = settings
+        self._log = log
         self._command: int | None = None
         self._instance = threading.Thread(target=self._serve_instance, name="fuse", daemon=True)
 
@@ -61,10 +68,13 @@ class Supervisor:
         self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
         if self._mounts_made.fds:
             self._mounted.set()
-        elif self._settings.number_from is not None or self._settings.engines:
-            raise SetupError(0, IS_NESTED)
+        elif chosen := self._settings.for_the_outer_one():
+            raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
         threading.Thread(target=self._converse, daemon=True).start()
-        return self._wait()
+        status = self._wait()
+        if self._log is not None:
+            self._log.end(status)
+        return status
 
     def _serve_instance(self) -> None:
         from loopfs.driver.minors import Minors
@@ -117,6 +127,8 @@ class Supervisor:
             message = self._channel.receive()
             if message.data == messages.LISTENER:
                 self._command = message.pid
+                if self._log is not None:
+                    self._log.start(message.pid)
                 for listener in message.fds:
                     threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
             elif message.data == messages.ENDING:
@@ -141,7 +153,8 @@ class Supervisor:
                 handlers.update(self._fstat_handlers() if is_fstat else self._mount_handlers())
             handlers[call.name](call)
 
-        notify.serve(listener, handle)
+        make = notify.Call if self._log is None else self._log.call
+        notify.serve(listener, handle, make)
 
     def _fstat_handlers(self) -> dict[str, notify.Handler]:
         from loopfs.intercept.fstat import FstatHandler

@@ -32,6 +32,13 @@ MS_MGC_MSK = 0xFFFF0000
 # What makes mount(2) something else than a new mount.
 MS_NOT_NEW = MS_REMOUNT | MS_BIND | MS_MOVE | MS_UNBINDABLE | MS_PRIVATE | MS_SLAVE | MS_SHARED
 
+
+def mount_flags(argument: int) -> int:
+    """The MS_* flags of mount(2)'s fourth argument, which may have the magic number of old."""
+    flags = argument & 0xFFFFFFFF
+    return flags & ~MS_MGC_MSK if flags & MS_MGC_MSK == MS_MGC_VAL else flags
+
+
 MNT_FORCE = 1
 MNT_DETACH = 2
 MNT_EXPIRE = 4
