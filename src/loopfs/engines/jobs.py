@@ -134,25 +134,8 @@ def _umount(
     answer(channel, 0, number)
 
 
-def _umount_all(channel: Channel, fds: list[int], devices: tuple[int, ...]) -> None:
-    """Unmount the filesystems ``devices`` wherever they are in a process's namespace."""
-    (pidfd, mountinfo) = fds
-    with open(mountinfo, "rb", buffering=0) as file:
-        lines = file.readall().splitlines()
-    enter_user(pidfd)
-    syscalls.setns(pidfd, CLONE_NEWNS)
-    for line in reversed(lines):
-        fields = line.split()
-        major, minor = map(int, fields[2].split(b":"))
-        if os.makedev(major, minor) in devices:
-            place = fields[4].decode("unicode_escape").encode("latin-1")
-            syscalls.umount2(os.fsdecode(place), uapi.MNT_DETACH)
-    answer(channel, 0)
-
-
 JOBS: dict[str, Job] = {
     "fstat": _fstat,
     "read_table": _read_table,
     "umount": _umount,
-    "umount_all": _umount_all,
 }

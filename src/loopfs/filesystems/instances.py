@@ -111,6 +111,11 @@ class Instances:
             for number, device in filesystem.instance.devices.copy().items()
         }
 
+    def detach_unused(self) -> None:
+        """Have each device of all instances detached as soon as nobody has it open."""
+        for filesystem in self._filesystems.values():
+            filesystem.detach_unused()
+
     def settled(self) -> None:
         """Return once those instances are shut down whose last mount and descriptor are gone."""
         for filesystem in self._filesystems.values():

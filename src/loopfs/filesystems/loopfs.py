@@ -412,6 +412,15 @@ class LoopFilesystem(Operations):
             where = window.offset, window.capacity, disk.block_size
             disk.partitions.scanned(self._read_table(backing.fileno(), *where))
 
+    def detach_unused(self) -> None:
+        """Have each device detached as soon as nobody has it open."""
+
+        def detach() -> None:
+            self.instance.detach_unused()
+            self._settle()
+
+        self.worker.later(detach)
+
     def serve(self) -> None:
         """Answer requests until the instance is unmounted, then shut it down."""
         self.session.serve()

@@ -47,8 +47,6 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, ne
     _end_the_rest()
     if nested:
         _unmount_all()
-    channel.send(messages.ENDING)
-    channel.receive()  # engines have written what they had
     return messages.exit_status(status)
 
 
@@ -66,18 +64,18 @@ def _end_the_rest() -> None:
 
 
 def _unmount_all() -> None:
-    """Unmount what is served by FUSE programs; each call returns when its image is complete."""
+    """Unmount all that can be, the latest first, for it may lie above others; a call for what
+    an engine serves returns when the image is complete."""
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = [line.split() for line in file]
     for fields in reversed(mounts):
-        if not fields[fields.index(b"-") + 1].startswith(b"fuse."):
-            continue
         place = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
         try:
             syscalls.umount2(place, uapi.MNT_DETACH)
         except OSError as problem:
-            # What came from around us is locked, and what was below another is gone with it.
-            if problem.errno not in (errno.EINVAL, errno.ENOENT):
+            # What came from around us is locked, what was below another is gone with it, and
+            # the way to a place can be closed to us.
+            if problem.errno not in (errno.EINVAL, errno.ENOENT, errno.EACCES):
                 raise
 
 

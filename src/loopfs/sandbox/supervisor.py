@@ -108,10 +108,6 @@ class Supervisor:
                 self._command = message.pid
                 for listener in message.fds:
                     threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
-            elif message.data == messages.ENDING:
-                if self._serving.is_set() and self._mounts.alive():
-                    self._mounts.unmount_all(message.pid)
-                self._channel.send(messages.OK)
             elif not message.data:
                 return
 
@@ -163,6 +159,8 @@ class Supervisor:
             if info.si_signo == signal.SIGCHLD:
                 pid, status = os.waitpid(self._child, os.WNOHANG)
                 if pid:
+                    if self._serving.is_set():
+                        self._mounts.finish()
                     return messages.exit_status(status)
             elif info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
                 # A hangup is sent to the session's leader alone, and that can be us.
