@@ -121,7 +121,11 @@ def _umount(
     enter(pidfd, root, cwd)
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
-    directory, name = paths.resolve_parent(target, paths.CallerProc(process, thread), follow)
+    proc = paths.CallerProc(process, thread)
+    try:
+        directory, name = paths.resolve_parent(target, proc, follow)
+    except PermissionError:
+        directory, name = paths.resolve_parent(_from_cwd(target), proc, follow)
     if not name:
         answer(channel, NOT_OURS)
         return
@@ -132,6 +136,19 @@ def _umount(
     os.fchdir(directory)
     syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
     answer(channel, 0, number)
+
+
+def _from_cwd(target: str) -> str:
+    """A path below the working directory as it is from there: umount(8) makes it absolute, and
+    the way there can be closed to the caller, who began in it.
+
+    Raises:
+        PermissionError: it is not below.
+    """
+    start = os.path.join(os.getcwd(), "")
+    if not target.startswith(start) or target == start:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return target.removeprefix(start)
 
 
 JOBS: dict[str, Job] = {

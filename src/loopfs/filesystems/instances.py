@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import sys
 import threading
 from typing import NamedTuple
 
@@ -38,9 +39,17 @@ class Instances:
         minors: the numbers that they share.
         fstat: asks a descriptor that this process may not look at.
         read_table: see LoopFilesystem.
+        backing_limit: descriptors from this number on are not for backing files.
     """
 
-    def __init__(self, minors: Minors, fstat: Stat, read_table: TableReader) -> None:
+    def __init__(
+        self,
+        minors: Minors,
+        fstat: Stat,
+        read_table: TableReader,
+        backing_limit: int = sys.maxsize,
+    ) -> None:
+        self.backing_limit = backing_limit
         self.numbers = threading.Lock()  # for the one who takes or frees numbers
         self._minors = minors
         self._fstat = fstat

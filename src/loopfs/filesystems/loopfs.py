@@ -363,7 +363,14 @@ class LoopFilesystem(Operations):
         request.reply_ioctl(result)
 
     def backing(self, fd: int) -> BackingFile:
-        """The backing file behind a duplicated descriptor, which is then ours."""
+        """The backing file behind a duplicated descriptor, which is then ours.
+
+        Raises:
+            OSError: EMFILE: what is left of our descriptors is needed for other work.
+        """
+        if fd >= self._instances.backing_limit:
+            os.close(fd)
+            raise _error(errno.EMFILE)
         filesystem = self._instances.find(syscalls.statx_dev(fd))
         if filesystem is None:
             return BackingFile(fd, None, self._fstat)

@@ -95,7 +95,7 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    environment = dict(os.environ)
+    environment = _callers_environment()
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     try:
         listener = () if nested else (notify.install(),)
@@ -118,6 +118,16 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     except OSError as problem:
         print(f"loopfs: {argv[0]}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
+
+
+def _callers_environment() -> dict[str, str]:
+    """Ours without the LC_CTYPE that Python sets in the locale C (PEP 538)."""
+    environment = dict(os.environ)
+    if "LC_CTYPE" in environment:
+        with open("/proc/self/environ", "rb") as file:
+            if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                del environment["LC_CTYPE"]
+    return environment
 
 
 def root_path(path: str) -> str:

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
+from loopfs.errors import SetupError
 from loopfs.settings import Settings
 
 # What is passed on to the command when somebody sends it to the supervisor alone.
@@ -43,6 +44,7 @@ def run(argv: Sequence[str], settings: Settings) -> int:
     Raises:
         SetupError: no sandbox can be made here.
     """
+    _check_proc()
     # Before any thread is there: all threads must have these signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
@@ -55,6 +57,15 @@ def run(argv: Sequence[str], settings: Settings) -> int:
         return _supervise(channel, pid, settings)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _check_proc() -> None:
+    try:
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return
+    except FileNotFoundError:
+        pass
+    raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
 def _supervise(channel: Channel, child: int, settings: Settings) -> int:

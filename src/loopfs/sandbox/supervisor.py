@@ -23,6 +23,7 @@ SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it
 IS_NESTED = (
     "the sandbox around this one numbers the devices and mounts them: choose the options there"
 )
+KEPT_DESCRIPTORS = 64  # are not for backing files: opens, mounts and /sys need some for a moment
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -73,13 +74,14 @@ class Supervisor:
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
         minors = Minors(host_numbers_end() if number_from is None else number_from)
-        raise_descriptor_limit()
+        room = raise_descriptor_limit()
         self._mounted.wait()
         fuse, dev, root, *views = self._mounts_made.fds
         instances = Instances(
             minors,
             lambda fd: self._helper.fstat(self._child, fd),
             lambda *table: self._helper.read_table(self._child, *table),
+            room - min(KEPT_DESCRIPTORS, room // 2),
         )
         self._mounts = Mounts(self._helper, instances)
         filesystem = None
@@ -177,12 +179,17 @@ class Supervisor:
             return  # it has just ended
 
 
-def raise_descriptor_limit() -> None:
-    """A bound device costs a descriptor; the workload, forked before, keeps its own limit."""
+def raise_descriptor_limit() -> int:
+    """A bound device costs a descriptor; the workload, forked before, keeps its own limit.
+
+    Returns:
+        how many descriptors we may have.
+    """
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
 def host_numbers_end() -> int:
