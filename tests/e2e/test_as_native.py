@@ -163,10 +163,58 @@ MOUNT = {
     """,
 }
 
+FILESYSTEM = """
+    uuid=$(cat /proc/sys/kernel/random/uuid); label=l$(echo $uuid | cut -c1-8); mkdir mnt
+    mkfs.ext4 -q -F -L $label -U $uuid disk.img 4M; d=$(losetup -f --show disk.img)
+    bare() { sed "s,/dev/loopfs/,/dev/,; s/$uuid/UUID/; s/$label/LABEL/"; }
+"""
+
+LISTS = {
+    "losetup": """
+        truncate -s 1M disk.img; d=$(losetup -f --show -o 512 disk.img)
+        losetup -l -n -O NAME,SIZELIMIT,OFFSET,AUTOCLEAR,RO,DIO,LOG-SEC,BACK-FILE $d
+        losetup --json -l -O NAME,OFFSET $d
+        losetup -j disk.img | sed 's/\\[.*\\]:[0-9]*//'; losetup -d $d
+    """,
+    "lsblk": """
+        truncate -s 1M disk.img; d=$(losetup -f --show disk.img)
+        lsblk $d | tr -s ' ' | cut -d' ' -f3-
+        lsblk -D $d
+        lsblk -bno NAME,KNAME,SIZE,TYPE,RO,RM,PHY-SEC,LOG-SEC,MIN-IO,OPT-IO,ALIGNMENT,SCHED,TRAN $d
+        lsblk -S $d; losetup -d $d
+    """,
+    "by what is on it": FILESYSTEM
+    + """
+        blkid $d | bare; blkid -p $d | bare; blkid -i $d; blkid -L $label | bare
+        blkid -U $uuid | bare; findfs LABEL=$label | bare; try findfs LABEL=missing
+        mount LABEL=$label mnt; echo text >mnt/file; umount mnt
+        mount UUID=$uuid mnt; cat mnt/file; findmnt -no SOURCE mnt | bare; umount mnt
+        wipefs $d | bare; wipefs -a $d | bare; wipefs $d; losetup -d $d
+    """,
+    "fdisk": """
+        truncate -s 4M disk.img; d=$(losetup -f --show disk.img); fdisk -l $d
+        try sfdisk -l $d; echo ,1M | sfdisk -q --label-id 1 --no-reread $d; fdisk -l $d
+        losetup -d $d
+    """,
+    "/proc/partitions": """
+        truncate -s 4M disk.img; d=$(losetup -f --show disk.img); n=${d##*/}
+        grep -w "$n" /proc/partitions | awk '{ print $1, $3, $4 }'; losetup -d $d
+        grep -w "$n" /proc/partitions || echo none
+    """,
+    "what the device has counted": """
+        truncate -s 1M disk.img; d=$(losetup -f --show disk.img); s=/sys/block/${d##*/}/stat
+        set -- $(cat $s)
+        dd if=$d of=/dev/null bs=4k iflag=direct status=none
+        dd if=/dev/zero of=$d bs=4k count=16 oflag=direct conv=notrunc status=none
+        read a1 a2 a3 a4 a5 a6 a7 rest <$s
+        echo $((a1 - $1)) $((a3 - $3)) $((a5 - $5)) $((a7 - $7)); losetup -d $d
+    """,
+}
+
 
 SCRIPTS = [
     pytest.param(script, id=f"{family}, {name}")
-    for family, scripts in {"losetup": LOSETUP, "data": DATA, "mount": MOUNT}.items()
+    for family, scripts in {"losetup": LOSETUP, "data": DATA, "mount": MOUNT, "list": LISTS}.items()
     for name, script in scripts.items()
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,19 @@ def test_a_number_that_is_none(loopfs_run: Run) -> None:
     result = loopfs_run("true", "--number-from", "-1")
     assert result.returncode == 2
     assert "--number-from wants a number from 0 to 1048575, not '-1'" in result.stderr
+
+
+def test_proc_partitions_hides_and_shows_the_same(
+    loopfs_run: Run, kernel_loop: str, workdir: Path
+) -> None:
+    """The host's loop device is there by default, and not with --number-from."""
+    image = workdir / "host.img"
+    image.write_bytes(bytes(1 << 20))
+    subprocess.run(["losetup", kernel_loop, image], check=True)
+    try:
+        script = f"grep -w {Path(kernel_loop).name} /proc/partitions; wc -l </proc/self/mounts"
+        shown = loopfs_run(script).stdout.splitlines()
+        hidden = loopfs_run(script, "--number-from", "5000").stdout.splitlines()
+    finally:
+        subprocess.run(["losetup", "-d", kernel_loop], check=True)
+    assert (len(shown), len(hidden)) == (2, 1)

@@ -228,3 +228,8 @@ def test_the_nodes_are_there_for_every_user(inside: Lines) -> None:
         "block special file nobody 604",
         "block special file nobody",
     ]
+
+
+def test_a_proc_can_be_mounted_in_namespaces_made_inside(inside: Lines) -> None:
+    """Although a file of it is covered, for which the kernel would refuse that."""
+    assert inside("unshare -Urmpf --mount-proc sh -c 'echo /proc/[0-9]*'") == ["/proc/1"]

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from loopfs.driver.event import Event, Invalidate
+from loopfs.driver.statistics import Statistics
 from loopfs.driver.world import Backing
 from loopfs.errors import DriverError
 
@@ -50,6 +51,7 @@ class BlockDevice:
         self.soft_block_size = PAGE_SIZE  # BLKBSZGET
         self.writes_blocked = False
         self._events = events
+        self.statistics = Statistics()
 
     @property
     def disk(self) -> LoopDevice:

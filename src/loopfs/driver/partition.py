@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener
 from loopfs.driver.event import Event, Uevent
+from loopfs.driver.statistics import Statistics
 from loopfs.errors import DriverError
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ class Partition(BlockDevice):
     ) -> None:
         super().__init__(f"{disk.name}p{found.number}", major, minor, events)
         self._disk = disk
+        self.statistics = Statistics(disk.statistics)
         self.number = found.number
         self.label = found.name  # PARTNAME
         self.size = found.size

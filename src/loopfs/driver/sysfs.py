@@ -58,7 +58,7 @@ def disk(device: LoopDevice) -> dict[str, Item]:
         "ext_range": _constant("256"),
         "hidden": _constant("0"),
         "holders": {},
-        "inflight": _constant(f"{0:8d} {0:8d}"),
+        "inflight": Attribute(device.statistics.inflight),
         "partscan": Attribute(lambda: str(int(bool(device.flags & LO_FLAGS_PARTSCAN)))),
         "queue": _queue(device),
         "range": _constant("1"),
@@ -66,6 +66,7 @@ def disk(device: LoopDevice) -> dict[str, Item]:
         "ro": Attribute(lambda: str(int(device.read_only))),
         "size": Attribute(lambda: str(device.capacity // SECTOR_SIZE)),
         "slaves": {},
+        "stat": Attribute(device.statistics.show),
         "subsystem": Link("../../../../class/block"),
         "uevent": Attribute(lambda: _uevent(device)),
     }
@@ -80,14 +81,40 @@ def _partition(part: Partition) -> dict[str, Item]:
         "dev": _constant(device_number(part)),
         "discard_alignment": _constant("0"),
         "holders": {},
-        "inflight": _constant(f"{0:8d} {0:8d}"),
+        "inflight": Attribute(part.statistics.inflight),
         "partition": _constant(str(part.number)),
         "ro": Attribute(lambda: str(int(part.read_only))),
         "size": Attribute(lambda: str(part.capacity // SECTOR_SIZE)),
         "start": _constant(str(part.start // SECTOR_SIZE)),
+        "stat": Attribute(part.statistics.show),
         "subsystem": Link("../../../../../class/block"),
         "uevent": Attribute(lambda: _partition_uevent(part)),
     }
+
+
+# What a queue says of itself that nothing here can change.
+_QUEUE = {
+    "add_random": "0",
+    "chunk_sectors": "0",
+    "dax": "0",
+    "dma_alignment": "511",
+    "fua": "0",
+    "io_poll": "0",
+    "io_poll_delay": "-1",
+    "iostats": "1",
+    "max_discard_segments": "1",
+    "max_integrity_segments": "0",
+    "max_segment_size": "65536",
+    "max_segments": "128",
+    "nomerges": "0",
+    "nr_zones": "0",
+    "rq_affinity": "1",
+    "stable_writes": "0",
+    "virt_boundary_mask": "0",
+    "write_same_max_bytes": "0",
+    "zone_append_max_bytes": "0",
+    "zone_write_granularity": "0",
+}
 
 
 def _constant(text: str) -> Attribute:
@@ -130,7 +157,7 @@ def _queue(device: LoopDevice) -> dict[str, Item]:
     block_size = Attribute(lambda: str(device.block_size))
     discard = Attribute(lambda: str(MAX_DISCARD if device.discards else 0))
     sectors_kb = _constant(str(MAX_SECTORS * SECTOR_SIZE // 1024))
-    return {
+    own: dict[str, Item] = {
         "discard_granularity": Attribute(lambda: str(4096 if device.backing else 0)),
         "discard_max_bytes": discard,
         "discard_max_hw_bytes": discard,
@@ -150,3 +177,4 @@ def _queue(device: LoopDevice) -> dict[str, Item]:
         "write_zeroes_max_bytes": discard,
         "zoned": _constant("none"),
     }
+    return own | {name: _constant(text) for name, text in _QUEUE.items()}

@@ -11,8 +11,10 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from time import monotonic_ns
 
 from loopfs.driver.bdev import BlockDevice
+from loopfs.driver.statistics import DISCARD, FLUSH, READ, WRITE
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.worker import spawn
 from loopfs.fuse.operations import Buffer
@@ -29,6 +31,24 @@ _ZERO = FALLOC_FL_ZERO_RANGE
 _PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 FALLOCATE_FLAGS = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
 FALLOCATE_MODES = frozenset({_ZERO, _ZERO | FALLOC_FL_KEEP_SIZE, _PUNCH})
+
+
+class _Counted:
+    """A request of one kind about so many bytes of a device, from its beginning to its end."""
+
+    __slots__ = ("_kind", "_length", "_start", "_statistics")
+
+    def __init__(self, device: BlockDevice, kind: int, length: int) -> None:
+        self._statistics = device.statistics
+        self._kind = kind
+        self._length = length
+
+    def __enter__(self) -> None:
+        self._statistics.begin(self._kind)
+        self._start = monotonic_ns()
+
+    def __exit__(self, *problem: object) -> None:
+        self._statistics.end(self._kind, self._length, monotonic_ns() - self._start)
 
 
 def check_aligned(device: BlockDevice, offset: int, length: int) -> None:
@@ -51,16 +71,18 @@ def read(
         return b""
     backing, position, length = extent
     if not backing.slow:
-        view = backing.view(position, length)
-        if view is not None:
-            request.reply_from(view)
-            return None
-        backing.read_into(buffer[:length], position)
-        return buffer[:length]
+        with _Counted(device, READ, length):
+            view = backing.view(position, length)
+            if view is not None:
+                request.reply_from(view)
+                return None
+            backing.read_into(buffer[:length], position)
+            return buffer[:length]
 
     def read_slowly() -> None:
         own = memoryview(bytearray(length))
-        backing.read_into(own, position)
+        with _Counted(device, READ, length):
+            backing.read_into(own, position)
         request.reply(own)
 
     spawn(answering(request, read_slowly))
@@ -74,12 +96,14 @@ def write(device: BlockDevice, request: Request, offset: int, data: memoryview) 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     backing, position, length = extent
     if not backing.slow:
-        backing.write(data[:length], position)
+        with _Counted(device, WRITE, length):
+            backing.write(data[:length], position)
         return length
     own = bytes(data[:length])  # the buffer is the next request's
 
     def write_slowly() -> None:
-        backing.write(own, position)
+        with _Counted(device, WRITE, length):
+            backing.write(own, position)
         request.reply(WRITE_OUT.pack(length, 0))
 
     spawn(answering(request, write_slowly))
@@ -93,7 +117,8 @@ def sync(device: BlockDevice, datasync: bool) -> None:
     window = device.disk.window
     if window is None or not isinstance(window.backing, BackingFile):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    window.backing.sync(datasync)
+    with _Counted(device, FLUSH, 0):
+        window.backing.sync(datasync)
 
 
 def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
@@ -119,19 +144,22 @@ def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     if mode == _PUNCH:
         # A device promises zeroes after a hole was punched, with or without holes below.
-        _fallocate(device, _PUNCH, offset, length, or_write=True)
+        with _Counted(device, WRITE, length):
+            _fallocate(device, _PUNCH, offset, length, or_write=True)
     else:
         zero_out(device, offset, length)
 
 
 def zero_out(device: BlockDevice, offset: int, length: int) -> None:
     """BLKZEROOUT: make a range of bytes read as zeroes."""
-    _fallocate(device, _ZERO | FALLOC_FL_KEEP_SIZE, offset, length, or_write=True)
+    with _Counted(device, WRITE, length):
+        _fallocate(device, _ZERO | FALLOC_FL_KEEP_SIZE, offset, length, or_write=True)
 
 
 def discard(device: BlockDevice, offset: int, length: int) -> None:
     """BLKDISCARD: give a range's storage back. Raises OSError EOPNOTSUPP."""
-    _fallocate(device, _PUNCH, offset, length, or_write=False)
+    with _Counted(device, DISCARD, length):
+        _fallocate(device, _PUNCH, offset, length, or_write=False)
 
 
 def _fallocate(device: BlockDevice, mode: int, offset: int, length: int, *, or_write: bool) -> None:

@@ -172,7 +172,7 @@ class SysfsDirectory(Operations):
             show = lambda: _contents(path)  # noqa: E731 - a function of this path
         elif isinstance(item, Attribute):
             text = item.show
-            show = lambda: text().encode() + b"\n"  # noqa: E731
+            show = lambda: _line(text())  # noqa: E731
         else:
             raise _error(errno.EISDIR)
         handle = next(self._handles)
@@ -197,6 +197,10 @@ def _kind(item: Item) -> int:
     if isinstance(item, dict):
         return stat.S_IFDIR
     return stat.S_IFLNK if isinstance(item, Link) else stat.S_IFREG
+
+
+def _line(text: str) -> bytes:
+    return text.encode() + b"\n" if text else b""
 
 
 def _contents(path: str) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.sandbox import messages
+from loopfs.sandbox import messages, sysfs
 from loopfs.uapi import mount as uapi
 
 CANNOT_RUN = 125
@@ -30,7 +30,7 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, ne
         mask: the signals that it starts with blocked.
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
-    _mount_proc()
+    sysfs.mount_proc()
     command = os.fork()
     if command == 0:
         status = 1
@@ -77,16 +77,6 @@ def _unmount_all() -> None:
             # the way to a place can be closed to us.
             if problem.errno not in (errno.EINVAL, errno.ENOENT, errno.EACCES):
                 raise
-
-
-def _mount_proc() -> None:
-    flags = uapi.MS_NOSUID | uapi.MS_NODEV | uapi.MS_NOEXEC
-    try:
-        syscalls.mount("proc", "/proc", "proc", flags, None)
-    except PermissionError:
-        # In a container whose /proc is covered the kernel refuses: the sandbox goes on
-        # with the caller's /proc.
-        return
 
 
 def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], nested: bool) -> int:

@@ -67,6 +67,8 @@ class Supervisor:
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems import links
         from loopfs.filesystems.instances import Instances, Owner
+        from loopfs.filesystems.procfs import PATH as PARTITIONS
+        from loopfs.filesystems.procfs import PartitionsFile
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
@@ -96,8 +98,11 @@ class Supervisor:
         self._serving.set()
         places = self._mounts_made.data.decode().split()[1:]
         for place, view in zip(places, views, strict=True):
-            directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
-            session = Session(view, directory)
+            if place == PARTITIONS:
+                session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
+            else:
+                directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
+                session = Session(view, directory)
             threading.Thread(target=session.serve, name=place, daemon=True).start()
         if filesystem is not None:
             instances.serve(filesystem)
