@@ -68,10 +68,11 @@ class SysfsDirectory(Operations):
 
     # --- what is where ------------------------------------------------------------
 
-    def _own(self) -> dict[str, Item]:
+    def _own(self, wanted: str | None = None) -> dict[str, Item]:
+        """What is ours here, or at least of it what is named ``wanted``."""
         disks = list(self._disks.devices.values())
         if self._place == DEVICES:
-            return {device.name: disk(device) for device in disks}
+            return {device.name: disk(device) for device in disks if wanted in (None, device.name)}
         devices: list[BlockDevice] = [*disks]
         if self._place != "block":
             devices += [part for each in disks for part in list(each.partitions.values())]
@@ -80,7 +81,7 @@ class SysfsDirectory(Operations):
         return {name(device): Link(f"{up}/{DEVICES}/{place(device)}") for device in devices}
 
     def _find(self, path: Path) -> Item | Host:
-        own = self._own()
+        own = self._own(path[0] if path else None)
         if not path:
             return own
         if path[0] not in own:
