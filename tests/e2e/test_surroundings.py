@@ -73,13 +73,15 @@ def test_the_job_in(job_in: Job, surroundings: str) -> None:
 
 
 @pytest.mark.may_skip("podman is not among the packages that the tests install")
-def test_the_job_in_podman_unshare(job_in: Job, run_as_user: Run, user: User) -> None:
+def test_the_job_in_podman_unshare(job_in: Job, run_as_user: Run, workdir: Path) -> None:
     need(shutil.which("podman"), "podman is not installed")
+    own = f"export HOME={workdir}/home XDG_RUNTIME_DIR={workdir}/run TMPDIR={workdir}/run; "
+    prepare = 'mkdir -m 0700 "$HOME" "$TMPDIR"; podman unshare true 2>/dev/null; '
     try:
-        job_in('podman unshare true 2>/dev/null; exec podman --log-level=error unshare "$@"')
+        job_in(own + prepare + 'exec podman --log-level=error unshare "$@"')
     finally:
-        # Its namespaces are kept by a process, which is not ours.
-        run_as_user("podman --log-level=error system migrate")
+        # A process keeps its namespaces, and is not ours.
+        run_as_user(own + "podman --log-level=error system migrate")
 
 
 # --- files ---------------------------------------------------------------------
