@@ -369,3 +369,22 @@ def test_shutdown_of_an_instance_whose_devices_are_stacked() -> None:
     _, node = bind(upper, FakeBacking(node_of=lower))
     instance.shut_down()
     assert closings(file, node) == [1, 1]
+
+
+# --- nobody is left ----------------------------------------------------------------
+
+
+def test_devices_are_detached_as_soon_as_they_are_not_open() -> None:
+    instance = new_instance()
+    free, bound, open_bound, detached = (new_device(instance) for _ in range(4))
+    opener, first = bind(bound)
+    bound.release(opener)
+    held, second = bind(open_bound)
+    closing, third = bind(detached)
+    detached.clr_fd()
+    instance.detach_unused()
+    assert closings(first, second, third) == [1, 0, 0]
+    open_bound.release(held)
+    detached.release(closing)
+    assert closings(first, second, third) == [1, 1, 1]
+    assert {device.state for device in (free, bound, open_bound, detached)} == {State.Lo_unbound}

@@ -46,6 +46,21 @@ def test_whatever_way_it_is_mounted(inside: Lines, image: Path, run_as_user: Run
     assert found == names
 
 
+def test_wherever_it_is_mounted(
+    inside: Lines, image: Path, workdir: Path, run_as_user: Run
+) -> None:
+    """Where no path leads any more, and with a device that keeps the filesystem from ending."""
+    inside("""
+        cp disk.img two.img; mkdir hidden hidden/mnt mnt
+        mount -o loop two.img hidden/mnt; exec 3>hidden/mnt/file; mount -t tmpfs none hidden
+        mount -o loop disk.img mnt; mount -t tmpfs none mnt; umount mnt; mount --make-rshared /
+        truncate -s 1M mnt/file; d=$(losetup -f --show mnt/file); echo inner >$d
+        e=$(losetup -f --show $d); exec 4<>$e; echo two >&3; mount -t tmpfs none mnt
+    """)
+    assert content(workdir / "two.img", "file", run_as_user) == "two\n"
+    assert content(image, "file", run_as_user).startswith("inner\n")
+
+
 def test_devices_that_are_still_attached(inside: Lines, workdir: Path) -> None:
     inside("""
         truncate -s 1M disk.img; d=$(losetup -f --show disk.img); e=$(losetup -f --show $d)

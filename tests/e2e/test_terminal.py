@@ -140,6 +140,51 @@ def test_hangup_reaches_the_command(on_terminal: Open, workdir: Path) -> None:
     assert (workdir / "said").read_text() == "hung up\n"
 
 
+def test_a_change_of_the_window(on_terminal: Open) -> None:
+    script = """
+        trap 'n=$((n + 1))' WINCH; echo ready; until read line; do :; done; stty size; exit 4$n
+    """
+    terminal = on_terminal(["sh", "-c", script])
+    terminal.wait_for("ready")
+    termios.tcsetwinsize(terminal.master, (33, 77))
+    terminal.type("\n")
+    terminal.wait_for("33 77")
+    assert terminal.wait() == 41
+
+
+def test_background_jobs_and_the_terminal(on_terminal: Open) -> None:
+    """Of a shell inside: they may write, unless the terminal is set to stop them."""
+    terminal = on_terminal(BASH)
+    terminal.type("echo from the $((2 - 1))st &\n")
+    terminal.wait_for("from the 1st")
+    terminal.type("wait; stty tostop; (echo from the $((1 + 1))nd; exit 3) &\n")
+    terminal.type("until jobs | grep Stopped; do :; done\n")
+    terminal.wait_for("Stopped")
+    terminal.type("fg\n")
+    terminal.wait_for("from the 2nd")
+    terminal.type("exit $?\n")
+    assert terminal.wait() == 3
+
+
+def test_a_sandbox_in_the_background(user: User, loopfs_bin: list[str], workdir: Path) -> None:
+    """It may write to the terminal, and stops when it reads from it."""
+    terminal = Terminal(user, BASH, workdir)
+    try:
+        script = "echo here $((1 + 1)); read line; echo got $line"
+        terminal.type(shlex.join([*loopfs_bin, "run", "sh", "-c", script]) + " &\n")
+        terminal.wait_for("here 2")
+        terminal.type("until jobs | grep Stopped; do :; done\n")
+        terminal.wait_for("Stopped")
+        terminal.type("fg\n")
+        terminal.wait_for(r"fg\s+.* run sh ")
+        terminal.type("words\n")
+        terminal.wait_for("got words")
+        terminal.type("exit 6\n")
+        assert terminal.wait() == 6
+    finally:
+        terminal.close()
+
+
 def test_a_shell_with_job_control(on_terminal: Open) -> None:
     terminal = on_terminal(BASH)
     terminal.type("set -o | grep monitor; echo up; cat\n")

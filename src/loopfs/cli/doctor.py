@@ -40,6 +40,10 @@ def examine() -> Iterator[Finding]:
     yield machine
     if not machine.ok:
         return
+    processes = findings.proc()
+    yield processes
+    if not processes.ok:
+        return
     from loopfs.cli import probes
 
     device = probes.fuse_device()

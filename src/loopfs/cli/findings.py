@@ -43,6 +43,18 @@ def machine() -> Finding:
     return Finding("machine", True, True)
 
 
+def proc() -> Finding:
+    """/proc is there, and its process ids are those that system calls give us."""
+    remedy = "mount one: unshare --mount-proc, where unshare made the pid namespace"
+    try:
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return Finding("/proc", True, True)
+    except FileNotFoundError:
+        return Finding("/proc", False, True, "there is no /proc", remedy)
+    why = "/proc has the process ids of another pid namespace than ours"
+    return Finding("/proc", False, True, why, remedy)
+
+
 def ext_engine() -> Finding:
     """The program that mounts ext2, ext3 and ext4 is on the search path."""
     name = "fuse2fs"

@@ -92,6 +92,11 @@ class Instance:
         number = self._unbound.lowest()
         return self.ctl_add(-1) if number is None else number
 
+    def detach_unused(self) -> None:
+        """Nobody is left to detach the devices: each is detached when it is not open."""
+        for device in list(self.devices.values()):
+            device.detach_when_unused()
+
     def shut_down(self) -> None:
         """The superblock goes away: every device with it."""
         for device in list(self.devices.values()):

@@ -241,6 +241,13 @@ class LoopDevice(BlockDevice):
         if backing is not None:
             backing.close()
 
+    def detach_when_unused(self) -> None:
+        """Free the backing file at once, or at the last close."""
+        if self.state is State.Lo_bound:
+            self._set_flag(LO_FLAGS_AUTOCLEAR)
+            if not self.open_count:
+                self._clear()
+
     def shut_down(self) -> None:
         """The instance goes away: free the backing file whatever the state."""
         if self.backing is not None:

@@ -122,7 +122,11 @@ def _umount(
     enter(pidfd, root, cwd)
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
-    directory, name = paths.resolve_parent(target, paths.CallerProc(process, thread), follow)
+    proc = paths.CallerProc(process, thread)
+    try:
+        directory, name = paths.resolve_parent(target, proc, follow)
+    except PermissionError:
+        directory, name = paths.resolve_parent(_from_cwd(target), proc, follow)
     if not name:
         answer(channel, NOT_OURS)
         return
@@ -131,29 +135,28 @@ def _umount(
         answer(channel, NOT_OURS)
         return
     os.fchdir(directory)
+    if not flags & uapi.MNT_EXPIRE:
+        # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
+        flags &= ~uapi.MNT_FORCE
     syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
     answer(channel, 0, number)
 
 
-def _umount_all(channel: Channel, fds: list[int], devices: tuple[int, ...]) -> None:
-    """Unmount the filesystems ``devices`` wherever they are in a process's namespace."""
-    (pidfd, mountinfo) = fds
-    with open(mountinfo, "rb", buffering=0) as file:
-        lines = file.readall().splitlines()
-    enter_user(pidfd)
-    syscalls.setns(pidfd, CLONE_NEWNS)
-    for line in reversed(lines):
-        fields = line.split()
-        major, minor = map(int, fields[2].split(b":"))
-        if os.makedev(major, minor) in devices:
-            place = fields[4].decode("unicode_escape").encode("latin-1")
-            syscalls.umount2(os.fsdecode(place), uapi.MNT_DETACH)
-    answer(channel, 0)
+def _from_cwd(target: str) -> str:
+    """A path below the working directory as it is from there: umount(8) makes it absolute, and
+    the way there can be closed to the caller, who began in it.
+
+    Raises:
+        PermissionError: it is not below.
+    """
+    start = os.path.join(os.getcwd(), "")
+    if not target.startswith(start) or target == start:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return target.removeprefix(start)
 
 
 JOBS: dict[str, Job] = {
     "fstat": _fstat,
     "read_table": _read_table,
     "umount": _umount,
-    "umount_all": _umount_all,
 }

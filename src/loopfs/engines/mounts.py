@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served
-from loopfs.engines.helper import Helper, result
+from loopfs.engines.helper import Helper
 from loopfs.filesystems.instances import Instances
 from loopfs.process import Process
 
@@ -113,17 +113,14 @@ class Mounts:
             if engine.device == device and engine.disconnected():
                 engine.ended(None)
 
-    def unmount_all(self, pid: int) -> None:
-        """Unmount everything in the mount namespace of ``pid`` and wait for the engines."""
-        engines = self.alive()
-        process = Process(pid)
-        fds = process.pidfd(), os.open(process.path("mountinfo"), os.O_RDONLY | os.O_CLOEXEC)
-        devices = tuple(engine.superblock for engine in engines)
-        channel = self.helper.begin("umount_all", (devices,), fds)
-        close_all(list(fds))
-        result(channel.receive())
-        channel.close()
-        for engine in engines:
+    def finish(self) -> None:
+        """Return once the engines have written everything and ended.
+
+        To be called when no process of the sandbox is left, and so none of its mounts; but
+        an image may lie on a filesystem that it keeps from ending.
+        """
+        self.instances.detach_unused()
+        for engine in self.alive():
             engine.ended(None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -41,9 +42,17 @@ class Instances:
         minors: the numbers that they share.
         fstat: asks a descriptor that this process may not look at.
         read_table: see LoopFilesystem.
+        backing_limit: descriptors from this number on are not for backing files.
     """
 
-    def __init__(self, minors: Minors, fstat: Stat, read_table: TableReader) -> None:
+    def __init__(
+        self,
+        minors: Minors,
+        fstat: Stat,
+        read_table: TableReader,
+        backing_limit: int = sys.maxsize,
+    ) -> None:
+        self.backing_limit = backing_limit
         self.numbers = threading.Lock()  # for the one who takes or frees numbers
         self._minors = minors
         self._fstat = fstat
@@ -137,6 +146,11 @@ class Instances:
             if filesystem.userns in around
             for number, device in filesystem.instance.devices.copy().items()
         }
+
+    def detach_unused(self) -> None:
+        """Have each device of all instances detached as soon as nobody has it open."""
+        for filesystem in self._filesystems.values():
+            filesystem.detach_unused()
 
     def settled(self) -> None:
         """Return once those instances are shut down whose last mount and descriptor are gone."""

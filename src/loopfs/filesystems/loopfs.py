@@ -363,7 +363,14 @@ class LoopFilesystem(Operations):
         request.reply_ioctl(result)
 
     def backing(self, fd: int) -> BackingFile:
-        """The backing file behind a duplicated descriptor, which is then ours."""
+        """The backing file behind a duplicated descriptor, which is then ours.
+
+        Raises:
+            OSError: EMFILE: what is left of our descriptors is needed for other work.
+        """
+        if fd >= self._instances.backing_limit:
+            os.close(fd)
+            raise _error(errno.EMFILE)
         filesystem = self._instances.find(syscalls.statx_dev(fd))
         if filesystem is None:
             return BackingFile(fd, None, self._fstat)
@@ -413,6 +420,15 @@ class LoopFilesystem(Operations):
         if window is not None and isinstance(backing, BackingFile):
             where = window.offset, window.capacity, disk.block_size
             disk.partitions.scanned(self._read_table(backing.fileno(), *where))
+
+    def detach_unused(self) -> None:
+        """Have each device detached as soon as nobody has it open."""
+
+        def detach() -> None:
+            self.instance.detach_unused()
+            self._settle()
+
+        self.worker.later(detach)
 
     def serve(self) -> None:
         """Answer requests until the instance is unmounted, then shut it down."""

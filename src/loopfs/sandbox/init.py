@@ -47,8 +47,6 @@ def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, ne
     _end_the_rest()
     if nested:
         _unmount_all()
-    channel.send(messages.ENDING)
-    channel.receive()  # engines have written what they had
     return messages.exit_status(status)
 
 
@@ -66,18 +64,18 @@ def _end_the_rest() -> None:
 
 
 def _unmount_all() -> None:
-    """Unmount what is served by FUSE programs; each call returns when its image is complete."""
+    """Unmount all that can be, the latest first, for it may lie above others; a call for what
+    an engine serves returns when the image is complete."""
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = [line.split() for line in file]
     for fields in reversed(mounts):
-        if not fields[fields.index(b"-") + 1].startswith(b"fuse."):
-            continue
         place = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
         try:
             syscalls.umount2(place, uapi.MNT_DETACH)
         except OSError as problem:
-            # What came from around us is locked, and what was below another is gone with it.
-            if problem.errno not in (errno.EINVAL, errno.ENOENT):
+            # What came from around us is locked, what was below another is gone with it, and
+            # the way to a place can be closed to us.
+            if problem.errno not in (errno.EINVAL, errno.ENOENT, errno.EACCES):
                 raise
 
 
@@ -87,7 +85,7 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    environment = dict(os.environ)
+    environment = _callers_environment()
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     try:
         listener = () if nested else (notify.install(),)
@@ -110,6 +108,16 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     except OSError as problem:
         print(f"loopfs: {argv[0]}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
+
+
+def _callers_environment() -> dict[str, str]:
+    """Ours without the LC_CTYPE that Python sets in the locale C (PEP 538)."""
+    environment = dict(os.environ)
+    if "LC_CTYPE" in environment:
+        with open("/proc/self/environ", "rb") as file:
+            if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
+                del environment["LC_CTYPE"]
+    return environment
 
 
 def root_path(path: str) -> str:

@@ -19,7 +19,6 @@ FAILED = b"failed:"  # and an errno, a colon, a sentence
 
 # Process 1.
 LISTENER = b"listener"  # sent by what becomes the command, with the listener if it has one
-ENDING = b"ending"
 
 
 def expect(channel: Channel, what: bytes) -> Message:

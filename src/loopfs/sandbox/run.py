@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
+from loopfs.errors import SetupError
 from loopfs.settings import Settings
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
     Raises:
         SetupError: no sandbox can be made here.
     """
+    _check_proc()
     # Before any thread is there: all threads must have these signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
@@ -61,6 +63,15 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
         return _supervise(channel, pid, settings, log)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _check_proc() -> None:
+    try:
+        if os.readlink("/proc/self") == str(os.getpid()):
+            return
+    except FileNotFoundError:
+        pass
+    raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
 def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None) -> int:

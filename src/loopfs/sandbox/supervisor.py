@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from loopfs.intercept.log import Log
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
+KEPT_DESCRIPTORS = 64  # are not for backing files: opens, mounts and /sys need some for a moment
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -90,13 +91,14 @@ class Supervisor:
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
         minors = Minors(host_numbers_end() if number_from is None else number_from)
-        raise_descriptor_limit()
+        room = raise_descriptor_limit()
         self._mounted.wait()
         fuse, dev, root, *views = self._mounts_made.fds
         instances = Instances(
             minors,
             lambda fd: self._helper.fstat(self._child, fd),
             lambda *table: self._helper.read_table(self._child, *table),
+            room - min(KEPT_DESCRIPTORS, room // 2),
         )
         self._mounts = Mounts(self._helper, instances)
         filesystem = None
@@ -131,10 +133,6 @@ class Supervisor:
                     self._log.start(message.pid)
                 for listener in message.fds:
                     threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
-            elif message.data == messages.ENDING:
-                if self._serving.is_set() and self._mounts.alive():
-                    self._mounts.unmount_all(message.pid)
-                self._channel.send(messages.OK)
             elif not message.data:
                 return
 
@@ -187,6 +185,8 @@ class Supervisor:
             if info.si_signo == signal.SIGCHLD:
                 pid, status = os.waitpid(self._child, os.WNOHANG)
                 if pid:
+                    if self._serving.is_set():
+                        self._mounts.finish()
                     return messages.exit_status(status)
             elif info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
                 # A hangup is sent to the session's leader alone, and that can be us.
@@ -207,12 +207,17 @@ def _forget(session: Session, directory: SysfsDirectory, device: BlockDevice) ->
     session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
 
 
-def raise_descriptor_limit() -> None:
-    """A bound device costs a descriptor; the workload, forked before, keeps its own limit."""
+def raise_descriptor_limit() -> int:
+    """A bound device costs a descriptor; the workload, forked before, keeps its own limit.
+
+    Returns:
+        how many descriptors we may have.
+    """
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
 def host_numbers_end() -> int:
