@@ -205,6 +205,16 @@ def test_one_device_at_two_places(inside: Lines) -> None:
     assert others == ["one", "two", *rw, "two", "two"]
 
 
+def test_a_mounted_device_shows_what_is_synced(inside: Lines) -> None:
+    """To who opens it then, and whoever had opened it before."""
+    lines = inside("""
+        d=$(losetup -f --show disk.img); debugfs -R ls $d >before 2>&1; exec 3<$d
+        mount $d mnt; echo text >mnt/file; sync mnt/file; debugfs -R 'cat file' $d 2>/dev/null
+        echo more >>mnt/file; sync mnt/file; debugfs -R 'cat file' $d 2>/dev/null; umount mnt
+    """)
+    assert lines == ["text", "text", "more"]
+
+
 def test_two_loop_mounts_of_one_image(inside: Lines) -> None:
     """mount(8) finds the device that has it, and the device goes with the last mount."""
     lines = inside("""

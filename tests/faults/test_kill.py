@@ -67,6 +67,7 @@ def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Ru
     """)
     (engine,) = wait_until(lambda: parts_of(process.pid).engines, "there is an engine")
     os.kill(engine, signal.SIGKILL)
+    wait_until(lambda: not parts_of(process.pid).engines, "it has ended")
     output, complaint = process.communicate("\n", timeout=PATIENCE)
     gone = "Transport endpoint is not connected"
     assert output.splitlines() == [
@@ -76,3 +77,25 @@ def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Ru
         "synced",
     ]
     assert (process.returncode, complaint) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "sync",
+    [
+        "sync mnt/file",  # open for reading only
+        "python3 -c 'import os; os.fsync(os.open(\"mnt/file\", os.O_RDWR))'",
+        "python3 -c 'import os; os.fdatasync(os.open(\"mnt/file\", os.O_RDONLY))'",
+        "sync -f mnt",
+        "sync",
+    ],
+)
+def test_however_it_is_synced(started: Start, workdir: Path, run_as_user: Run, sync: str) -> None:
+    """It is in the image, although the engine's device keeps what is written for a while."""
+    process = started(f"""
+        truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+        seq 100000 >mnt/file; {sync}; echo ready; exec sleep 1000
+    """)
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    repair(workdir / "disk.img", run_as_user)
+    assert content(workdir / "disk.img", "file", run_as_user).endswith("\n100000\n")

@@ -50,10 +50,6 @@ class DeviceNode(NamedTuple):
             raise OSError(errno.EACCES, os.strerror(errno.EACCES))
         return device
 
-    def open_again(self) -> int:
-        """A descriptor to look with, of a device that is open: EINVAL as :meth:`open`."""
-        return self._open(os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-
     def _open(self, flags: int) -> int:
         if not self.entry.isdigit():  # in /proc/self/fd they are links
             flags |= os.O_NOFOLLOW

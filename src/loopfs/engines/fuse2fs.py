@@ -71,6 +71,10 @@ def command(launch: Launch) -> list[str]:
     Its own default options would call every filesystem ext4; the others of them are here.
     Attributes are not kept, as to libfuse each name of a file is another file.
     """
-    more = "no_default_opts", f"fsname={launch.device}", "kernel_cache,use_ino,attr_timeout=0"
+    more = (
+        "no_default_opts",
+        f"fsname={launch.device}",
+        "kernel_cache,use_ino,attr_timeout=0,big_writes",
+    )
     words = [PROGRAM, "-f", launch.device, launch.mountpoint]
     return [*words, "-o", launch.fuse_options(*more)]

@@ -12,7 +12,7 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served
-from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.helper import NOT_OURS, SERVE, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
@@ -86,7 +86,10 @@ class _Mount:
         device = self.node.open(read_only)
         engine.check(device, self._fstype)
         self._stage.build(self._fstype)
-        self._stage.show(self.node, device, self._shown, self._caller)
+        fuse = self._stage.mount_device()
+        answer(self._channel, SERVE, (self.node.instance, self.node.ino), (fuse,))
+        os.close(fuse)
+        self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
         server = self._stage.start(engine.command(launch), device, self._caller)
         number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)

@@ -12,6 +12,7 @@ from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served
 from loopfs.engines.helper import Helper
+from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
 from loopfs.process import Process
 
@@ -24,22 +25,37 @@ class Engine:
     """
 
     def __init__(
-        self, pidfd: int, device: int, superblock: int, served: Served | None = None
+        self,
+        pidfd: int,
+        device: int,
+        superblock: int,
+        served: Served | None = None,
+        source: EngineDevice | None = None,
     ) -> None:
         self.pidfd = pidfd
         self.device = device
         self.superblock = superblock
         self.pid = syscalls.pidfd_pid(pidfd)
         self.served = served
+        self._source = source
 
     def __del__(self) -> None:
         os.close(self.pidfd)  # not before: another thread may wait for it
 
     def ended(self, timeout_ms: int | None = 0) -> bool:
-        """It has exited, or does within ``timeout_ms`` (None: however long it takes)."""
+        """It has exited, or does within ``timeout_ms`` (None: however long it takes), and its
+        device is closed."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
-        return bool(poller.poll(timeout_ms))
+        if not poller.poll(timeout_ms):
+            return False
+        timeout = None if timeout_ms is None else timeout_ms / 1000
+        return self._source is None or self._source.gone.wait(timeout)
+
+    def sync(self) -> None:
+        """Have in the image, synced, all that it has written. Raises OSError."""
+        if self._source is not None:
+            self._source.sync()
 
     def disconnected(self) -> bool:
         """The last mount of its filesystem is gone, so it is about to end."""
@@ -98,8 +114,26 @@ class Mounts:
         """What the engines have whose superblocks can be mounted once more."""
         return tuple(engine.served for engine in self.alive() if engine.served is not None)
 
-    def add(self, pidfd: int, served: Served) -> None:
-        engine = Engine(pidfd, served.superblock, served.superblock, served)
+    def serve(self, instance: int, ino: int, fuse: int) -> EngineDevice | None:
+        """Serve the mount that an engine is to have its device from.
+
+        Args:
+            instance, ino: st_dev and st_ino of the device.
+            fuse: an open /dev/fuse; ours from now on.
+        Returns:
+            None when the device is gone, and so is what was mounted.
+        """
+        filesystem = self.instances.find(instance)
+        node = filesystem.nodes.of_inode(ino) if filesystem is not None else None
+        if filesystem is None or node is None:
+            os.close(fuse)
+            return None
+        device = EngineDevice(filesystem, node)
+        device.serve_in_thread(fuse)
+        return device
+
+    def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
+        engine = Engine(pidfd, served.superblock, served.superblock, served, source)
         with self._lock:
             self._engines.append(engine)
 

@@ -12,18 +12,17 @@ from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.engines import fusermount
-from loopfs.engines.device import DeviceNode
 from loopfs.engines.engine import SEARCH_PATH
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
 MOUNTPOINT = "/dev/filesystem"
-SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs)[\w-]+(/[\w-]+)*")
+_DEVICE = "/dev/device"
+SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs|device)[\w-]+(/[\w-]+)*")
 _NODES = ("null", "fuse")  # what an engine needs
 _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
-_TRIES = 20
 
 
 class Server(NamedTuple):
@@ -61,35 +60,21 @@ class Stage:
         _write_fusermount(fstype)
         os.chdir("/")
 
-    def show(self, node: DeviceNode, device: int, shown: str, caller: int) -> None:
-        """Have the device at ``shown`` of the stage that is built.
+    def mount_device(self) -> int:
+        """Mount, in the stage that is built, what has the device; returns its /dev/fuse."""
+        os.mkdir(_DEVICE, 0o700)
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
+        data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other"
+        syscalls.mount("loop", _DEVICE, "fuse.loop", flags, data)
+        return fuse
 
-        An engine tells the kernel the name by which it opened its device, and mountinfo shows
-        that. Some want to know where symbolic links lead, so it is none if that can be done.
-
-        Args:
-            node, device: what is to be shown, and open.
-            caller: a pidfd; in its mount namespace the node was found.
-        """
+    def show(self, name: str, shown: str) -> None:
+        """Have the device, ``name`` of that mount, at ``shown``: an engine tells the kernel the
+        name by which it opened its device, and mountinfo shows that."""
         os.makedirs(os.path.dirname(shown), exist_ok=True)
-        place = os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
-        opened = device
-        for _ in range(_TRIES):
-            syscalls.setns(caller, CLONE_NEWNS)
-            tree = _tree_of(opened)
-            self.enter()
-            if tree is None:
-                break
-            try:
-                syscalls.move_mount(tree, place)
-            except FileNotFoundError:
-                # Somebody's look at the node has dropped the name by which it was opened, and
-                # there it cannot be mounted (from Linux 6.16 on).
-                opened = node.open_again()
-            else:
-                return
-        os.unlink(shown)
-        os.symlink(f"/proc/self/fd/{device}", shown)
+        os.close(os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))
+        syscalls.mount(f"{_DEVICE}/{name}", shown, None, uapi.MS_BIND, None)
 
     def start(self, command: list[str], device: int, caller: int) -> Server:
         """Start an engine and wait until it has mounted on MOUNTPOINT.
@@ -110,19 +95,6 @@ class Stage:
         if not _wait_for_mount(bare, server.pidfd, caller):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return server
-
-
-def _tree_of(device: int) -> int | None:
-    """The open device as a mount of one file, which can be opened wherever it is put.
-
-    None where the kernel does not allow that: it is open through another namespace's mount.
-    """
-    try:
-        return syscalls.open_tree(device, "", _CLONE | uapi.AT_EMPTY_PATH)
-    except OSError as problem:
-        if problem.errno != errno.EINVAL:
-            raise
-        return None
 
 
 def _write_fusermount(fstype: str) -> None:

@@ -54,11 +54,15 @@ IdMap = Callable[[str], str]
 
 
 class OpenFile(NamedTuple):
-    """An open file description: of a device, or of the control node (no ``device``)."""
+    """An open file description: of a device, or of the control node (no ``device``).
+
+    ``connection`` is the descriptor of /dev/fuse through which it was opened.
+    """
 
     node: Node
     device: BlockDevice | None
     opener: Opener | None
+    connection: int
 
 
 class LoopFilesystem(Operations):
@@ -99,6 +103,7 @@ class LoopFilesystem(Operations):
         self.id_map = id_map
         self.nodes = Nodes(time.time_ns())
         self.open_files: dict[int, OpenFile] = {}
+        self.cached_elsewhere: list[BlockDevice] = []  # which engines write by another mount
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
         self._on_device = on_device
@@ -208,7 +213,9 @@ class LoopFilesystem(Operations):
         if node.device is None:
             if flags & os.O_DIRECT:
                 raise _error(errno.EINVAL)
-            self.open_files[handle := next(self._handles)] = OpenFile(node, None, None)
+            self.open_files[handle := next(self._handles)] = OpenFile(
+                node, None, None, request.connection
+            )
             return handle, FOPEN_NOFLUSH | FOPEN_DIRECT_IO | FOPEN_STREAM
         process = Process(request.pid)
         try:  # FUSE passes O_EXCL on to nobody
@@ -241,11 +248,13 @@ class LoopFilesystem(Operations):
         device = node.device
         assert device is not None
         # The kernel, too, drops a block device's cache with its last opener.
-        kept = FOPEN_KEEP_CACHE if device.openers else 0
+        kept = FOPEN_KEEP_CACHE if device.openers and device not in self.cached_elsewhere else 0
         write = flags & os.O_ACCMODE != os.O_RDONLY
         opener = device.open(write=write, exclusive=exclusive)
         self._settle()
-        self.open_files[handle := next(self._handles)] = OpenFile(node, device, opener)
+        self.open_files[handle := next(self._handles)] = OpenFile(
+            node, device, opener, request.connection
+        )
         request.reply(OPEN_OUT.pack(handle, FOPEN_NOFLUSH | kept, 0))
 
     def release(self, request: Request, handle: int) -> None:
@@ -261,11 +270,27 @@ class LoopFilesystem(Operations):
             self.worker.now_if_idle(blockdev.answering(request, release_device))
 
     def _release_device(self, request: Request, handle: int) -> None:
+        self._close(handle)
+        self._settle()
+        request.reply()
+
+    def _close(self, handle: int) -> None:
         file = self.open_files.pop(handle)
         assert file.device is not None and file.opener is not None
         file.device.disk.release(file.opener)
-        self._settle()
-        request.reply()
+
+    def release_all(self, connection: int, then: Callable[[], None]) -> None:
+        """Close what was opened through another mount's connection, which has ended, for the
+        kernel then says nothing of it; and call ``then``."""
+
+        def release() -> None:
+            files = list(self.open_files.items())
+            for handle in [h for h, file in files if file.connection == connection]:
+                self._close(handle)
+            self._settle()
+            then()
+
+        self.worker.now_if_idle(release)
 
     # --- data --------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ class Worker:
         self._changed = threading.Condition()
         self._busy = threading.Lock()
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def now_if_idle(self, call: Call) -> None:
         """Make a call that cannot wait: here, or after those that were submitted before."""
@@ -41,14 +42,19 @@ class Worker:
     def later(self, call: Call | None) -> None:
         """Have the worker make a call that may wait."""
         with self._changed:
-            self._calls.append(call)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
-                self._thread.start()
-            self._changed.notify()
+            if not self._stopped:
+                self._calls.append(call)
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._run, name="driver", daemon=True)
+                    self._thread.start()
+                self._changed.notify()
+                return
+        if call is not None:
+            with self._busy:
+                call()
 
     def stop(self) -> None:
-        """End the thread after the calls that were submitted."""
+        """End the thread after the calls that were submitted; who has a later one makes it."""
         self.later(None)
 
     def join(self) -> None:
@@ -57,18 +63,25 @@ class Worker:
             self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: bool(self._calls))
-            call = self._calls[0]
-            if call is None:
-                return
+        while (call := self._next()) is not None:
             with self._busy:
                 try:
                     call()
                 except Exception:  # a bug of ours: one caller's loss, not everybody's
                     sys.excepthook(*sys.exc_info())
             self._calls.popleft()
+
+    def _next(self) -> Call | None:
+        """The first call; None when nothing is left, and from now on who has one makes it."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._calls))
+            if self._calls[0] is None:
+                self._calls.popleft()
+                if not self._calls:
+                    self._stopped = True
+                    return None
+                self._calls.append(None)
+            return self._calls[0]
 
 
 def spawn(call: Call) -> None:

@@ -51,6 +51,11 @@ class Request:
         self.nodeid = nodeid
         self.pid = pid
 
+    @property
+    def connection(self) -> int:
+        """The descriptor of /dev/fuse that it came through."""
+        return self._fd
+
     def reply(self, *parts: Buffer) -> None:
         """Answer with success and the structures in ``parts``."""
         length = uapi.OUT_HEADER.size + sum(map(len, parts))
@@ -99,11 +104,14 @@ class Session:
         fd: an open /dev/fuse that has been or will be mounted; a :class:`Connection` when
             it is to be closed in the end.
         filesystem: what answers.
+        writeback: the kernel keeps what is written until fsync(2) or close(2), and then it alone
+            knows how long a file is.
     """
 
-    def __init__(self, fd: int, filesystem: Operations) -> None:
+    def __init__(self, fd: int, filesystem: Operations, *, writeback: bool = False) -> None:
         self.fd: int | None = fd
         self.filesystem = filesystem
+        self._wanted = _WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
 
     def serve(self) -> None:
         """Answer requests until the filesystem is unmounted or the connection aborted.
@@ -222,7 +230,7 @@ class Session:
         version = uapi.FUSE_KERNEL_VERSION, uapi.FUSE_KERNEL_MINOR_VERSION
         background = 64, 48
         limits = MAX_WRITE, 1, MAX_PAGES, 0, 0
-        return uapi.INIT_OUT.pack(*version, readahead, flags & _WANTED, *background, *limits)
+        return uapi.INIT_OUT.pack(*version, readahead, flags & self._wanted, *background, *limits)
 
     def _lookup(self, request: Request, body: bytes) -> Answer:
         entry = self.filesystem.lookup(request, request.nodeid, _name(body))

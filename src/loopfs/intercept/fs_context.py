@@ -325,7 +325,7 @@ class ContextHandlers:
             raise DriverError(errno.EINVAL, f"{context.fstype}: No source specified")
         choice = EngineChoice.of(self._policy, context.fstype, ",".join(parameters.options))
         arguments = (context.source, None, context.fstype, context.sb_flags)
-        channel, message = begin_engine(self._mounts, call, arguments, choice)
+        channel, message, device = begin_engine(self._mounts, call, arguments, choice)
         channel.close()
         code, served = result(message)
         if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
@@ -334,7 +334,7 @@ class ContextHandlers:
             raise OSError(code, os.strerror(code))
         *engine, made = message.fds
         if isinstance(served, tuple):  # else an engine that we know has it already
-            self._mounts.add(engine[0], Served._make(served))
+            self._mounts.add(engine[0], Served._make(served), device)
         return made
 
     def _reconfigure(self, call: Call, opened: OpenContext) -> None:

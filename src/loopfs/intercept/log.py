@@ -117,6 +117,10 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     ),
     "statfs": (Argument("path", 0),),
     "fstatfs": _FD,
+    "fsync": _FD,
+    "fdatasync": _FD,
+    "syncfs": _FD,
+    "sync": (),
     **dict.fromkeys(("fstat", "fstat64", "newfstatat", "fstatat64", "statx"), _FD),
 }
 

@@ -18,11 +18,12 @@ from loopfs.driver.fs_context import (
     ShownParameters,
 )
 from loopfs.engines.engine import NoEngine, Served
-from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.helper import NOT_OURS, SERVE, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.errors import DriverError
-from loopfs.filesystems.instances import Owner
+from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
 from loopfs.intercept.notify import Call, in_thread
@@ -110,23 +111,23 @@ class MountHandler:
 
     def _with_engine(self, call: Call, arguments: tuple[object, ...], data: str) -> None:
         choice = EngineChoice.of(self._policy, str(arguments[2]), data)
-        channel, message = begin_engine(self._mounts, call, arguments, choice)
+        begun = begin_engine(self._mounts, call, arguments, choice)
         try:
-            _answer(call, self._converse(call, channel, message))
+            _answer(call, self._converse(call, begun))
         finally:
-            channel.close()
+            begun.channel.close()
 
-    def _converse(self, call: Call, channel: Channel, message: Message) -> int:
+    def _converse(self, call: Call, begun: Begun) -> int:
         """The job's outcome: an errno, NOT_OURS, or 0."""
-        code, served = result(message)
+        code, served = result(begun.message)
         if code:
             return code
         if isinstance(served, tuple):  # else an engine that we know has it already
-            self._mounts.add(message.fds[0], Served._make(served))
+            self._mounts.add(begun.message.fds[0], Served._make(served), begun.device)
         if not call.alive():
             return errno.EINTR
-        channel.send(b"go")
-        return result(channel.receive())[0]
+        begun.channel.send(b"go")
+        return result(begun.channel.receive())[0]
 
     # --- remount ---------------------------------------------------------------------
 
@@ -248,10 +249,18 @@ class EngineChoice(NamedTuple):
             return cls("", (), problem.errno or errno.EINVAL, "")
 
 
+class Begun(NamedTuple):
+    """A job that mounts: its channel, its answer, and what its engine has the device from."""
+
+    channel: Channel
+    message: Message
+    device: EngineDevice | None
+
+
 def begin_engine(
     mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
-) -> tuple[Channel, Message]:
-    """Have an engine serve a device in the caller's namespaces; its channel and its answer.
+) -> Begun:
+    """Have an engine serve a device in the caller's namespaces.
 
     Args:
         arguments: source, target (None for a context), type and MS_* flags.
@@ -261,15 +270,24 @@ def begin_engine(
         served = tuple(tuple(each) for each in mounts.served())
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
-    message = channel.receive()
+    message, device = channel.receive(), None
     outcome = result(message)
+    if outcome[0] == SERVE:
+        assert isinstance(outcome[1], tuple)
+        instance, ino = outcome[1]
+        device = mounts.serve(instance, ino, message.fds[0])
+        message = channel.receive()
+        outcome = result(message)
+        if outcome[0] and device is not None:
+            channel.close()  # it ends, and so does the mount; then the device is free again
+            device.gone.wait(PATIENCE)
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.why and outcome == (choice.refused, True):
         call.note(why=choice.why)
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
-    return channel, message
+    return Begun(channel, message, device)
 
 
 def _string(process: Process, address: int) -> str | None:

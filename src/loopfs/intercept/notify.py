@@ -32,6 +32,10 @@ TRAPS = (
     Trap("fspick"),
     Trap("statfs"),
     Trap("fstatfs"),
+    Trap("fsync"),
+    Trap("fdatasync"),
+    Trap("syncfs"),
+    Trap("sync"),
 )
 
 FSTAT_CALLS = ("fstat", "fstat64", "newfstatat", "fstatat64", "statx")

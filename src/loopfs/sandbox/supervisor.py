@@ -165,6 +165,7 @@ class Supervisor:
         from loopfs.intercept.fs_context import ContextHandlers
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.statfs import StatfsHandler
+        from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
         from loopfs.intercept.umount import UmountHandler
 
         policy = Policy(self._settings.engines)
@@ -176,6 +177,7 @@ class Supervisor:
             "umount2": umount,
             "statfs": statfs,
             "fstatfs": statfs,
+            **dict.fromkeys(SYNC_CALLS, SyncHandler(self._mounts)),
         }
 
     def _wait(self) -> int:

@@ -1,0 +1,111 @@
+"""The device that an engine serves from: a mount of its own with one file, for it alone.
+
+Nobody else writes to a device that is mounted, so the kernel may keep what an engine writes until
+the engine syncs or closes it, as it does for a filesystem of its own; and it joins small writes.
+On the instance, where a write must see the device's end, it may not.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+
+from loopfs.driver.bdev import BlockDevice
+from loopfs.filesystems import blockdev
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.nodes import Node
+from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
+from loopfs.fuse.session import MAX_WRITE, Connection, Request, Session
+from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
+
+_FILE_ID = 2
+_FOREVER = 3600  # seconds
+
+
+class EngineDevice(Operations):
+    """A directory with the file.
+
+    Args:
+        instance: the device's.
+        node: the device's.
+    """
+
+    def __init__(self, instance: LoopFilesystem, node: Node) -> None:
+        assert node.device is not None
+        self._instance = instance
+        self._node = node
+        self._device: BlockDevice = node.device
+        self._buffer = memoryview(bytearray(MAX_WRITE))
+        self._session: Session | None = None
+        self.gone = threading.Event()  # and nothing of it is open any more
+
+    def serve_in_thread(self, fuse: int) -> None:
+        """Serve what is mounted with an open /dev/fuse (ours from now on), in a thread."""
+        connection = Connection(fuse)
+        threading.Thread(target=self._serve, args=(connection,), name="engine", daemon=True).start()
+
+    def sync(self) -> None:
+        """Have in the image, synced, all that the engine has written, whether it syncs or not.
+
+        It waits for the thread that serves. Raises OSError.
+        """
+        if self._session is not None:
+            self._session.invalidate(_FILE_ID)  # for which the kernel writes pages, and drops them
+            blockdev.sync(self._device, datasync=False)
+
+    def _serve(self, connection: Connection) -> None:
+        self._instance.cached_elsewhere.append(self._device)
+        self._session = Session(connection, self, writeback=True)
+        try:
+            self._session.serve()
+        finally:
+            self._instance.cached_elsewhere.remove(self._device)
+            self._instance.release_all(connection, self.gone.set)
+
+    # --- names and attributes ----------------------------------------------------
+
+    def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
+        if parent != FUSE_ROOT_ID or name != self._device.name.encode():
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+        return Entry(_FILE_ID, self.getattr(_FILE_ID), _FOREVER)
+
+    def getattr(self, nodeid: int) -> Attr:
+        times = self._node.times
+        if nodeid == FUSE_ROOT_ID:
+            return Attr(FUSE_ROOT_ID, 0, stat.S_IFDIR | 0o700, 2, 0, 0, 0, times)
+        size = self._device.capacity
+        return Attr(self._node.ino, size, stat.S_IFREG | 0o600, 1, 0, 0, 0, times)
+
+    def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
+        return self.getattr(nodeid)  # the kernel brings the times of its writes
+
+    # --- the file: as the node's data face on the instance -------------------------
+
+    def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
+        return self._instance.open(request, self._node.data, flags)
+
+    def release(self, request: Request, handle: int) -> None:
+        self._instance.release(request, handle)
+
+    def read(
+        self, request: Request, handle: int, offset: int, size: int, flags: int
+    ) -> Buffer | None:
+        return blockdev.read(self._device, request, offset, size, self._buffer)
+
+    def write(
+        self, request: Request, handle: int, offset: int, data: memoryview, flags: int
+    ) -> int | None:
+        return self._instance.write(request, handle, offset, data, flags)
+
+    def fsync(self, request: Request, handle: int, datasync: bool) -> None:
+        self._instance.fsync(request, handle, datasync)
+
+    def fallocate(self, request: Request, handle: int, mode: int, offset: int, length: int) -> None:
+        self._instance.fallocate(request, handle, mode, offset, length)
+
+    def ioctl(
+        self, request: Request, handle: int, cmd: int, arg: int, data: bytes, compat: bool
+    ) -> None:
+        self._instance.ioctl(request, handle, cmd, arg, data, compat)
