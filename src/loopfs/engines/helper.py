@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from loopfs.driver.partition import Found
     from loopfs.filesystems.backing import FileFacts
 
+STARTED = 1002  # so a job tells of the engine that it starts (a pidfd), and will answer once more
 NOT_OURS = 1000  # a job's answer, beyond all errnos: the call is the kernel's to carry out
 
 

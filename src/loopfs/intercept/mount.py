@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import sys
+from contextlib import suppress
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from loopfs.driver.fs_context import (
     ShownParameters,
 )
 from loopfs.engines.engine import NoEngine, Served
-from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.helper import NOT_OURS, STARTED, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.errors import DriverError
@@ -263,6 +265,13 @@ def begin_engine(
         channel = mounts.helper.begin("mount", job, fds)
     message = channel.receive()
     outcome = result(message)
+    if outcome[0] == STARTED:
+        (engine,) = message.fds
+        message = channel.receive()
+        outcome = result(message)
+        if outcome[0]:
+            _end(engine)
+        os.close(engine)
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.why and outcome == (choice.refused, True):
@@ -270,6 +279,12 @@ def begin_engine(
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
     return channel, message
+
+
+def _end(engine: int) -> None:
+    """Kill an engine (a pidfd) whose job has failed: its stage keeps its mount, and so itself."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(engine, signal.SIGKILL)
 
 
 def _string(process: Process, address: int) -> str | None:
