@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.faults.conftest import Start
-from tests.support.parts import parts_of, wait_until
+from tests.support.parts import children_of, engines_of, parts_of, wait_until
 from tests.support.sandbox import content, repair
 from tests.support.user import Run
 
@@ -44,7 +45,7 @@ def test_the_sandbox_ends_with_each_of_its_own(
 def test_without_its_helper_a_sandbox_goes_on(
     started: Start, workdir: Path, run_as_user: Run
 ) -> None:
-    """It serves devices; whoever wants a mount is told EIO, and gone is what the engines had."""
+    """It serves devices; whoever wants a mount is told EIO."""
     process = started("""
         truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; echo ready; read line
         mount -o loop disk.img mnt 2>&1 | grep -c 'mount(2)\\|Input/output'
@@ -53,6 +54,41 @@ def test_without_its_helper_a_sandbox_goes_on(
     os.kill(parts_of(process.pid).helper, signal.SIGKILL)
     output, complaint = process.communicate("\n", timeout=PATIENCE)
     assert output.splitlines()[-2:] == ["1", "ext4"], complaint
+
+
+def test_jobs_that_are_killed(started: Start) -> None:
+    """No engine stays that nobody knows of: it would keep the device."""
+    process = started("""
+        truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
+        (while [ ! -e enough ]; do mount -o loop disk.img mnt; umount mnt; done) >log 2>&1 &
+        echo ready; read line; touch enough; wait
+        losetup -a; mount -o loop disk.img mnt; ls mnt; umount mnt; losetup -a
+    """)
+    helper = parts_of(process.pid).helper
+    for _ in range(6):
+        wait_until(lambda: kill_a_mounting_job(helper), "an engine and a job are there")
+    output, complaint = process.communicate("\n", timeout=PATIENCE)
+    assert (output, complaint, process.returncode) == ("lost+found\n", "", 0)
+
+
+def kill_a_mounting_job(helper: int) -> bool:
+    engines = engines_of(helper)
+    jobs = [pid for pid in children_of(helper) if pid not in engines]
+    if not (engines and jobs):
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(jobs[0], signal.SIGKILL)
+    return True
+
+
+def test_a_file_that_was_closed_can_be_synced(started: Start, workdir: Path) -> None:
+    """Of which libext2fs alone would keep blocks in its cache until others need the room."""
+    started("""
+        truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
+        mount -o loop disk.img mnt; for text in first second third; do echo $text >mnt/file; done
+        python3 -c 'import os; os.fsync(os.open("mnt", os.O_RDONLY))'; echo ready; read line
+    """)
+    assert b"third\n" in (workdir / "disk.img").read_bytes()
 
 
 def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Run) -> None:

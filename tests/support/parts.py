@@ -31,8 +31,12 @@ def parts_of(supervisor: int) -> Parts:
     (child,) = (pid for pid in children if _user_namespace(pid) == own)
     (helper,) = (pid for pid in children if _user_namespace(pid) != own)
     (init,) = children_of(child)
-    engines = [pid for pid in children_of(helper) if _name(pid) == "fuse2fs"]
-    return Parts(supervisor, child, init, helper, engines)
+    return Parts(supervisor, child, init, helper, engines_of(helper))
+
+
+def engines_of(helper: int) -> list[int]:
+    """The engines among its children; the others are jobs."""
+    return [pid for pid in children_of(helper) if _name(pid) == "fuse2fs"]
 
 
 def children_of(parent: int) -> list[int]:
@@ -78,4 +82,8 @@ def _user_namespace(pid: int) -> str:
 
 
 def _name(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+    """The name of a process, "" when it has gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -12,7 +12,7 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served
-from loopfs.engines.helper import NOT_OURS, SERVE, answer
+from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
@@ -91,7 +91,12 @@ class _Mount:
         os.close(fuse)
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
-        server = self._stage.start(engine.command(launch), device, self._caller)
+        server = self._stage.start(
+            engine.command(launch),
+            device,
+            self._caller,
+            lambda pidfd: answer(self._channel, STARTED, None, (pidfd,)),
+        )
         number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
         key = self.node.instance, self.node.ino
         had = tuple(Served(key, self._fstype, read_only, server.pid, number))

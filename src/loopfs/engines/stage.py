@@ -7,12 +7,14 @@ import os
 import re
 import select
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH
+from loopfs.engines.fuse2fs import ENVIRONMENT
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
@@ -76,22 +78,32 @@ class Stage:
         os.close(os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))
         syscalls.mount(f"{_DEVICE}/{name}", shown, None, uapi.MS_BIND, None)
 
-    def start(self, command: list[str], device: int, caller: int) -> Server:
+    def start(
+        self, command: list[str], device: int, caller: int, announce: Callable[[int], None]
+    ) -> Server:
         """Start an engine and wait until it has mounted on MOUNTPOINT.
 
         Args:
             command: its command line.
             device: what it inherits, and nothing else.
             caller: a pidfd: when it ends, nobody waits any more.
+            announce: tells somebody of the engine, by its pidfd, who ends it if we do not live
+                to take its mount from the stage; no engine is executed before that.
         Raises:
             OSError: EINVAL: it gave up, as when there is no filesystem of its type.
         """
         # Before an engine can have mounted there.
         bare = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
+        waiting, go = os.pipe()
         pid = os.fork()
         if pid == 0:
+            os.close(go)
+            if not os.read(waiting, 1):
+                os._exit(1)
             _execute(command, device)
         server = Server(pid, os.pidfd_open(pid))
+        announce(server.pidfd)
+        os.write(go, b"\0")
         if not _wait_for_mount(bare, server.pidfd, caller):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return server
@@ -120,7 +132,7 @@ def _execute(command: list[str], device: int) -> None:
         os.closerange(3, device)
         os.closerange(device + 1, 4096)
         os.set_inheritable(device, True)
-        environment = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
+        environment = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8", **ENVIRONMENT}
         os.execvpe(command[0], command, environment)
     finally:
         os._exit(127)

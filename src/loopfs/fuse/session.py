@@ -133,7 +133,7 @@ class Session:
             try:
                 length = os.readv(fd, buffers)
             except OSError as problem:
-                if problem.errno == errno.ENODEV:
+                if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: just now
                     return
                 if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import sys
+from contextlib import suppress
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from loopfs.driver.fs_context import (
     ShownParameters,
 )
 from loopfs.engines.engine import NoEngine, Served
-from loopfs.engines.helper import NOT_OURS, SERVE, result
+from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.errors import DriverError
@@ -270,17 +272,8 @@ def begin_engine(
         served = tuple(tuple(each) for each in mounts.served())
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
-    message, device = channel.receive(), None
+    message, device = _converse(mounts, channel)
     outcome = result(message)
-    if outcome[0] == SERVE:
-        assert isinstance(outcome[1], tuple)
-        instance, ino = outcome[1]
-        device = mounts.serve(instance, ino, message.fds[0])
-        message = channel.receive()
-        outcome = result(message)
-        if outcome[0] and device is not None:
-            channel.close()  # it ends, and so does the mount; then the device is free again
-            device.gone.wait(PATIENCE)
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.why and outcome == (choice.refused, True):
@@ -288,6 +281,37 @@ def begin_engine(
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
     return Begun(channel, message, device)
+
+
+def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice | None]:
+    """What a job says: what it wants served, which engine it starts, and its answer."""
+    device, engine = None, None
+    message = channel.receive()
+    code, value = result(message)
+    if code == SERVE:
+        assert isinstance(value, tuple)
+        instance, ino = value
+        device = mounts.serve(instance, ino, message.fds[0])
+        message = channel.receive()
+        code, _ = result(message)
+    if code == STARTED:
+        (engine,) = message.fds
+        message = channel.receive()
+        code, _ = result(message)
+    if code and engine is not None:
+        _end(engine)
+    if engine is not None:
+        os.close(engine)
+    if code and device is not None:
+        channel.close()  # the job ends, and so does the mount; then the device is free again
+        device.gone.wait(PATIENCE)
+    return message, device
+
+
+def _end(engine: int) -> None:
+    """Kill an engine (a pidfd) whose job has failed: its stage keeps its mount, and so itself."""
+    with suppress(ProcessLookupError):
+        signal.pidfd_send_signal(engine, signal.SIGKILL)
 
 
 def _string(process: Process, address: int) -> str | None:

@@ -1,0 +1,82 @@
+"""What the workload of tests/faults/programs/records.py has fsync'ed, and what is in the images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.faults.programs.records import BLOCK, ENTRY, SLOT, SLOTS, pattern, size_of_file
+from tests.support.user import User
+
+
+class Evidence(NamedTuple):
+    """Numbers of records that must be there."""
+
+    raw: list[int]
+    raw_written: list[int]  # without fsync: nothing buffers them but the kernel
+    files: list[int]
+    tried: set[int]  # of files: what may be there as well
+
+    @classmethod
+    def of(cls, lines: Iterable[str]) -> Evidence:
+        """From what the workload said."""
+        evidence = cls([], [], [], set())
+        kinds = {
+            "raw synced": evidence.raw.append,
+            "raw written": evidence.raw_written.append,
+            "ext4 synced": evidence.files.append,
+            "ext4 writing": evidence.tried.add,
+        }
+        for line in lines:
+            what, _, number = line.rpartition(" ")
+            if what in kinds:
+                kinds[what](int(number))
+        return evidence
+
+    def missing_from_raw(self, image: Path) -> Iterator[str]:
+        """What write(2) took and is not in the image."""
+        synced = set(self.raw)
+        with image.open("rb") as file:
+            for number in self.raw_written:
+                file.seek(number * BLOCK)
+                if file.read(BLOCK) != pattern(number, BLOCK):
+                    yield f"lost: raw record {number}, {'' if number in synced else 'not '}synced"
+
+    def missing_from_files(self, root: Path) -> Iterator[str]:
+        """What fsync(2) was done for and is not in the files."""
+        files = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+        entries, slots = files.get("entries", b""), files.get("slots", b"")
+        newest: dict[int, int] = {}
+        for number in self.files:
+            if number % 3 == 0:
+                there = files.get(str(number)) == pattern(number, size_of_file(number))
+            elif number % 3 == 1:
+                there = entries[number // 3 * ENTRY :][:ENTRY] == pattern(number, ENTRY)
+            else:
+                newest[number // 3 % SLOTS] = number
+                continue
+            if not there:
+                yield f"lost: record {number} in the filesystem"
+        for slot, number in newest.items():
+            found = slots[slot * SLOT :][:SLOT]
+            later = {n for n in self.tried if n >= number and n % 3 == 2 and n // 3 % SLOTS == slot}
+            if found not in {pattern(n, SLOT) for n in later}:
+                yield f"lost: record {number} in a slot, where there is {found[:16]!r}"
+
+
+def files_of(image: Path, user: User) -> Path:
+    """The files of an ext4 image, which is repaired if need be, in a directory beside it.
+
+    Raises:
+        ValueError: it cannot be repaired or read.
+    """
+    root = image.parent / "files"
+    check = user.run(["e2fsck", "-fy", image])
+    if check.returncode not in (0, 1):
+        raise ValueError(f"e2fsck ends with {check.returncode}: {check.stdout}")
+    made = user.run(["mkdir", root])
+    copy = user.run(["debugfs", "-R", f"rdump / {root}", image])
+    if made.returncode or copy.returncode:
+        raise ValueError(f"debugfs cannot read it: {made.stderr}{copy.stderr}")
+    return root

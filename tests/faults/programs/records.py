@@ -1,0 +1,172 @@
+"""Numbered records that are fsync'ed, on a raw device and in a filesystem, until told to stop.
+
+A line on standard output says what happens next or has happened: "raw synced 7" follows the
+fsync(2) of record 7. Two writers, which end when standard input does, are started again when
+something kills them. The filesystem is mounted and unmounted again and again; when its engine
+is gone, it is repaired and mounted anew.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
+
+BLOCK = 4096  # bytes: a record of the raw device
+ENTRY = 512  # bytes: a record appended to a file
+SLOT = 1024  # bytes, a block of the filesystem: a record written over an older one
+SLOTS = 8
+PER_MOUNT = 12  # records
+RAW, MOUNTED = 0, 1  # whose number it is
+
+numbers = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # the writers' last, for their heirs
+
+
+def pattern(number: int, size: int) -> bytes:
+    """What record ``number`` holds, in ``size`` bytes."""
+    text = b"%07d\n" % number
+    return (text * (size // len(text) + 1))[:size]
+
+
+def size_of_file(number: int) -> int:
+    """Bytes of a record that is a file of its own."""
+    return 1 + number * 1237 % 5000
+
+
+def main() -> int:
+    device = tool("losetup", "-f", "--show", "raw.img").stdout.strip()
+    writers = {start(lambda: write_raw(device)): lambda: write_raw(device)}
+    writers[start(write_files)] = write_files
+    worst = 0
+    while writers:
+        pid, status = os.wait()
+        writer = writers.pop(pid, None)
+        if writer is not None and os.WIFSIGNALED(status):
+            report("command restarts a writer")
+            writers[start(writer)] = writer
+        elif writer is not None:
+            worst = max(worst, os.waitstatus_to_exitcode(status))
+    return worst
+
+
+def start(writer: Callable[[], None]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        be(writer)
+    return pid
+
+
+def be(writer: Callable[[], None]) -> NoReturn:
+    status = 1
+    try:
+        writer()
+        status = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def write_raw(device: str) -> None:
+    fd = os.open(device, os.O_RDWR)
+    last = os.lseek(fd, 0, os.SEEK_END) // BLOCK - 1
+    while numbers[RAW] < last and not stopped():
+        number = numbers[RAW] = numbers[RAW] + 1
+        report("raw writing", number)
+        os.pwrite(fd, pattern(number, BLOCK), number * BLOCK)
+        report("raw written", number)
+        os.fsync(fd)
+        report("raw synced", number)
+    select.select([0], [], [])
+
+
+def write_files() -> None:
+    while not stopped():
+        try:
+            write_to_mount()
+        except OSError as problem:
+            report("ext4", f"has lost its mount: {problem}")
+            tool("umount", "mnt")
+            if not tool("losetup", "-j", "disk.img").stdout:  # nobody has it open
+                tool("e2fsck", "-fy", "disk.img")
+
+
+def write_to_mount() -> None:
+    if not is_mounted():
+        report("ext4 mounting")
+        mount = tool("mount", "-o", "loop", "disk.img", "mnt")
+        if mount.returncode:
+            raise OSError(f"mount: {mount.returncode} {mount.stdout!r}")
+    for _ in range(PER_MOUNT):
+        if stopped():
+            return  # the filesystem is for the end of the sandbox to unmount
+        number = numbers[MOUNTED] = numbers[MOUNTED] + 1
+        write_file(number)
+    report("ext4 unmounting")
+    tool("umount", "mnt")
+
+
+def write_file(number: int) -> None:
+    """A new file, an entry at the end of one, or a slot of one, in turn."""
+    report("ext4 writing", number)
+    what = number % 3
+    name = f"mnt/{(number, 'entries', 'slots')[what]}"
+    with opened(name) as fd:
+        if what == 0:
+            os.write(fd, pattern(number, size_of_file(number)))
+        elif what == 1:
+            os.pwrite(fd, pattern(number, ENTRY), number // 3 * ENTRY)
+        else:
+            os.pwrite(fd, pattern(number, SLOT), number // 3 % SLOTS * SLOT)
+        report("ext4 written", number)
+        os.fsync(fd)
+        report("ext4 synced", number)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[int]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        if os.fstat(fd).st_dev == os.stat(".").st_dev:
+            os.unlink(path)
+            raise OSError("nothing is mounted")
+        yield fd
+    finally:
+        with suppress(OSError):  # of an engine that is gone; what counts is fsync's answer
+            os.close(fd)
+
+
+def is_mounted() -> bool:
+    return os.stat("mnt").st_dev != os.stat(".").st_dev
+
+
+def tool(*words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command that dies with us, lest it works on an image that our heir has mounted."""
+    return subprocess.run(
+        ["setpriv", "--pdeathsig", "KILL", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def report(what: str, detail: int | str = "") -> None:
+    os.write(1, f"{what} {detail}".strip().encode() + b"\n")
+
+
+def stopped() -> bool:
+    """Has standard input ended?"""
+    return bool(select.select([0], [], [], 0)[0])
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""kill -9 of random processes at random moments; the long form is python3 -m tests.faults.kills."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kills import plans, play_all, table
+from tests.support.user import User
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 54  # six of each
+
+
+@pytest.mark.usefixtures("loopfs_bin")
+@pytest.mark.timeout(300)
+def test_random_kills(user: User, workdir: Path) -> None:
+    seed = random.randrange(1 << 32)
+    outcomes = list(play_all(list(plans(KILLS, seed)), user, workdir))
+    print(f"seed {seed}\n{table(outcomes)}")
+    faults = [(turn, one.plan, one.faults) for turn, one in enumerate(outcomes) if one.faults]
+    assert not faults, f"with seed {seed}"
+    assert sum(len(outcome.evidence.raw) for outcome in outcomes) > KILLS
+    assert sum(len(outcome.evidence.files) for outcome in outcomes) > KILLS
