@@ -6,6 +6,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from loopfs.process import Process
 
 # Seconds for which an unmount waits for a driver that waits for somebody else itself.
 PATIENCE = 10
+SOON = 0.02  # seconds
 
 
 class Owner(NamedTuple):
@@ -125,6 +127,19 @@ class Instances:
             for filesystem in self._filesystems.values()
             for number, device in filesystem.instance.devices.copy().items()
         }
+
+    def catch_up(self) -> None:
+        """Have done what was asked before now, as far as it is done soon.
+
+        close(2) of a device does not wait, and who looks at /sys next must see what it did.
+        """
+        time.sleep(SOON / 1000)  # whoever has just read a request may wait for the interpreter
+        deadline = time.monotonic() + SOON
+        for filesystem in self._filesystems.values():
+            while not (filesystem.session.idle() and filesystem.worker.idle()):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(SOON / 100)
 
     @property
     def all_see_all(self) -> bool:

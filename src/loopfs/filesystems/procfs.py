@@ -53,6 +53,7 @@ class PartitionsFile(Operations):
     def _text(self, tid: int) -> str:
         with open(PATH, encoding="utf-8", errors="surrogateescape") as file:
             lines = [line for line in file if self._hosts_loops or not _is_of_loop(line)]
+        self._disks.catch_up()
         own: list[BlockDevice] = []
         for disk in list(self._disks.seen_by(tid).values()):
             own += [disk, *list(disk.partitions.values())]

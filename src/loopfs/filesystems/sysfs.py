@@ -46,6 +46,9 @@ class Disks(Protocol):
     @property
     def devices(self) -> Mapping[int, LoopDevice]: ...
 
+    def catch_up(self) -> None:
+        """Have done what was asked of the devices before now."""
+
     @property
     def all_see_all(self) -> bool:
         """Every thread may see every device."""
@@ -156,6 +159,8 @@ class SysfsDirectory(Operations):
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         path = (*self._paths[parent], os.fsdecode(name))
+        if name == b"loop":
+            self._disks.catch_up()
         attr = self._attr(path, request.pid)
         return Entry(attr.ino, attr, self._valid(path))
 
@@ -172,6 +177,7 @@ class SysfsDirectory(Operations):
 
     def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         path = self._paths[nodeid]
+        self._disks.catch_up()
         return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path, request.pid)]
 
     def _entries(self, path: Path, tid: int) -> Iterator[tuple[str, int]]:

@@ -53,6 +53,10 @@ class Worker:
             with self._busy:
                 call()
 
+    def idle(self) -> bool:
+        """No call waits or is being made."""
+        return not self._calls and not self._busy.locked()
+
     def stop(self) -> None:
         """End the thread after the calls that were submitted; who has a later one makes it."""
         self.later(None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 import struct
 import sys
@@ -111,6 +112,7 @@ class Session:
     def __init__(self, fd: int, filesystem: Operations, *, writeback: bool = False) -> None:
         self.fd: int | None = fd
         self.filesystem = filesystem
+        self._busy = False
         self._wanted = _WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
 
     def serve(self) -> None:
@@ -138,6 +140,7 @@ class Session:
                 if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue
                 raise
+            self._busy = True
             _, opcode, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
             request = Request(fd, unique, nodeid, pid)
             try:
@@ -152,8 +155,17 @@ class Session:
             except Exception:  # a bug of ours: one caller's error, not everybody's end
                 sys.excepthook(*sys.exc_info())
                 request.fail(errno.EIO)
+            self._busy = False
             if opcode == uapi.FUSE_DESTROY:
                 return
+
+    def idle(self) -> bool:
+        """No request waits or is being answered by the thread that reads them."""
+        if (fd := self.fd) is None:
+            return True
+        poller = select.poll()
+        poller.register(fd, select.POLLIN)
+        return not poller.poll(0) and not self._busy
 
     # The two that carry data stay apart: they neither copy nor look up a handler.
 
