@@ -323,6 +323,26 @@ os.system("echo text >two/file; umount one; cat two/file; umount two")
     assert lines == ["EBUSY", "0", "0", "text"]
 
 
+def test_an_engine_that_mounts_by_fusermount(calls: Lines, image: Path) -> None:
+    """It has the connection only after the mount can be seen."""
+    need(shutil.which("mkfs.exfat") and shutil.which("mount.exfat-fuse"), "no exfat")
+    lines = calls(
+        """
+device, = open("device").read().split()
+for _ in range(20):
+    context = opened("exfat", source=device)
+    assert call("fsconfig", context, CREATE, None, None, 0) == 0
+    mount = call("fsmount", context, 1, 0)
+    assert call("move_mount", mount, "", HERE, "one", 4) == 0
+    os.close(context)
+    os.close(mount)
+    os.system("umount one")
+""",
+        before="truncate -s 4M fat.img; mkfs.exfat fat.img >log; losetup -f --show fat.img >device",
+    )
+    assert lines == []
+
+
 def test_a_host_device_is_not_mounted(calls: Lines) -> None:
     """What the kernel says to a user namespace."""
     lines = calls("""

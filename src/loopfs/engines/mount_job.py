@@ -16,7 +16,7 @@ from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
-from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Stage
+from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Server, Stage
 from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
 from loopfs.uapi import mount as uapi
 
@@ -89,24 +89,27 @@ class _Mount:
         self._stage.show(self.node, device, self._shown, self._caller)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
         server = self._stage.start(engine.command(launch), device, self._caller)
-        number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
-        key = self.node.instance, self.node.ino
-        had = tuple(Served(key, self._fstype, read_only, server.pid, number))
-        if self._place is None:
-            if read_only:  # of the superblock, which an engine need not have told the kernel
-                remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
-                syscalls.mount("none", MOUNTPOINT, None, remount, None)
-            connection = connection_of(server.pidfd, server.pid)
-            context = fuse_context(connection, self._shown, self._fstype)
+        try:
+            number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
+            key = self.node.instance, self.node.ino
+            had = tuple(Served(key, self._fstype, read_only, server.pid, number))
+            made = self._context(server, read_only) if self._place is None else _tree()
+        finally:
+            # The engine lives in the stage: what is still mounted there would keep it for good.
             syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
-            answer(self._channel, 0, had, (server.pidfd, context))
+        if self._place is None:
+            answer(self._channel, 0, had, (server.pidfd, made))
             return
-        clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
-        tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
-        syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
-        apply_flags(tree, self._flags)
+        apply_flags(made, self._flags)
         answer(self._channel, 0, had, (server.pidfd,))
-        self._move_to_caller(tree, self._place)
+        self._move_to_caller(made, self._place)
+
+    def _context(self, server: Server, read_only: bool) -> int:
+        """A context with the superblock of the engine that has mounted on the stage."""
+        if read_only:  # of the superblock, which an engine need not have told the kernel
+            remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
+            syscalls.mount("none", MOUNTPOINT, None, remount, None)
+        return fuse_context(connection_of(server.pidfd, server.pid), self._shown, self._fstype)
 
     def _read_only(self, engine: Engine) -> bool:
         return engine.read_only(self._fstype, bool(self._flags & uapi.MS_RDONLY))
@@ -174,6 +177,12 @@ def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
         raise busy from None
+
+
+def _tree() -> int:
+    """What is mounted on the stage, as a mount of its own."""
+    clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+    return syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
 
 
 def _holds(node: DeviceNode, fstype: str) -> bool:

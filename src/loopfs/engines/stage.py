@@ -14,6 +14,7 @@ from loopfs import syscalls
 from loopfs.engines import fusermount
 from loopfs.engines.device import DeviceNode
 from loopfs.engines.engine import SEARCH_PATH
+from loopfs.engines.superblock import connection_of
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
@@ -24,6 +25,7 @@ _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 _TRIES = 20
+_INTERVAL = 1  # milliseconds
 
 
 class Server(NamedTuple):
@@ -92,7 +94,7 @@ class Stage:
         os.symlink(f"/proc/self/fd/{device}", shown)
 
     def start(self, command: list[str], device: int, caller: int) -> Server:
-        """Start an engine and wait until it has mounted on MOUNTPOINT.
+        """Start an engine and wait until it serves what is mounted on MOUNTPOINT.
 
         Args:
             command: its command line.
@@ -107,7 +109,8 @@ class Stage:
         if pid == 0:
             _execute(command, device)
         server = Server(pid, os.pidfd_open(pid))
-        if not _wait_for_mount(bare, server.pidfd, caller):
+        if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
+            signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return server
 
@@ -167,6 +170,23 @@ def _wait_for_mount(bare: int, server: int, caller: int) -> bool:
         poller.register(caller, select.POLLIN)
         while syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT) == bare:
             if any(fd != mounts.fileno() for fd, _ in poller.poll()):
-                signal.pidfd_send_signal(server, signal.SIGKILL)
                 return False
     return True
+
+
+def _wait_for_server(server: Server, caller: int) -> bool:
+    """Wait until the server has the connection; as :func:`_wait_for_mount`.
+
+    What our fusermount has mounted can be seen a moment before it has passed the connection on.
+    """
+    poller = select.poll()
+    poller.register(server.pidfd, select.POLLIN)
+    poller.register(caller, select.POLLIN)
+    while True:
+        try:
+            os.close(connection_of(server.pidfd, server.pid))
+        except FileNotFoundError:
+            if poller.poll(_INTERVAL):
+                return False
+        else:
+            return True
