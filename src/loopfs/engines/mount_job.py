@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 
 from loopfs import syscalls
@@ -17,7 +18,12 @@ from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
 from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Server, Stage
-from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
+from loopfs.engines.superblock import (
+    connection_of,
+    disconnected,
+    fuse_context,
+    live_connection_of,
+)
 from loopfs.uapi import mount as uapi
 
 
@@ -68,6 +74,7 @@ class _Mount:
             self._stage.enter()
             context = _context_of(engine_of, self._fstype, read_only, self._shown)
             if context is None:
+                _wait_for_end(engine_of.pid, self._caller)  # it still claims the device
                 self._enter_callers()
                 return False
             if self._place is None:
@@ -166,17 +173,32 @@ def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int
             /dev/fuse may mount what it serves.
     """
     busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    connection = None
     try:
         connection = live_connection_of(served.pid)
         if connection is None:
             return None
         if (served.fstype, served.read_only) != (fstype, read_only):
-            raise busy
+            raise busy from None
         return fuse_context(connection, shown, fstype)
     except OSError as problem:
+        if connection is not None and disconnected(connection):  # meanwhile
+            return None
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
         raise busy from None
+
+
+def _wait_for_end(pid: int, caller: int) -> None:
+    """Wait until a process has ended, or the caller (a pidfd) has."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    poller.register(caller, select.POLLIN)
+    poller.poll()
 
 
 def _tree() -> int:

@@ -185,7 +185,7 @@ def _wait_for_server(server: Server, caller: int) -> bool:
     while True:
         try:
             os.close(connection_of(server.pidfd, server.pid))
-        except FileNotFoundError:
+        except OSError:  # not yet; or no longer, and then its end is seen
             if poller.poll(_INTERVAL):
                 return False
         else:
