@@ -108,6 +108,18 @@ def test_mount_options_of_the_vfs(inside: Lines) -> None:
     assert {"nosuid", "nodev", "noexec", "noatime"} <= set(line.split()[5].split(","))
 
 
+@pytest.mark.parametrize(
+    "options", ["errors=remount-ro", "errors=continue,bsddf", "minixdf,barrier=1,commit=5"]
+)
+def test_mount_options_of_ext4(inside: Lines, options: str) -> None:
+    """As they are found in /etc/fstab."""
+    lines = inside(f"""
+        echo $PWD/disk.img $PWD/mnt ext4 loop,{options} 0 0 >tab; mount -T tab mnt
+        ls mnt; umount mnt
+    """)
+    assert lines == ["lost+found"]
+
+
 def test_programs_of_the_image_can_be_run(inside: Lines) -> None:
     lines = inside("""
         mount -o loop disk.img mnt; cp /bin/busybox mnt/busybox
