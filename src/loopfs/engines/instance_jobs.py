@@ -65,6 +65,19 @@ def _link(channel: Channel, fds: list[int], place: str, action: str, name: str) 
     answer(channel, 0)
 
 
+def _place(channel: Channel, fds: list[int], target: str) -> None:
+    """move_mount(2) of a mount by its descriptor; answers with what :func:`_link` wants."""
+    pidfd, root, start, process, thread, tree = fds
+    enter_user(pidfd)
+    userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    enter(pidfd, root, start)
+    proc = paths.CallerProc(process, thread)
+    place = paths.resolve(target, proc)
+    directory, name = paths.resolve_parent(target, proc)
+    syscalls.move_mount(tree, place)
+    answer(channel, 0, name, (userns, directory))
+
+
 def _remount(
     channel: Channel,
     fds: list[int],
@@ -148,6 +161,7 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
 JOBS: dict[str, Job] = {
     "instance": _instance,
     "link": _link,
+    "place": _place,
     "remount": _remount,
     "pick": _pick,
     "reconfigure": _reconfigure,

@@ -21,7 +21,6 @@ from loopfs.engines.engine import NoEngine, Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import TYPES, Policy
-from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
@@ -180,8 +179,6 @@ def begin_instance(
     """
     source = "none" if context.source is None else context.source
     assert isinstance(context.parameters, LoopParameters)
-    if context.parameters.links and target is None:
-        raise DriverError(errno.EINVAL, "loop: 'links' is for mount(2), which knows the place")
     with caller_descriptors(process) as fds:
         job = (source, context.sb_flags, target, flags, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
@@ -193,7 +190,9 @@ def begin_instance(
     return channel, message
 
 
-def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Message) -> None:
+def adopt_instance(
+    mounts: Mounts, owner: Owner, context: FsContext, message: Message
+) -> LoopFilesystem:
     """Serve the instance that a job has made."""
     _, made = result(message)
     assert isinstance(made, tuple)
@@ -203,6 +202,7 @@ def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Me
     filesystem = mounts.instances.add(fuse, device_number, owner, on_device)
     set_limit(filesystem, context)
     mounts.instances.serve_in_thread(filesystem)
+    return filesystem
 
 
 def remount_context(fstype: str) -> FsContext:
