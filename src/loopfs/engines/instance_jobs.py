@@ -40,7 +40,9 @@ def _instance(
     enter(pidfd, root, cwd)
     proc = paths.CallerProc(process, thread)
     place = None if target is None else paths.resolve(target, proc)
-    tree = syscalls.fsmount(fuse_context(fuse, source, LOOP, sb_flags), 0)
+    context = fuse_context(fuse, source, LOOP, sb_flags)
+    tree = syscalls.fsmount(context, 0)
+    os.close(context)
     number = syscalls.statx_dev(tree)
     if place is None:
         answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
@@ -54,6 +56,7 @@ def _instance(
         answer(channel, 0, (number, ""), (fuse,))
     if channel.receive().data:
         syscalls.move_mount(tree, place)
+        os.close(tree)  # it would keep the mount busy
         answer(channel, 0)
 
 
@@ -75,6 +78,7 @@ def _place(channel: Channel, fds: list[int], target: str) -> None:
     place = paths.resolve(target, proc)
     directory, name = paths.resolve_parent(target, proc)
     syscalls.move_mount(tree, place)
+    os.close(tree)
     answer(channel, 0, name, (userns, directory))
 
 
@@ -103,6 +107,7 @@ def _remount(
         raise OSError(refused, os.strerror(refused))
     os.fchdir(own_fds)
     syscalls.mount("loop", str(place), None, flags, None)
+    os.close(place)
     answer(channel, 0, number)
 
 
@@ -130,7 +135,9 @@ def _pick(
     if number not in devices:
         answer(channel, NOT_OURS)
         return
-    answer(channel, 0, number, (syscalls.fspick(place),))
+    context = syscalls.fspick(place)
+    os.close(place)
+    answer(channel, 0, number, (context,))
 
 
 def _unfollowed(path: str, proc: paths.CallerProc) -> int:

@@ -81,6 +81,7 @@ class _Mount:
                 answer(self._channel, 0, None, (context,))
             else:
                 tree = syscalls.fsmount(context, 0)
+                os.close(context)
                 apply_flags(tree, self._flags)
                 answer(self._channel, 0)
                 self._move_to_caller(tree, self._place)
@@ -126,6 +127,7 @@ class _Mount:
         if self._channel.receive().data:
             self._enter_callers()
             syscalls.move_mount(tree, place)
+            os.close(tree)  # it would keep the mount busy
             answer(self._channel, 0)
 
 
