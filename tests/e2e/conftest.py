@@ -8,12 +8,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.calls import calls, places
 from tests.e2e.native import Transcript, detach_all, transcript
 from tests.support.sandbox import PRELUDE, Lines, Start, image, inside, started
 from tests.support.skip import need
 from tests.support.user import Run, User
 
-__all__ = ["Compare", "Lines", "Start", "image", "in_both", "inside", "root", "started"]
+__all__ = [
+    "Compare",
+    "Lines",
+    "Start",
+    "calls",
+    "image",
+    "in_both",
+    "inside",
+    "places",
+    "root",
+    "started",
+]
 
 Compare = Callable[[str], tuple[Transcript, Transcript]]
 

@@ -185,7 +185,8 @@ LISTS = {
     """,
     "by what is on it": FILESYSTEM
     + """
-        blkid $d | bare; blkid -p $d | bare; blkid -i $d; blkid -L $label | bare
+        blkid $d | bare; blkid -p $d | bare; blkid -i $d | sed 's/DISKSEQ="[0-9]*"/DISKSEQ=N/'
+        blkid -L $label | bare
         blkid -U $uuid | bare; findfs LABEL=$label | bare; try findfs LABEL=missing
         mount LABEL=$label mnt; echo text >mnt/file; umount mnt
         mount UUID=$uuid mnt; cat mnt/file; findmnt -no SOURCE mnt | bare; umount mnt

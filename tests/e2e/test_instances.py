@@ -243,7 +243,7 @@ def test_a_lazy_umount_waits_for_the_last_descriptor(inside: Lines) -> None:
 def test_the_first_instance_can_go_too(inside: Lines) -> None:
     lines = inside("""
         d=$(losetup -f --show disk.img); umount /dev/loopfs; ./gone ${d##*/}
-        ls /dev/loopfs; mount -t loop loop /dev/loopfs; d=$(losetup -f)
+        ls /dev/loopfs; mount -t loop loop /dev/loopfs; d=$(losetup -f | cut -d" " -f1)
         ln -s loopfs/${d##*/} $d; mount -o loop disk.img one; ls one; umount one; losetup -a
     """)
     assert lines == ["lost+found"]
@@ -302,7 +302,7 @@ def test_the_transcript_of_the_cover_letter(loopfs_run: Run, image: Path) -> Non
         mkdir /dev/loopfs
         mount -t loop loop /dev/loopfs/
         ln -sf /dev/loopfs/loop-control /dev/loop-control
-        device=$(losetup -f)
+        device=$(losetup -f | cut -d" " -f1)
         name=${device##*/}
         ln -sf /dev/loopfs/$name $device
         readlink /sys/class/block/$name
@@ -324,7 +324,7 @@ def test_the_transcript_of_the_seventh_patch(inside: Lines) -> None:
     """The instance is elsewhere and only its nodes are linked into /dev."""
     lines = inside("""
         mount -t loop loop one; ln -sf $PWD/one/loop-control /dev/loop-control
-        device=$(losetup -f); name=${device##*/}; ln -sf $PWD/one/$name $device
+        device=$(losetup -f | cut -d" " -f1); name=${device##*/}; ln -sf $PWD/one/$name $device
         ls -d one/$name | sed s/$name/loop8/
         cat /sys/class/block/$name/size; mount -o loop disk.img two; umount two
     """)
@@ -332,7 +332,8 @@ def test_the_transcript_of_the_seventh_patch(inside: Lines) -> None:
 
 
 def test_bare_has_nothing(loopfs_run: Run) -> None:
-    result = loopfs_run("ls -d /dev/loop* 2>/dev/null; losetup -a; losetup -f", "--bare")
+    script = "ls -d /dev/loop* 2>/dev/null; losetup -f --show disk.img"
+    result = loopfs_run(script, "--bare")
     assert result.returncode == 1
     assert result.stdout == ""
 

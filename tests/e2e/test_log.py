@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_mount_api import CALLS
+from tests.e2e.calls import CALLS
 from tests.support.sandbox import PRELUDE
 from tests.support.user import Result, Run, User
 

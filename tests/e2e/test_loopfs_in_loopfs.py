@@ -38,7 +38,7 @@ def test_the_main_job(nested: Nested, workdir: Path, run_as_user: Run) -> None:
         "d=$(losetup -f --show disk.img); mkfs.ext4 -q $d; losetup -d $d; readlink $d || echo none;"
         " mount -o loop disk.img mnt; findmnt -no SOURCE mnt; echo text >mnt/file; umount mnt;"
         " ls /dev/loopfs; id -u; losetup -f --show disk.img; readlink /dev/loop?",
-        before="outer=$(losetup -f --show disk.img); echo $outer",
+        before="truncate -s 1M other.img; outer=$(losetup -f --show other.img); echo $outer",
         after="losetup -d $outer; ls -d /dev/loop?",
     )
     assert result.stderr == ""

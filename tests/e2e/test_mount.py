@@ -108,6 +108,18 @@ def test_mount_options_of_the_vfs(inside: Lines) -> None:
     assert {"nosuid", "nodev", "noexec", "noatime"} <= set(line.split()[5].split(","))
 
 
+@pytest.mark.parametrize(
+    "options", ["errors=remount-ro", "errors=continue,bsddf", "minixdf,barrier=1,commit=5"]
+)
+def test_mount_options_of_ext4(inside: Lines, options: str) -> None:
+    """As they are found in /etc/fstab."""
+    lines = inside(f"""
+        echo $PWD/disk.img $PWD/mnt ext4 loop,{options} 0 0 >tab; mount -T tab mnt
+        ls mnt; umount mnt
+    """)
+    assert lines == ["lost+found"]
+
+
 def test_programs_of_the_image_can_be_run(inside: Lines) -> None:
     lines = inside("""
         mount -o loop disk.img mnt; cp /bin/busybox mnt/busybox
@@ -167,6 +179,25 @@ def test_umount_has_written_everything(inside: Lines) -> None:
         done
     """)
     assert lines == [f"{n}00000" for n in range(1, 6)]
+
+
+def test_a_mount_can_be_unmounted_at_once(inside: Lines, image: Path) -> None:
+    """Nothing of ours keeps it busy when mount(2) has returned, however busy the machine is."""
+    (image.parent / "program.py").write_text("""
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for kind in (b"ext4", b"loop") * 30:
+    for result in (
+        libc.mount(sys.argv[1].encode(), b"mnt", kind, 0, None),
+        libc.umount2(b"mnt", 0),
+    ):
+        assert result == 0, os.strerror(ctypes.get_errno())
+""")
+    lines = inside("""
+        d=$(losetup -f --show disk.img); while :; do :; done & busy=$!
+        python3 program.py $d || echo failed; kill $busy; losetup -d $d
+    """)
+    assert lines == []
 
 
 def test_lazy_umount(inside: Lines) -> None:

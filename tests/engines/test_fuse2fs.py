@@ -19,8 +19,8 @@ from loopfs.engines.programs import FUSE2FS
         ("defaults", []),
         ("noload", ["norecovery"]),
         ("norecovery,minixdf", ["norecovery", "minixdf"]),
-        ("errors=remount-ro", ["errors=remount-ro"]),
-        ("user_xattr,acl,errors=continue,data=ordered,barrier", ["errors=continue"]),
+        ("errors=panic", ["errors=panic"]),
+        ("user_xattr,acl,errors=continue,data=ordered,barrier=1,commit=5,bsddf", []),
     ],
 )
 def test_options(data: str, passed: list[str]) -> None:

@@ -1,7 +1,8 @@
 """The ordinary user that loopfs is run as, and how a test calls loopfs.
 
 Under root the user is another account, named by LOOPFS_TEST_USER; without root it is who runs
-the tests.
+the tests. Directories in LOOPFS_TEST_PATH come first on its PATH: so other tools than the
+distribution's are tried.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+if "LOOPFS_TEST_PATH" in os.environ:
+    SEARCH_PATH = f"{os.environ['LOOPFS_TEST_PATH']}:{SEARCH_PATH}"
 TIMEOUT = 60.0
 DEFAULT_NAME = "loopfs-test"
 MARK = "LOOPFS_TEST_RUN"  # a variable that whatever we start inherits, so that we know it again

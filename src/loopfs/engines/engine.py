@@ -112,6 +112,10 @@ class Engine(NamedTuple):
         words = (self._translated(option) for option in filter(None, data.split(",")))
         return tuple(filter(None, words))
 
+    def has_option(self, key: str) -> bool:
+        """Some value of the option ``key``, or none, is in the table."""
+        return any(option.partition("=")[0] == key for option in self.options)
+
     def _translated(self, option: str) -> str:
         if option == "defaults":
             return ""

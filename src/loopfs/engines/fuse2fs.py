@@ -13,19 +13,22 @@ PACKAGE = "fuse2fs"
 TYPES = frozenset({"ext2", "ext3", "ext4"})
 
 # Mount options of ext4(5): those that fuse2fs has, and those that change nothing here.
+# After an error in the filesystem it goes on, unless it is to panic.
 OPTIONS = {
     "minixdf": "minixdf",
-    "bsddf": "bsddf",
+    "bsddf": "",
     "norecovery": "norecovery",
     "noload": "norecovery",
-    "errors=continue": "errors=continue",
-    "errors=remount-ro": "errors=remount-ro",
+    "errors=continue": "",
+    "errors=remount-ro": "",
     "errors=panic": "errors=panic",
     "acl": "",
     "user_xattr": "",
     "barrier": "",
+    "barrier=": "",
     "nobarrier": "",
     "data=ordered": "",
+    "commit=": "",
     "lazytime": "",
     "nodiscard": "",
 }

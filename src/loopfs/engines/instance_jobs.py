@@ -40,7 +40,9 @@ def _instance(
     enter(pidfd, root, cwd)
     proc = paths.CallerProc(process, thread)
     place = None if target is None else paths.resolve(target, proc)
-    tree = syscalls.fsmount(fuse_context(fuse, source, LOOP, sb_flags), 0)
+    context = fuse_context(fuse, source, LOOP, sb_flags)
+    tree = syscalls.fsmount(context, 0)
+    os.close(context)
     number = syscalls.statx_dev(tree)
     if place is None:
         answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
@@ -54,6 +56,7 @@ def _instance(
         answer(channel, 0, (number, ""), (fuse,))
     if channel.receive().data:
         syscalls.move_mount(tree, place)
+        os.close(tree)  # it would keep the mount busy
         answer(channel, 0)
 
 
@@ -63,6 +66,20 @@ def _link(channel: Channel, fds: list[int], place: str, action: str, name: str) 
     enter_user(userns)
     links.change(directory, place, action, name)
     answer(channel, 0)
+
+
+def _place(channel: Channel, fds: list[int], target: str) -> None:
+    """move_mount(2) of a mount by its descriptor; answers with what :func:`_link` wants."""
+    pidfd, root, start, process, thread, tree = fds
+    enter_user(pidfd)
+    userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    enter(pidfd, root, start)
+    proc = paths.CallerProc(process, thread)
+    place = paths.resolve(target, proc)
+    directory, name = paths.resolve_parent(target, proc)
+    syscalls.move_mount(tree, place)
+    os.close(tree)
+    answer(channel, 0, name, (userns, directory))
 
 
 def _remount(
@@ -90,6 +107,7 @@ def _remount(
         raise OSError(refused, os.strerror(refused))
     os.fchdir(own_fds)
     syscalls.mount("loop", str(place), None, flags, None)
+    os.close(place)
     answer(channel, 0, number)
 
 
@@ -117,7 +135,9 @@ def _pick(
     if number not in devices:
         answer(channel, NOT_OURS)
         return
-    answer(channel, 0, number, (syscalls.fspick(place),))
+    context = syscalls.fspick(place)
+    os.close(place)
+    answer(channel, 0, number, (context,))
 
 
 def _unfollowed(path: str, proc: paths.CallerProc) -> int:
@@ -148,6 +168,7 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
 JOBS: dict[str, Job] = {
     "instance": _instance,
     "link": _link,
+    "place": _place,
     "remount": _remount,
     "pick": _pick,
     "reconfigure": _reconfigure,

@@ -140,6 +140,7 @@ def _move(
         return
     enter(pidfd, root, cwd)
     syscalls.move_mount(tree, place)
+    os.close(tree)  # it would keep the mount busy
     answer(channel, 0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import stat
 
 from loopfs import syscalls
@@ -16,8 +17,13 @@ from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
-from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Stage
-from loopfs.engines.superblock import connection_of, fuse_context, live_connection_of
+from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Server, Stage
+from loopfs.engines.superblock import (
+    connection_of,
+    disconnected,
+    fuse_context,
+    live_connection_of,
+)
 from loopfs.uapi import mount as uapi
 
 
@@ -68,12 +74,14 @@ class _Mount:
             self._stage.enter()
             context = _context_of(engine_of, self._fstype, read_only, self._shown)
             if context is None:
+                _wait_for_end(engine_of.pid, self._caller)  # it still claims the device
                 self._enter_callers()
                 return False
             if self._place is None:
                 answer(self._channel, 0, None, (context,))
             else:
                 tree = syscalls.fsmount(context, 0)
+                os.close(context)
                 apply_flags(tree, self._flags)
                 answer(self._channel, 0)
                 self._move_to_caller(tree, self._place)
@@ -97,24 +105,27 @@ class _Mount:
             self._caller,
             lambda pidfd: answer(self._channel, STARTED, None, (pidfd,)),
         )
-        number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
-        key = self.node.instance, self.node.ino
-        had = tuple(Served(key, self._fstype, read_only, server.pid, number))
-        if self._place is None:
-            if read_only:  # of the superblock, which an engine need not have told the kernel
-                remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
-                syscalls.mount("none", MOUNTPOINT, None, remount, None)
-            connection = connection_of(server.pidfd, server.pid)
-            context = fuse_context(connection, self._shown, self._fstype)
+        try:
+            number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
+            key = self.node.instance, self.node.ino
+            had = tuple(Served(key, self._fstype, read_only, server.pid, number))
+            made = self._context(server, read_only) if self._place is None else _tree()
+        finally:
+            # The engine lives in the stage: what is still mounted there would keep it for good.
             syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
-            answer(self._channel, 0, had, (server.pidfd, context))
+        if self._place is None:
+            answer(self._channel, 0, had, (server.pidfd, made))
             return
-        clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
-        tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
-        syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
-        apply_flags(tree, self._flags)
+        apply_flags(made, self._flags)
         answer(self._channel, 0, had, (server.pidfd,))
-        self._move_to_caller(tree, self._place)
+        self._move_to_caller(made, self._place)
+
+    def _context(self, server: Server, read_only: bool) -> int:
+        """A context with the superblock of the engine that has mounted on the stage."""
+        if read_only:  # of the superblock, which an engine need not have told the kernel
+            remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
+            syscalls.mount("none", MOUNTPOINT, None, remount, None)
+        return fuse_context(connection_of(server.pidfd, server.pid), self._shown, self._fstype)
 
     def _read_only(self, engine: Engine) -> bool:
         return engine.read_only(self._fstype, bool(self._flags & uapi.MS_RDONLY))
@@ -124,6 +135,7 @@ class _Mount:
         if self._channel.receive().data:
             self._enter_callers()
             syscalls.move_mount(tree, place)
+            os.close(tree)  # it would keep the mount busy
             answer(self._channel, 0)
 
 
@@ -171,17 +183,38 @@ def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int
             /dev/fuse may mount what it serves.
     """
     busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+    connection = None
     try:
         connection = live_connection_of(served.pid)
         if connection is None:
             return None
         if (served.fstype, served.read_only) != (fstype, read_only):
-            raise busy
+            raise busy from None
         return fuse_context(connection, shown, fstype)
     except OSError as problem:
+        if connection is not None and disconnected(connection):  # meanwhile
+            return None
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
         raise busy from None
+
+
+def _wait_for_end(pid: int, caller: int) -> None:
+    """Wait until a process has ended, or the caller (a pidfd) has."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    poller = select.poll()
+    poller.register(process, select.POLLIN)
+    poller.register(caller, select.POLLIN)
+    poller.poll()
+
+
+def _tree() -> int:
+    """What is mounted on the stage, as a mount of its own."""
+    clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+    return syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
 
 
 def _holds(node: DeviceNode, fstype: str) -> bool:

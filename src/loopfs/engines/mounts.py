@@ -59,16 +59,14 @@ class Engine:
 
     def disconnected(self) -> bool:
         """The last mount of its filesystem is gone, so it is about to end."""
-        from loopfs.engines.superblock import connection_of
+        from loopfs.engines.superblock import connection_of, disconnected
 
         try:
             fd = connection_of(self.pidfd, self.pid)
         except OSError:
             return True  # it has closed it already
         try:
-            poller = select.poll()
-            poller.register(fd, 0)
-            return bool(poller.poll(0))  # POLLERR
+            return disconnected(fd)
         finally:
             os.close(fd)
 

@@ -15,6 +15,7 @@ from loopfs import syscalls
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH
 from loopfs.engines.fuse2fs import ENVIRONMENT
+from loopfs.engines.superblock import connection_of
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
@@ -25,6 +26,7 @@ _NODES = ("null", "fuse")  # what an engine needs
 _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+_INTERVAL = 1  # milliseconds
 
 
 class Server(NamedTuple):
@@ -81,7 +83,7 @@ class Stage:
     def start(
         self, command: list[str], device: int, caller: int, announce: Callable[[int], None]
     ) -> Server:
-        """Start an engine and wait until it has mounted on MOUNTPOINT.
+        """Start an engine and wait until it serves what is mounted on MOUNTPOINT.
 
         Args:
             command: its command line.
@@ -104,7 +106,8 @@ class Stage:
         server = Server(pid, os.pidfd_open(pid))
         announce(server.pidfd)
         os.write(go, b"\0")
-        if not _wait_for_mount(bare, server.pidfd, caller):
+        if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
+            signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return server
 
@@ -151,6 +154,23 @@ def _wait_for_mount(bare: int, server: int, caller: int) -> bool:
         poller.register(caller, select.POLLIN)
         while syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT) == bare:
             if any(fd != mounts.fileno() for fd, _ in poller.poll()):
-                signal.pidfd_send_signal(server, signal.SIGKILL)
                 return False
     return True
+
+
+def _wait_for_server(server: Server, caller: int) -> bool:
+    """Wait until the server has the connection; as :func:`_wait_for_mount`.
+
+    What our fusermount has mounted can be seen a moment before it has passed the connection on.
+    """
+    poller = select.poll()
+    poller.register(server.pidfd, select.POLLIN)
+    poller.register(caller, select.POLLIN)
+    while True:
+        try:
+            os.close(connection_of(server.pidfd, server.pid))
+        except OSError:  # not yet; or no longer, and then its end is seen
+            if poller.poll(_INTERVAL):
+                return False
+        else:
+            return True

@@ -57,12 +57,26 @@ def live_connection_of(pid: int) -> int | None:
     try:
         connection = connection_of(os.pidfd_open(pid), pid)
     except OSError as problem:
-        if problem.errno not in (errno.ESRCH, errno.ENOENT, errno.EBADF):
-            raise
-        return None
+        if problem.errno in (errno.ESRCH, errno.ENOENT, errno.EBADF) or _is_exiting(pid):
+            return None
+        raise
+    return None if disconnected(connection) else connection
+
+
+def _is_exiting(pid: int) -> bool:
+    """A process that exits has no memory any more, and its /proc is as closed as a stranger's."""
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            return file.read().startswith(b"0 ")
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def disconnected(connection: int) -> bool:
+    """The superblock of a /dev/fuse is gone."""
     poller = select.poll()
     poller.register(connection, 0)
-    return None if poller.poll(0) else connection  # POLLERR
+    return bool(poller.poll(0))  # POLLERR
 
 
 def connection_of(pidfd: int, pid: int) -> int:
@@ -78,4 +92,4 @@ def connection_of(pidfd: int, pid: int) -> int:
                 return syscalls.pidfd_getfd(pidfd, int(name))
         except FileNotFoundError:
             continue  # closed meanwhile
-    raise FileNotFoundError(directory)
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)

@@ -106,7 +106,7 @@ class LoopFilesystem(Operations):
         self.cached_elsewhere: list[BlockDevice] = []  # which engines write by another mount
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
-        self._on_device = on_device
+        self.on_device = on_device
         self._fstat = fstat
         self._read_table = read_table
         self._instances = instances
@@ -185,11 +185,11 @@ class LoopFilesystem(Operations):
             self._settle()
         node = self.nodes.of_device(device)
         if node.name == device.name.encode():
-            self._on_device("remove", device.name)
+            self.on_device("remove", device.name)
         self.instance.rename(device, os.fsdecode(name))
         self.nodes.rename(node, name)
         if node.name == device.name.encode():
-            self._on_device("add", device.name)
+            self.on_device("add", device.name)
 
     def _renamable(self, name: bytes) -> LoopDevice:
         """The disk whose node can be removed and renamed: not the control node or a partition."""
@@ -423,13 +423,13 @@ class LoopFilesystem(Operations):
                     self._read_partitions(event.device)
                 elif event.action == "add":
                     self.nodes.add_device(event.device, time.time_ns())
-                    self._on_device("add", event.device.name)
+                    self.on_device("add", event.device.name)
                 elif event.action == "remove":
                     for forget in self._instances.on_removal:
                         forget(event.device)
                     node = self.nodes.remove_device(event.device)
                     if node.name == event.device.name.encode():
-                        self._on_device("remove", event.device.name)
+                        self.on_device("remove", event.device.name)
 
     def _invalidate(self, device: BlockDevice) -> None:
         """Nothing that was cached of it, its partitions and its disk is true any more."""

@@ -44,6 +44,7 @@ from loopfs.intercept.mount import (
     set_limit,
 )
 from loopfs.intercept.notify import Call, Handler, in_thread
+from loopfs.intercept.place import PlaceHandler
 from loopfs.process import Process
 from loopfs.uapi import mount as uapi
 
@@ -69,7 +70,9 @@ class EngineParameters(Parameters):
     def parse(self, key: str, value: str | None) -> None:
         option = key if value is None else f"{key}={value}"
         if EngineChoice.of(self._policy, self._fstype, option).refused == errno.EINVAL:
-            raise DriverError(errno.EINVAL, f"{self._fstype}: Unknown parameter '{key}'")
+            known = self._policy.choose(self._fstype).has_option(key)
+            what = "Bad value for" if known else "Unknown parameter"
+            raise DriverError(errno.EINVAL, f"{self._fstype}: {what} '{key}'")
         self.options.append(option)
 
 
@@ -158,15 +161,17 @@ class OpenContexts:
 
 
 class ContextHandlers:
-    """The handlers of the three calls."""
+    """The handlers of the three calls, and of move_mount(2)."""
 
     def __init__(self, mounts: Mounts, policy: Policy) -> None:
         self._mounts = mounts
         self._policy = policy
         self._open = OpenContexts()
+        self._places = PlaceHandler(mounts)
 
     def handlers(self) -> dict[str, Handler]:
         return {
+            "move_mount": self._places,
             "fsopen": lambda call: in_thread(call, self._fsopen),
             "fspick": self._fspick_if_any,
             "fsconfig": self._if_ours(self._fsconfig),
@@ -286,7 +291,7 @@ class ContextHandlers:
                 if call.alive():
                     opened.context.set(name, text)
         except DriverError as problem:
-            if problem.code == errno.EINVAL:
+            if problem.strerror != os.strerror(problem.code):
                 opened.say(str(problem.strerror))
             raise
         call.finish()
@@ -315,7 +320,10 @@ class ContextHandlers:
         owner = Owner.of(call.process)
         channel, message = begin_instance(self._mounts, call.process, context, None, 0)
         channel.close()
-        adopt_instance(self._mounts, owner, context, message)
+        made = adopt_instance(self._mounts, owner, context, message)
+        assert isinstance(context.parameters, LoopParameters)
+        if context.parameters.links:
+            self._places.expect(made)
         return message.fds[1]
 
     def _create_engine(self, call: Call, context: FsContext) -> int:
@@ -330,6 +338,8 @@ class ContextHandlers:
         code, served = result(message)
         if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
             code = errno.EPERM
+        if code in (errno.ENOENT, errno.ENOTDIR):
+            raise DriverError(code, f"{context.source}: Can't lookup blockdev")
         if code:
             raise OSError(code, os.strerror(code))
         *engine, made = message.fds

@@ -23,7 +23,6 @@ from loopfs.engines.engine import NoEngine, Served
 from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
-from loopfs.errors import DriverError
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -188,8 +187,6 @@ def begin_instance(
     """
     source = "none" if context.source is None else context.source
     assert isinstance(context.parameters, LoopParameters)
-    if context.parameters.links and target is None:
-        raise DriverError(errno.EINVAL, "loop: 'links' is for mount(2), which knows the place")
     with caller_descriptors(process) as fds:
         job = (source, context.sb_flags, target, flags, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
@@ -201,7 +198,9 @@ def begin_instance(
     return channel, message
 
 
-def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Message) -> None:
+def adopt_instance(
+    mounts: Mounts, owner: Owner, context: FsContext, message: Message
+) -> LoopFilesystem:
     """Serve the instance that a job has made."""
     _, made = result(message)
     assert isinstance(made, tuple)
@@ -211,6 +210,7 @@ def adopt_instance(mounts: Mounts, owner: Owner, context: FsContext, message: Me
     filesystem = mounts.instances.add(fuse, device_number, owner, on_device)
     set_limit(filesystem, context)
     mounts.instances.serve_in_thread(filesystem)
+    return filesystem
 
 
 def remount_context(fstype: str) -> FsContext:

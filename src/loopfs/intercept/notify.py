@@ -30,6 +30,7 @@ TRAPS = (
     Trap("fsopen"),
     Trap("fsconfig"),
     Trap("fspick"),
+    Trap("move_mount"),
     Trap("statfs"),
     Trap("fstatfs"),
     Trap("fsync"),

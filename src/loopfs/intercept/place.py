@@ -1,0 +1,79 @@
+"""move_mount(2) of an instance that is to keep links beside its mount point: the new mount API
+says only here where that is."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import partial
+
+from loopfs import syscalls
+from loopfs.engines.helper import result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept.mount import PAGE, may_mount
+from loopfs.intercept.notify import Call, in_thread
+from loopfs.uapi.mount import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SYMLINKS
+
+
+class PlaceHandler:
+    """Moves a new instance to its first place, by path; leaves every other move to the kernel."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._expected: dict[int, LoopFilesystem] = {}
+
+    def expect(self, filesystem: LoopFilesystem) -> None:
+        """Links are wanted where the instance will be mounted."""
+        find = self._mounts.instances.find
+        living = {n: f for n, f in self._expected.copy().items() if find(n) is f}
+        self._expected = living | {filesystem.device_number: filesystem}
+
+    def __call__(self, call: Call) -> None:
+        if self._expected:
+            in_thread(call, self._move)
+        else:
+            call.proceed()
+
+    def _move(self, call: Call) -> None:
+        process = call.process
+        tree = call.args[0] & 0xFFFFFFFF
+        number = self._device_number(call, tree)
+        filesystem = self._expected.pop(number, None)
+        if filesystem is None or filesystem is not self._mounts.instances.find(number):
+            call.proceed()  # another has the number of one that is gone
+            return
+        target = os.fsdecode(process.read_string(call.args[3], PAGE))
+        if not target or not may_mount(process) or not call.alive():
+            call.proceed()
+            return
+        dirfd = ctypes.c_int(call.args[2] & 0xFFFFFFFF).value
+        start = None if dirfd == AT_FDCWD or target.startswith("/") else dirfd
+        mount = process.descriptor(tree)
+        try:
+            with caller_descriptors(process, start) as fds:
+                channel = self._mounts.helper.begin("place", (target,), (*fds, mount))
+        finally:
+            os.close(mount)
+        message = channel.receive()
+        channel.close()
+        code, name = result(message)
+        if code:
+            self.expect(filesystem)
+        elif name:
+            assert isinstance(name, str)
+            filesystem.on_device = partial(self._mounts.helper.link, tuple(message.fds), name)
+        call.answer(code)
+
+    @staticmethod
+    def _device_number(call: Call, tree: int) -> int:
+        """Of what is moved by a descriptor; -1 where the kernel is to say what it is."""
+        flags = call.args[4] & 0xFFFFFFFF
+        if flags | MOVE_MOUNT_T_SYMLINKS != MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS:
+            return -1
+        if call.process.read_string(call.args[1], PAGE):
+            return -1
+        try:
+            return syscalls.statx_dev(-1, call.process.path(f"fd/{tree}"))
+        except FileNotFoundError:
+            return -1
