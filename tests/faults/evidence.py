@@ -6,7 +6,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.programs.records import BLOCK, ENTRY, SLOT, SLOTS, pattern, size_of_file
+from tests.faults.programs.records import (
+    BLOCK,
+    PLACES,
+    name_of_file,
+    pattern,
+    place_of,
+    size_of_file,
+)
 from tests.support.user import User
 
 
@@ -46,23 +53,19 @@ class Evidence(NamedTuple):
     def missing_from_files(self, root: Path) -> Iterator[str]:
         """What fsync(2) was done for and is not in the files."""
         files = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
-        entries, slots = files.get("entries", b""), files.get("slots", b"")
-        newest: dict[int, int] = {}
+        newest: dict[tuple[str, int], int] = {}
         for number in self.files:
-            if number % 3 == 0:
-                there = files.get(str(number)) == pattern(number, size_of_file(number))
-            elif number % 3 == 1:
-                there = entries[number // 3 * ENTRY :][:ENTRY] == pattern(number, ENTRY)
-            else:
-                newest[number // 3 % SLOTS] = number
-                continue
-            if not there:
-                yield f"lost: record {number} in the filesystem"
-        for slot, number in newest.items():
-            found = slots[slot * SLOT :][:SLOT]
-            later = {n for n in self.tried if n >= number and n % 3 == 2 and n // 3 % SLOTS == slot}
-            if found not in {pattern(n, SLOT) for n in later}:
-                yield f"lost: record {number} in a slot, where there is {found[:16]!r}"
+            name = name_of_file(number)
+            if name in PLACES:
+                newest[name, place_of(number, PLACES[name][1])] = number
+            elif files.get(name) != pattern(number, size_of_file(number)):
+                yield f"lost: record {number}, a file"
+        for (name, place), number in newest.items():
+            size, count = PLACES[name]
+            found = files.get(name, b"")[place * size :][:size]
+            later = {n for n in self.tried if n >= number and name_of_file(n) == name}
+            if found not in {pattern(n, size) for n in later if place_of(n, count) == place}:
+                yield f"lost: record {number} in {name}, where there is {found[:16]!r}"
 
 
 def files_of(image: Path, user: User) -> Path:

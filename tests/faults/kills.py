@@ -16,6 +16,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import uuid
@@ -31,8 +32,8 @@ from tests.support import host
 from tests.support.user import MARK, User, find_user, loopfs_command
 
 AT_ONCE = 2  # sandboxes
-# Of a writer. Those of ext4 are some three mounts.
-LINES: dict[str, int] = {"raw": 300, "ext4": 90}
+# Of a writer. Those of ext4 are some two mounts.
+LINES: dict[str, int] = {"raw": 200, "ext4": 60}
 IMAGE_SIZE = "4M"
 RAW_SIZE = 16 << 20  # bytes: more records than a round lasts for
 
@@ -167,11 +168,14 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     directory = Path(tempfile.mkdtemp(prefix="loopfs-kills-", dir="/var/tmp"))
     shutil.chown(directory, user.uid, user.gid)
-    for outcome in play_all(todo, user, directory):
-        outcomes.append(outcome)
-        for fault in outcome.faults:
-            print(f"{len(outcomes)}: {outcome.plan}: {fault}", flush=True)
-    print(table(outcomes))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        for outcome in play_all(todo, user, directory):
+            outcomes.append(outcome)
+            for fault in outcome.faults:
+                print(f"{len(outcomes)}: {outcome.plan}: {fault}", flush=True)
+    finally:  # it takes long: when it is ended before, there are figures as well
+        print(table(outcomes), flush=True)
     if any(outcome.faults for outcome in outcomes):
         print(f"What the faults are about is in {directory}.")
         return 1

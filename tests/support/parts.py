@@ -35,7 +35,7 @@ def parts_of(supervisor: int) -> Parts:
 
 
 def engines_of(helper: int) -> list[int]:
-    """The engines among its children; the others are jobs."""
+    """The engines among its children; the others are jobs. A keeper has one that starts."""
     return [pid for pid in children_of(helper) if _name(pid) == "fuse2fs"]
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from loopfs.filesystems.backing import FileFacts
 
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
-STARTED = 1002  # so a job tells of the engine that it starts (a pidfd), and will answer once more
 NOT_OURS = 1000  # a job's answer, beyond all errnos: the call is the kernel's to carry out
 
 

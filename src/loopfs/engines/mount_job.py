@@ -13,7 +13,7 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served
-from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, answer
+from loopfs.engines.helper import NOT_OURS, SERVE, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
@@ -99,12 +99,7 @@ class _Mount:
         os.close(fuse)
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
-        server = self._stage.start(
-            engine.command(launch),
-            device,
-            self._caller,
-            lambda pidfd: answer(self._channel, STARTED, None, (pidfd,)),
-        )
+        server = self._stage.start(engine.command(launch), device, self._caller)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
             key = self.node.instance, self.node.ino
@@ -112,7 +107,7 @@ class _Mount:
             made = self._context(server, read_only) if self._place is None else _tree()
         finally:
             # The engine lives in the stage: what is still mounted there would keep it for good.
-            syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
+            self._stage.clear()
         if self._place is None:
             answer(self._channel, 0, had, (server.pidfd, made))
             return

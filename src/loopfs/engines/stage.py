@@ -7,11 +7,12 @@ import os
 import re
 import select
 import signal
-from collections.abc import Callable
+import sys
 from contextlib import suppress
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from loopfs import syscalls
+from loopfs.channel import Channel
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH
 from loopfs.engines.fuse2fs import ENVIRONMENT
@@ -44,7 +45,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        syscalls.unshare(CLONE_NEWNS | CLONE_NEWPID)
+        syscalls.unshare(CLONE_NEWNS)
         syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
         self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
@@ -80,36 +81,37 @@ class Stage:
         os.close(os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))
         syscalls.mount(f"{_DEVICE}/{name}", shown, None, uapi.MS_BIND, None)
 
-    def start(
-        self, command: list[str], device: int, caller: int, announce: Callable[[int], None]
-    ) -> Server:
+    def start(self, command: list[str], device: int, caller: int) -> Server:
         """Start an engine and wait until it serves what is mounted on MOUNTPOINT.
+
+        Until :meth:`clear` its stage keeps its mount, and its mount keeps it: so it has a keeper,
+        who kills it if we do not come to that.
 
         Args:
             command: its command line.
             device: what it inherits, and nothing else.
             caller: a pidfd: when it ends, nobody waits any more.
-            announce: tells somebody of the engine, by its pidfd, who ends it if we do not live
-                to take its mount from the stage; no engine is executed before that.
         Raises:
             OSError: EINVAL: it gave up, as when there is no filesystem of its type.
         """
         # Before an engine can have mounted there.
         bare = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
-        waiting, go = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.close(go)
-            if not os.read(waiting, 1):
-                os._exit(1)
-            _execute(command, device)
-        server = Server(pid, os.pidfd_open(pid))
-        announce(server.pidfd)
-        os.write(go, b"\0")
+        self._keeper, keepers = Channel.pair()
+        if os.fork() == 0:
+            self._keeper.close()
+            _keep(keepers, command, device)
+        keepers.close()
+        (pidfd,) = self._keeper.receive().fds
+        server = Server(syscalls.pidfd_pid(pidfd), pidfd)
         if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
             signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return server
+
+    def clear(self) -> None:
+        """Take the mount from the stage: the engine ends with the last mount that is elsewhere."""
+        syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
+        self._keeper.send(b"cleared")
 
 
 def _write_fusermount(fstype: str) -> None:
@@ -124,7 +126,27 @@ def _write_fusermount(fstype: str) -> None:
             syscalls.mount(path, place, None, uapi.MS_BIND, None)
 
 
-def _execute(command: list[str], device: int) -> None:
+def _keep(channel: Channel, command: list[str], device: int) -> NoReturn:
+    """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
+    try:
+        syscalls.unshare(CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            _execute(command, device)
+        cleared = b""
+        with suppress(BrokenPipeError):  # closed already
+            channel.send(b"started", (os.pidfd_open(pid),))
+            cleared = channel.receive().data
+        if not cleared:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    except BaseException:  # nothing may return into the job's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(0)
+
+
+def _execute(command: list[str], device: int) -> NoReturn:
     """Become the engine, with nothing of ours but the device."""
     try:
         os.setsid()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import signal
 import sys
-from contextlib import suppress
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -20,7 +18,7 @@ from loopfs.driver.fs_context import (
     ShownParameters,
 )
 from loopfs.engines.engine import NoEngine, Served
-from loopfs.engines.helper import NOT_OURS, SERVE, STARTED, result
+from loopfs.engines.helper import NOT_OURS, SERVE, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.engine_device import EngineDevice
@@ -284,8 +282,8 @@ def begin_engine(
 
 
 def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice | None]:
-    """What a job says: what it wants served, which engine it starts, and its answer."""
-    device, engine = None, None
+    """What a job says: what it wants served, and its answer."""
+    device = None
     message = channel.receive()
     code, value = result(message)
     if code == SERVE:
@@ -294,24 +292,10 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
         device = mounts.serve(instance, ino, message.fds[0])
         message = channel.receive()
         code, _ = result(message)
-    if code == STARTED:
-        (engine,) = message.fds
-        message = channel.receive()
-        code, _ = result(message)
-    if code and engine is not None:
-        _end(engine)
-    if engine is not None:
-        os.close(engine)
     if code and device is not None:
         channel.close()  # the job ends, and so does the mount; then the device is free again
         device.gone.wait(PATIENCE)
     return message, device
-
-
-def _end(engine: int) -> None:
-    """Kill an engine (a pidfd) whose job has failed: its stage keeps its mount, and so itself."""
-    with suppress(ProcessLookupError):
-        signal.pidfd_send_signal(engine, signal.SIGKILL)
 
 
 def _string(process: Process, address: int) -> str | None:

@@ -19,9 +19,9 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 BLOCK = 4096  # bytes: a record of the raw device
-ENTRY = 512  # bytes: a record appended to a file
-SLOT = 1024  # bytes, a block of the filesystem: a record written over an older one
-SLOTS = 8
+# Files whose records lie one beside the other: bytes of a record, a whole block of the filesystem
+# or less, and how many there are before the oldest is written over.
+PLACES = {"entries": (512, 128), "slots": (1024, 8)}
 PER_MOUNT = 12  # records
 RAW, MOUNTED = 0, 1  # whose number it is
 
@@ -32,6 +32,16 @@ def pattern(number: int, size: int) -> bytes:
     """What record ``number`` holds, in ``size`` bytes."""
     text = b"%07d\n" % number
     return (text * (size // len(text) + 1))[:size]
+
+
+def name_of_file(number: int) -> str:
+    """Where record ``number`` is in the filesystem."""
+    return (str(number), *PLACES)[number % 3]
+
+
+def place_of(number: int, count: int) -> int:
+    """Which of ``count`` records of its file it is."""
+    return number // 3 % count
 
 
 def size_of_file(number: int) -> int:
@@ -113,20 +123,25 @@ def write_to_mount() -> None:
 
 
 def write_file(number: int) -> None:
-    """A new file, an entry at the end of one, or a slot of one, in turn."""
-    report("ext4 writing", number)
-    what = number % 3
-    name = f"mnt/{(number, 'entries', 'slots')[what]}"
-    with opened(name) as fd:
-        if what == 0:
-            os.write(fd, pattern(number, size_of_file(number)))
-        elif what == 1:
-            os.pwrite(fd, pattern(number, ENTRY), number // 3 * ENTRY)
-        else:
-            os.pwrite(fd, pattern(number, SLOT), number // 3 % SLOTS * SLOT)
+    """A new file, or a record of a file that there is, in turn."""
+    name = name_of_file(number)
+    with opened(f"mnt/{name}") as fd:
+        size, count = PLACES.get(name, (size_of_file(number), 1))
+        if name in PLACES:
+            fill(fd, size * count)
+        report("ext4 writing", number)
+        os.pwrite(fd, pattern(number, size), place_of(number, count) * size)
         report("ext4 written", number)
         os.fsync(fd)
         report("ext4 synced", number)
+
+
+def fill(fd: int, size: int) -> None:
+    """Let a file grow once and for all: growing, it could lose what it has (see the reference)."""
+    there = os.fstat(fd).st_size
+    if there < size:
+        os.pwrite(fd, bytes(size - there), there)
+        os.fsync(fd)
 
 
 @contextmanager
