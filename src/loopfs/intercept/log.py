@@ -115,6 +115,13 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
         Argument("path", 1),
         Argument("flags", 2, _flags("FSPICK_")),
     ),
+    "move_mount": (
+        Argument("from_dirfd", 0, _descriptor),
+        Argument("from_path", 1),
+        Argument("to_dirfd", 2, _descriptor),
+        Argument("to_path", 3),
+        Argument("flags", 4, _flags("MOVE_MOUNT_")),
+    ),
     "statfs": (Argument("path", 0),),
     "fstatfs": _FD,
     "fsync": _FD,
