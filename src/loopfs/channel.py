@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import array
+import _socket as socket
 import os
-import socket
 import struct
-from typing import NamedTuple
+
+from loopfs.lean import NamedTuple
 
 MAX_MESSAGE = 1 << 16
 MAX_DESCRIPTORS = 8
+_INT = struct.calcsize("i")
 _UCRED = struct.Struct("=iII")
 
 
@@ -43,7 +44,11 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        rights = (
+            [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
+            if fds
+            else []
+        )
         self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message:
@@ -57,9 +62,9 @@ class Channel:
         pid = 0
         for _, kind, payload in control:
             if kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
-                fds += numbers
+                fds += struct.unpack(
+                    f"{len(payload) // _INT}i", payload[: len(payload) // _INT * _INT]
+                )
             elif kind == socket.SCM_CREDENTIALS:
                 pid = _UCRED.unpack_from(payload)[0]
         return Message(data, fds, pid)

@@ -125,7 +125,7 @@ class Process:
     def status(self) -> dict[str, str]:
         """The fields of /proc/TID/status, read once."""
         if self._status is None:
-            with open(self.path("status"), encoding="ascii", errors="replace") as file:
+            with open(self.path("status"), encoding="utf-8", errors="replace") as file:
                 pairs = (line.partition(":") for line in file)
                 self._status = {key: value.strip() for key, _, value in pairs}
         return self._status
@@ -154,7 +154,7 @@ class Process:
         """The text of its uid_map or gid_map; the outer ids are as we see them."""
         if self.namespace("user") == Process(os.getpid()).namespace("user"):
             return f"0 0 {UINT_MAX}\n"  # the kernel would tell of our parent's ids
-        with open(self.path(f"{kind}_map"), encoding="ascii") as file:
+        with open(self.path(f"{kind}_map"), encoding="utf-8") as file:
             return file.read()
 
     def has_capability(self, capability: int = CAP_SYS_ADMIN) -> bool:

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
-from typing import NamedTuple
 
 from loopfs.errors import LoopfsError
+from loopfs.lean import Mapping, NamedTuple
 
 MINORMASK = (1 << 20) - 1  # the highest number of a device (linux/kdev_t.h)
 
@@ -38,7 +37,7 @@ class Settings(NamedTuple):
     """
 
     bare: bool = False
-    engines: Mapping[str, str] = {}
+    engines: Mapping[str, str] = {}  # noqa: RUF012 - a field of a tuple; nobody changes it
     number_from: int | None = None
     log: str | None = None
     verbose: int = 0

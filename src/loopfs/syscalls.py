@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from typing import NamedTuple
 
+from loopfs.lean import Callable, NamedTuple
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
 from loopfs.uapi.stat import (
@@ -79,7 +78,7 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
 def pidfd_pid(pidfd: int) -> int:
     """The process that a pidfd refers to, as a process id of ours; -1 once it is gone."""
-    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["Pid"])
 

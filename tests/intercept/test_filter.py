@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loopfs.intercept.filter import Trap, program
-from loopfs.intercept.notify import FSTAT_CALLS, NAMES, TRAPS
+from loopfs.intercept.filter import TRAPS, Trap, program
+from loopfs.intercept.notify import FSTAT_CALLS, NAMES
 from loopfs.uapi.mount import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from loopfs.uapi.seccomp import SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF
 from loopfs.uapi.syscalls import AARCH64, ARM, I386, MACHINES, X86_64, Abi, abis

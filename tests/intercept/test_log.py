@@ -16,7 +16,7 @@ import pytest
 
 from loopfs.errors import SetupError
 from loopfs.intercept import log as log_module
-from loopfs.intercept import notify
+from loopfs.intercept.filter import TRAPS
 from loopfs.intercept.log import ARGUMENTS, Log, LoggedCall, as_json, as_text, flag_names, iso
 from loopfs.uapi import mount as uapi
 from loopfs.uapi import seccomp
@@ -121,7 +121,7 @@ def only_record(path: Path) -> dict[str, Any]:
 
 
 def test_every_trapped_call_has_its_arguments() -> None:
-    assert set(ARGUMENTS) == {trap.syscall for trap in notify.TRAPS}
+    assert set(ARGUMENTS) == {trap.syscall for trap in TRAPS}
 
 
 def test_what_the_handler_acted_on(log: Log, path: Path, kernel: Kernel, memory: Memory) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from loopfs import __version__, settings
+from loopfs.lean import TYPE_CHECKING
 from loopfs.settings import Settings, SettingsError
 
 if TYPE_CHECKING:

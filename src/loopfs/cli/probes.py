@@ -364,7 +364,7 @@ def _errno_of(action: Callable[[], object]) -> int:
 def _setting(name: str) -> str | None:
     """The text of a file below /proc/sys; None when the kernel has no such setting."""
     try:
-        with open(f"/proc/sys/{name}", encoding="ascii") as file:
+        with open(f"/proc/sys/{name}", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return None

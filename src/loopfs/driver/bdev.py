@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from loopfs.driver.event import Event, Invalidate
 from loopfs.driver.statistics import Statistics
 from loopfs.driver.world import Backing
 from loopfs.errors import DriverError
+from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopfs.driver.loop import LoopDevice

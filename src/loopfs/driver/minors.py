@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 from heapq import heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING
 
 from loopfs.errors import DriverError
+from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopfs.driver.instance import Instance

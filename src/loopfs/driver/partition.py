@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener
 from loopfs.driver.event import Event, Uevent
 from loopfs.driver.statistics import Statistics
 from loopfs.errors import DriverError
+from loopfs.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from loopfs.driver.loop import LoopDevice

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.block import MAX_SECTORS
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.partition import Partition
+from loopfs.lean import Any, NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.loop import (
     LO_FLAGS_AUTOCLEAR,

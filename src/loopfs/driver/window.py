@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
 
 from loopfs.driver.world import Backing
 from loopfs.errors import DriverError
+from loopfs.lean import NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.loop import LO_CRYPT_NONE, LO_KEY_SIZE, LoopInfo64
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.engines import paths
 from loopfs.filesystems.nodes import FIRST_DEVICE_INO, device_name
+from loopfs.lean import NamedTuple
 from loopfs.uapi.block import BLKROGET, INT
 
 

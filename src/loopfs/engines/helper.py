@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import marshal
 import os
-import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
 
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
+from loopfs.lean import TYPE_CHECKING, Any, signal
 from loopfs.process import Process
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ import errno
 import os
 import sys
 from collections.abc import Callable
-from typing import NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.filesystems.backing import facts
+from loopfs.lean import NoReturn
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER, PR_SET_DUMPABLE
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import NamedTuple
 
 from loopfs import syscalls
+from loopfs.lean import NamedTuple
 from loopfs.uapi.mount import PROC_SUPER_MAGIC
 
 MAX_LINKS = 40  # MAXSYMLINKS

@@ -69,5 +69,5 @@ class Policy:
 
 def _is_root() -> bool:
     """Root of the machine, not of a user namespace."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
+    with open("/proc/self/uid_map", encoding="utf-8") as file:
         return os.geteuid() == 0 and file.read().split() == ["0", "0", str(2**32 - 1)]

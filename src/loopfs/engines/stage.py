@@ -6,10 +6,8 @@ import errno
 import os
 import re
 import select
-import signal
 import sys
 from contextlib import suppress
-from typing import NamedTuple, NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
@@ -17,6 +15,7 @@ from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH
 from loopfs.engines.fuse2fs import ENVIRONMENT
 from loopfs.engines.superblock import connection_of
+from loopfs.lean import NamedTuple, NoReturn, signal
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 

@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from mmap import MADV_SEQUENTIAL, MAP_SHARED, PROT_READ, mmap
-from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.driver.world import FileIdentity
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.operations import Buffer
+from loopfs.lean import NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.mount import FUSE_SUPER_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC
 

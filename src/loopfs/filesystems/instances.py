@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.instance import MAX_DEVICES, Instance
@@ -17,6 +16,7 @@ from loopfs.driver.minors import Minors
 from loopfs.filesystems.backing import Stat
 from loopfs.filesystems.loopfs import DeviceListener, IdMap, LoopFilesystem, TableReader
 from loopfs.fuse.session import Connection
+from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
 # Seconds for which an unmount waits for a driver that waits for somebody else itself.

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import threading
 import time
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
 
 from loopfs import syscalls
 from loopfs.driver import block as driver_block
@@ -31,6 +29,7 @@ from loopfs.filesystems.nodes import Node, Nodes
 from loopfs.filesystems.worker import Worker, spawn
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import MAX_WRITE, Request, Session, pack_entry
+from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.process import Process
 from loopfs.uapi.block import BLKDISCARD, BLKZEROOUT
 from loopfs.uapi.fuse import (
@@ -43,7 +42,6 @@ from loopfs.uapi.fuse import (
 )
 
 RENAME_NOREPLACE = 1
-PARTITION_NAME = re.compile(rb"loop\d+p\d+")
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
@@ -175,7 +173,7 @@ class LoopFilesystem(Operations):
     def _rename(self, device: LoopDevice, name: bytes) -> None:
         """Give a device's node another name; a device that has it must be unused, and goes."""
         victim = self._renamable(name) if name in self.nodes.by_name else None
-        if PARTITION_NAME.fullmatch(name):
+        if is_name_of_partition(name):
             raise _error(errno.EPERM)  # it would be in a scan's way
         if victim is device:
             return
@@ -475,3 +473,9 @@ _ON_RANGES = {
 
 def _error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
+
+
+def is_name_of_partition(name: bytes) -> bool:
+    """It is of the form loopNpM."""
+    disk, _, partition = name[4:].partition(b"p")
+    return name[:4] == b"loop" and disk.isdigit() and partition.isdigit()

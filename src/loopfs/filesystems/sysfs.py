@@ -12,13 +12,13 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count
-from typing import NamedTuple, Protocol
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk, place
 from loopfs.fuse.operations import Buffer, Entry, Operations
 from loopfs.fuse.session import Request
+from loopfs.lean import NamedTuple, Protocol
 from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FUSE_ROOT_ID, Attr
 
 HOST = "/sys"

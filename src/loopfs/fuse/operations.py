@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
+from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.uapi.fuse import Attr
 
 if TYPE_CHECKING:

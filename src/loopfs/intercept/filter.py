@@ -6,11 +6,13 @@ by one bit of one argument; everything else runs at full speed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+import errno
 
+from loopfs import syscalls
+from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import seccomp as uapi
-from loopfs.uapi.syscalls import Abi
+from loopfs.uapi.mount import AT_EMPTY_PATH
+from loopfs.uapi.syscalls import Abi, abis
 
 
 class Trap(NamedTuple):
@@ -22,6 +24,47 @@ class Trap(NamedTuple):
     syscall: str
     argument: int | None = None
     mask: int = 0
+
+
+# All that is trapped, on every ABI of the machine.
+TRAPS = (
+    Trap("fstat"),
+    Trap("fstat64"),
+    Trap("newfstatat", 3, AT_EMPTY_PATH),
+    Trap("fstatat64", 3, AT_EMPTY_PATH),
+    Trap("statx", 2, AT_EMPTY_PATH),
+    Trap("mount"),
+    Trap("umount2"),
+    Trap("umount"),
+    Trap("fsopen"),
+    Trap("fsconfig"),
+    Trap("fspick"),
+    Trap("move_mount"),
+    Trap("statfs"),
+    Trap("fstatfs"),
+    Trap("fsync"),
+    Trap("fdatasync"),
+    Trap("syncfs"),
+    Trap("sync"),
+)
+
+
+def install() -> int:
+    """Install the filter on this thread; return the listener.
+
+    The caller needs CAP_SYS_ADMIN in its user namespace.
+
+    Raises:
+        OSError: EBUSY when a listener watches this process already.
+    """
+    code = program(TRAPS, abis())
+    try:
+        # From 5.19 on a call that is being answered is interrupted by death only.
+        return syscalls.seccomp_listener(code, uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
+    except OSError as problem:
+        if problem.errno != errno.EINVAL:
+            raise
+        return syscalls.seccomp_listener(code, 0)
 
 
 def program(traps: Iterable[Trap], abis: Iterable[Abi]) -> bytes:

@@ -15,11 +15,9 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-import re
 import select
 import threading
 from collections.abc import Callable
-from typing import NamedTuple
 
 from loopfs import syscalls
 from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
@@ -45,13 +43,12 @@ from loopfs.intercept.mount import (
 )
 from loopfs.intercept.notify import Call, Handler, in_thread
 from loopfs.intercept.place import PlaceHandler
+from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.uapi import mount as uapi
 
 NAME_LIMIT = 256  # bytes of a parameter's name or value, with the NUL
 MAX_BINARY = 1 << 20
-
-_PIPE = re.compile(r"pipe:\[(\d+)\]")
 
 
 class EngineParameters(Parameters):
@@ -139,14 +136,14 @@ class OpenContexts:
         if not self._contexts:
             return None
         try:
-            match = _PIPE.fullmatch(os.readlink(process.path(f"fd/{fd}")))
+            kind, _, number = os.readlink(process.path(f"fd/{fd}")).partition(":")
         except FileNotFoundError:
             return None
-        if match is None:
+        if kind != "pipe":
             return None
         with self._lock:
             for inode, opened in self._contexts.values():
-                if inode == int(match[1]):
+                if f"[{inode}]" == number:
                     return opened
         return None
 

@@ -16,15 +16,14 @@ import errno
 import json
 import os
 import select
-import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from loopfs.errors import SetupError
 from loopfs.intercept.notify import Call, in_thread
+from loopfs.lean import NamedTuple, signal
 from loopfs.uapi import mount as uapi
 from loopfs.uapi import seccomp
 

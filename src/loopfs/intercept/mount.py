@@ -7,7 +7,6 @@ import fcntl
 import os
 import sys
 from functools import cache, partial
-from typing import NamedTuple
 
 from loopfs.channel import Channel, Message
 from loopfs.driver.fs_context import (
@@ -26,6 +25,7 @@ from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
 from loopfs.intercept.notify import Call, in_thread
+from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.uapi.mount import (
     MS_BIND,
@@ -309,7 +309,7 @@ def block_types() -> frozenset[str]:
     For the latter the kernel would say EPERM to a user namespace, and mount(8) would stop
     trying; of a device of ours they are ENODEV.
     """
-    with open("/proc/filesystems", encoding="ascii") as file:
+    with open("/proc/filesystems", encoding="utf-8") as file:
         names = {line.strip() for line in file if not line.startswith("nodev")}
     return frozenset(names | TYPES)
 

@@ -10,34 +10,10 @@ import sys
 import threading
 from collections.abc import Callable
 
-from loopfs import syscalls
-from loopfs.intercept.filter import Trap, program
+from loopfs.intercept.filter import TRAPS
 from loopfs.process import Process
 from loopfs.uapi import seccomp as uapi
-from loopfs.uapi.mount import AT_EMPTY_PATH
 from loopfs.uapi.syscalls import abis
-
-# All that is trapped, on every ABI of the machine.
-TRAPS = (
-    Trap("fstat"),
-    Trap("fstat64"),
-    Trap("newfstatat", 3, AT_EMPTY_PATH),
-    Trap("fstatat64", 3, AT_EMPTY_PATH),
-    Trap("statx", 2, AT_EMPTY_PATH),
-    Trap("mount"),
-    Trap("umount2"),
-    Trap("umount"),
-    Trap("fsopen"),
-    Trap("fsconfig"),
-    Trap("fspick"),
-    Trap("move_mount"),
-    Trap("statfs"),
-    Trap("fstatfs"),
-    Trap("fsync"),
-    Trap("fdatasync"),
-    Trap("syncfs"),
-    Trap("sync"),
-)
 
 FSTAT_CALLS = ("fstat", "fstat64", "newfstatat", "fstatat64", "statx")
 
@@ -130,24 +106,6 @@ class Call:
 
 Handler = Callable[[Call], None]
 MakeCall = Callable[[int, uapi.Notification], Call]
-
-
-def install() -> int:
-    """Install the filter on this thread; return the listener.
-
-    The caller needs CAP_SYS_ADMIN in its user namespace.
-
-    Raises:
-        OSError: EBUSY when a listener watches this process already.
-    """
-    code = program(TRAPS, abis())
-    try:
-        # From 5.19 on a call that is being answered is interrupted by death only.
-        return syscalls.seccomp_listener(code, uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
-    except OSError as problem:
-        if problem.errno != errno.EINVAL:
-            raise
-        return syscalls.seccomp_listener(code, 0)
 
 
 def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:

@@ -6,19 +6,18 @@ It runs in a fork of the supervisor and never returns.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Sequence
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError
+from loopfs.lean import Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
 
-def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, bare: bool) -> int:
+def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -> int:
     """Be the child. Returns the exit status.
 
     Args:
@@ -50,7 +49,7 @@ def _make_namespaces(channel: Channel, bare: bool) -> bool:
         ) from None
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
-    from loopfs.intercept import notify  # noqa: F401 - meanwhile: process 1 will need it
+    from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
     from loopfs.sandbox import dev, init, nested, sysfs  # noqa: F401
 
     _await_answer(channel)
@@ -93,9 +92,7 @@ def _own_mount_table() -> None:
         return  # then mount(8) does without
 
 
-def _fork_init(
-    channel: Channel, argv: Sequence[str], mask: set[signal.Signals], is_nested: bool
-) -> int:
+def _fork_init(channel: Channel, argv: Sequence[str], mask: set[int], is_nested: bool) -> int:
     # After the instance was mounted, so that its requests carry process ids of the
     # supervisor's namespace.
     syscalls.unshare(CLONE_NEWPID)

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Callable
-from typing import NamedTuple
 
 from loopfs.errors import SetupError
+from loopfs.lean import Callable, NamedTuple
 
 SUBORDINATE = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
 TOOLS = {"uid": "newuidmap", "gid": "newgidmap"}
@@ -72,7 +71,7 @@ def write_maps(pid: int) -> Callable[[], None]:
     uid, gid = os.geteuid(), os.getegid()
     if uid == 0:
         for kind in ("uid", "gid"):
-            with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+            with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
                 _write(pid, kind, identity(file.read()))
         return lambda: None
     uid_tool, gid_tool = _start_tool("uid", pid, uid), _start_tool("gid", pid, gid)
@@ -81,7 +80,7 @@ def write_maps(pid: int) -> Callable[[], None]:
         if not _succeeded(uid_tool):
             _write(pid, "uid", [Extent(0, uid, 1)])
         if not _succeeded(gid_tool):
-            with open(f"/proc/{pid}/setgroups", "w", encoding="ascii") as file:
+            with open(f"/proc/{pid}/setgroups", "w", encoding="utf-8") as file:
                 file.write("deny")
             _write(pid, "gid", [Extent(0, gid, 1)])
 
@@ -123,7 +122,7 @@ def _write(pid: int, kind: str, extents: list[Extent]) -> None:
     path = f"/proc/{pid}/{kind}_map"
     text = "".join(f"{e.inside} {e.outside} {e.length}\n" for e in extents)
     try:
-        with open(path, "w", encoding="ascii") as file:
+        with open(path, "w", encoding="utf-8") as file:
             file.write(text)
     except OSError as problem:
         raise SetupError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from collections.abc import Sequence
 
 from loopfs import syscalls
 from loopfs.channel import Channel
+from loopfs.lean import NoReturn, Sequence, signal
 from loopfs.sandbox import messages, sysfs
 from loopfs.uapi import mount as uapi
 
@@ -21,7 +20,7 @@ NOT_EXECUTABLE = 126
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-def main(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], *, nested: bool) -> int:
+def main(channel: Channel, argv: Sequence[str], mask: set[int], *, nested: bool) -> int:
     """Run the command to its end; return its exit status, 128+n for signal n.
 
     Args:
@@ -79,8 +78,8 @@ def _unmount_all() -> None:
                 raise
 
 
-def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], nested: bool) -> int:
-    from loopfs.intercept import notify
+def _execute(channel: Channel, argv: Sequence[str], mask: set[int], nested: bool) -> int:
+    from loopfs.intercept.filter import install
 
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
@@ -88,7 +87,7 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     environment = _callers_environment()
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     try:
-        listener = () if nested else (notify.install(),)
+        listener = () if nested else (install(),)
     except OSError as problem:
         if problem.errno != errno.EBUSY:
             raise
@@ -101,13 +100,32 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[signal.Signals], n
     channel.send(messages.LISTENER, listener)
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
-        os.execvpe(argv[0], list(argv), environment)
+        _exec(argv, environment)
     except (FileNotFoundError, NotADirectoryError):
         print(f"loopfs: {argv[0]}: command not found", file=sys.stderr)
         return NOT_FOUND
     except OSError as problem:
         print(f"loopfs: {argv[0]}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
+
+
+def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
+    """execvpe(3). That of os imports a module, and each file that it opens would be trapped now.
+
+    Raises:
+        OSError: what the last directory said, or the first where the command is no program.
+    """
+    if "/" in argv[0]:
+        os.execve(argv[0], list(argv), environment)
+    refusal = None
+    for directory in environment["PATH"].split(":"):
+        try:
+            os.execve(os.path.join(directory, argv[0]), list(argv), environment)
+        except (FileNotFoundError, NotADirectoryError) as problem:
+            absence = problem
+        except OSError as problem:
+            refusal = refusal or problem
+    raise refusal or absence
 
 
 def _callers_environment() -> dict[str, str]:

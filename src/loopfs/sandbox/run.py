@@ -7,14 +7,12 @@ the supervisor imports what it serves with.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import SetupError
+from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.settings import Settings
 
 if TYPE_CHECKING:
@@ -58,7 +56,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             channel.close()
             if log is not None:
                 log.close()  # the command can reach the descriptors of process 1
-            _be_child(childs_end, argv, settings.bare, {signal.Signals(number) for number in mask})
+            _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
         return _supervise(channel, pid, settings, log)
     finally:
@@ -104,9 +102,7 @@ def _enter_user_namespace(child: int) -> None:
     os.close(pidfd)
 
 
-def _be_child(
-    channel: Channel, argv: Sequence[str], bare: bool, mask: set[signal.Signals]
-) -> NoReturn:
+def _be_child(channel: Channel, argv: Sequence[str], bare: bool, mask: set[int]) -> NoReturn:
     status = 1
     try:
         from loopfs.sandbox import child

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines.helper import Helper
 from loopfs.errors import SetupError
+from loopfs.lean import TYPE_CHECKING, signal
 from loopfs.sandbox import messages
 from loopfs.sandbox.run import FORWARDED
 from loopfs.settings import Settings

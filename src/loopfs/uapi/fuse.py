@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from loopfs.lean import NamedTuple
 
 FUSE_KERNEL_VERSION = 7
 FUSE_KERNEL_MINOR_VERSION = 36  # the newest we use anything of (7.36 added INIT_EXT)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+
+from loopfs.lean import NamedTuple
 
 LOOP_MAJOR = 7
 MISC_MAJOR = 10

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import NamedTuple
 
+from loopfs.lean import NamedTuple
 from loopfs.uapi.seccomp import (
     AUDIT_ARCH_AARCH64,
     AUDIT_ARCH_ARM,

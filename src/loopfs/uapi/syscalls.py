@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
 
+from loopfs.lean import NamedTuple
 from loopfs.uapi.seccomp import (
     AUDIT_ARCH_AARCH64,
     AUDIT_ARCH_ARM,

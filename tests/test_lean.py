@@ -1,0 +1,84 @@
+"""loopfs.lean: the stand-ins do what those of the standard library do."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+import typing
+from typing import Any
+
+import pytest
+
+from loopfs import lean
+
+
+class Ours(lean.NamedTuple):
+    """Something."""
+
+    first: int
+    second: str = "b"
+
+    def both(self) -> str:
+        return f"{self.first}{self.second}"
+
+
+class Theirs(typing.NamedTuple):
+    first: int
+    second: str = "b"
+
+
+def test_it_is_a_tuple_with_names() -> None:
+    made = Ours(1)
+    assert made == (1, "b") == Ours(first=1, second="b")
+    assert (made.first, made.second, made.both()) == (1, "b", "1b")
+    assert Ours._fields == Theirs._fields
+    assert hash(made) == hash(Theirs(1))
+    assert repr(made) == "Ours(first=1, second='b')"
+
+
+@pytest.mark.parametrize("kind", [Ours, Theirs])
+def test_it_is_constructed_as_a_function_is_called(kind: Any) -> None:
+    for arguments, named in (((), {}), ((1, 2, 3), {}), ((1,), {"third": 3}), ((1,), {"first": 1})):
+        with pytest.raises(TypeError):
+            kind(*arguments, **named)
+
+
+def test_it_is_made_changed_and_copied() -> None:
+    made = Ours._make((1, "x"))
+    assert type(made) is Ours
+    assert made._replace(second="y") == (1, "y")
+    assert type(copy.copy(made)) is Ours
+    assert copy.copy(made) == made
+    with pytest.raises(ValueError, match="third"):
+        made._replace(third=3)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="2 fields"):
+        Ours._make((1, "x", 3))
+
+
+def test_nothing_can_be_set() -> None:
+    with pytest.raises(AttributeError):
+        Ours(1).first = 2  # type: ignore[misc]
+    with pytest.raises(AttributeError):
+        Ours(1).other = 2  # type: ignore[attr-defined]
+
+
+def test_it_can_be_matched() -> None:
+    match Ours(1, "x"):
+        case Ours(first, second):
+            assert (first, second) == (1, "x")
+
+
+def test_the_start_of_run_imports_nothing_slow() -> None:
+    """What a start does not pay for (docs/decisions.md)."""
+    seen = "import sys, loopfs.cli, loopfs.sandbox.run; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-IS", "-c", f"import sys; sys.path[:] = {sys.path!r}; {seen}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    slow = {"typing", "re", "enum", "collections", "functools", "socket", "signal", "threading"}
+    assert "loopfs.sandbox.run" in done.stdout.split()
+    assert not slow & set(done.stdout.split())
