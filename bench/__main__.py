@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from . import attach, compile, data, mounts, startup
+from . import attach, compile, data, filling, lists, mounts, startup
 from .measure import CommandError, Measure, Outcome, sample
 from .report import as_json, table
 from .runner import Stage, open_stage
@@ -21,6 +21,8 @@ GROUPS: dict[str, Callable[[Stage], list[Measure]]] = {
     "startup": startup.measures,
     "attach": attach.measures,
     "mounts": mounts.measures,
+    "lists": lists.measures,
+    "filling": filling.measures,
     "compile": compile.measures,
     "data": data.measures,
 }

@@ -1,4 +1,4 @@
-"""(d) What a sandbox costs a program that has no use for it: a compiler, opening many headers."""
+"""(e) What a sandbox costs a program that has no use for it: a compiler, opening many headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FUNCTIONS = 14
 BODY = f"""
 i=0
 while [ $i -lt {TIMES} ]; do
-    gcc -c -O1 -o "$2" "$1"
+    gcc -c -O2 -o "$2" "$1"
     i=$((i + 1))
 done"""
 

@@ -1,4 +1,4 @@
-"""(e) Reading and writing an attached device with dd and fio.
+"""(g) Reading and writing an attached device with dd and fio.
 
 Each sample attaches anew, so that no run finds the pages that an earlier one left on the device;
 the backing file is read into the page cache before each, on both sides alike.

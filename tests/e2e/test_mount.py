@@ -181,6 +181,20 @@ def test_umount_has_written_everything(inside: Lines) -> None:
     assert lines == [f"{n}00000" for n in range(1, 6)]
 
 
+@pytest.mark.parametrize("block_size", [1024, 2048, 4096])
+def test_every_block_size_is_synced_and_unmounted(inside: Lines, block_size: int) -> None:
+    """fuse2fs holds blocks back at a sync, and must not wait for itself (fuse2fs.environment)."""
+    inside(f"""
+        mkfs.ext4 -q -F -b {block_size} disk.img; mount -o loop disk.img mnt
+        for n in 1 2 3; do
+            dd if=/dev/urandom of=mnt/file$n bs=1M count=1 conv=fsync status=none
+        done
+        sync; sha256sum mnt/file? >sums; umount mnt
+        e2fsck -fn disk.img >fsck 2>&1 || cat fsck; mount -o loop,ro disk.img mnt
+        sha256sum --quiet -c sums; umount mnt
+    """)
+
+
 def test_a_mount_can_be_unmounted_at_once(inside: Lines, image: Path) -> None:
     """Nothing of ours keeps it busy when mount(2) has returned, however busy the machine is."""
     (image.parent / "program.py").write_text("""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +67,13 @@ def test_arguments(read_only: bool, option: str) -> None:
 
 def test_each_type_of_ext_is_served() -> None:
     assert {"ext2", "ext3", "ext4"} == fuse2fs.TYPES
+
+
+@pytest.mark.parametrize(("log_block_size", "bounces"), [(0, True), (1, False), (2, False)])
+def test_bouncing_is_for_blocks_of_a_superblocks_size(
+    tmp_path: Path, log_block_size: int, bounces: bool
+) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(1024 + 24) + log_block_size.to_bytes(4, "little") + bytes(100))
+    with image.open("rb") as file:
+        assert ("UNIX_IO_FORCE_BOUNCE" in fuse2fs.environment(file.fileno())) is bounces

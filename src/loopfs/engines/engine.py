@@ -93,6 +93,7 @@ class Engine(NamedTuple):
         check: given the open device and the type, refuses (OSError) what the kernel's driver
             would refuse.
         writes: it can.
+        environment: given the open device, variables for the program.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Engine(NamedTuple):
     command: Callable[[Launch], list[str]]
     check: Check
     writes: bool = True
+    environment: Callable[[int], dict[str, str]] = lambda device: {}
 
     def translated(self, data: str) -> tuple[str, ...]:
         """The data argument of mount(2) as the program's options.

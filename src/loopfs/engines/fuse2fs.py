@@ -33,17 +33,13 @@ OPTIONS = {
     "nodiscard": "",
 }
 
-# libext2fs would write what has changed of a superblock in pieces, its checksum last: killed among
-# them it leaves one that e2fsck refuses, and a small image has no other. So it writes the whole of
-# it, and what it holds back before that: a file that is closed is in the image.
-ENVIRONMENT = {"UNIX_IO_FORCE_BOUNCE": "1"}
-
 # struct ext4_super_block: s_blocks_count_lo, s_log_block_size, s_magic, s_feature_incompat,
 # s_blocks_count_hi.
 _SUPERBLOCK = struct.Struct("<4xI16xI28xH38xI236xI")
 SUPERBLOCK_OFFSET = 1024
 MAGIC = 0xEF53
 MAX_LOG_BLOCK_SIZE = 6
+_LOG_BLOCK_SIZE_OFFSET = SUPERBLOCK_OFFSET + 24
 INCOMPAT_64BIT = 0x80
 # The incompatible features that a driver of the type knows; ext4 lets fuse2fs decide.
 _INCOMPAT = {"ext2": 0x12, "ext3": 0x16}
@@ -71,6 +67,21 @@ def check(device: int, fstype: str) -> None:
         or incompat & ~_INCOMPAT.get(fstype, incompat)
     ):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def environment(device: int) -> dict[str, str]:
+    """What the environment has for fuse2fs.
+
+    libext2fs would write what has changed of a superblock in pieces, its checksum last: killed
+    among them it leaves one that e2fsck refuses, and a small image has no other. With bouncing
+    it writes the whole of it. But where blocks are not as large as a superblock, 1024 bytes,
+    bouncing waits for itself in unix_set_blksize() of libext2fs.
+
+    Args:
+        device: the open device.
+    """
+    log_block_size = os.pread(device, 4, _LOG_BLOCK_SIZE_OFFSET)
+    return {"UNIX_IO_FORCE_BOUNCE": "1"} if log_block_size == bytes(4) else {}
 
 
 def command(launch: Launch) -> list[str]:

@@ -99,7 +99,8 @@ class _Mount:
         os.close(fuse)
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
-        server = self._stage.start(engine.command(launch), device, self._caller)
+        environment = engine.environment(device)
+        server = self._stage.start(engine.command(launch), environment, device, self._caller)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
             key = self.node.instance, self.node.ino

@@ -66,6 +66,7 @@ FUSE2FS = Engine(
     fuse2fs.OPTIONS,
     fuse2fs.command,
     fuse2fs.check,
+    environment=fuse2fs.environment,
 )
 SQUASHFUSE = Engine(
     "squashfuse",

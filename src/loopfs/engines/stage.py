@@ -13,7 +13,6 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH
-from loopfs.engines.fuse2fs import ENVIRONMENT
 from loopfs.engines.superblock import connection_of
 from loopfs.lean import NamedTuple, NoReturn, signal
 from loopfs.uapi import mount as uapi
@@ -80,7 +79,9 @@ class Stage:
         os.close(os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))
         syscalls.mount(f"{_DEVICE}/{name}", shown, None, uapi.MS_BIND, None)
 
-    def start(self, command: list[str], device: int, caller: int) -> Server:
+    def start(
+        self, command: list[str], environment: dict[str, str], device: int, caller: int
+    ) -> Server:
         """Start an engine and wait until it serves what is mounted on MOUNTPOINT.
 
         Until :meth:`clear` its stage keeps its mount, and its mount keeps it: so it has a keeper,
@@ -88,6 +89,7 @@ class Stage:
 
         Args:
             command: its command line.
+            environment: what it has besides PATH and LC_ALL.
             device: what it inherits, and nothing else.
             caller: a pidfd: when it ends, nobody waits any more.
         Raises:
@@ -98,7 +100,7 @@ class Stage:
         self._keeper, keepers = Channel.pair()
         if os.fork() == 0:
             self._keeper.close()
-            _keep(keepers, command, device)
+            _keep(keepers, command, environment, device)
         keepers.close()
         (pidfd,) = self._keeper.receive().fds
         server = Server(syscalls.pidfd_pid(pidfd), pidfd)
@@ -125,13 +127,15 @@ def _write_fusermount(fstype: str) -> None:
             syscalls.mount(path, place, None, uapi.MS_BIND, None)
 
 
-def _keep(channel: Channel, command: list[str], device: int) -> NoReturn:
+def _keep(
+    channel: Channel, command: list[str], environment: dict[str, str], device: int
+) -> NoReturn:
     """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
     try:
         syscalls.unshare(CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
-            _execute(command, device)
+            _execute(command, environment, device)
         cleared = b""
         with suppress(BrokenPipeError):  # closed already
             channel.send(b"started", (os.pidfd_open(pid),))
@@ -145,7 +149,7 @@ def _keep(channel: Channel, command: list[str], device: int) -> NoReturn:
         os._exit(0)
 
 
-def _execute(command: list[str], device: int) -> NoReturn:
+def _execute(command: list[str], environment: dict[str, str], device: int) -> NoReturn:
     """Become the engine, with nothing of ours but the device."""
     try:
         os.setsid()
@@ -156,8 +160,8 @@ def _execute(command: list[str], device: int) -> NoReturn:
         os.closerange(3, device)
         os.closerange(device + 1, 4096)
         os.set_inheritable(device, True)
-        environment = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8", **ENVIRONMENT}
-        os.execvpe(command[0], command, environment)
+        always = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
+        os.execvpe(command[0], command, always | environment)
     finally:
         os._exit(127)
 
