@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from loopfs.filesystems.backing import FileFacts
 
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
+GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
+KILLED = (
+    b"loopfs: the supervisor was killed, which ended the sandbox;"
+    b" what had been synced is in the images\n"
+)
 NOT_OURS = 1000  # a job's answer, beyond all errnos: the call is the kernel's to carry out
 
 
@@ -36,13 +41,11 @@ class Helper:
     def start(cls) -> Helper:
         """Fork the helper; the calling process must have a single thread."""
         ours, helpers = Channel.pair()
-        supervisor = os.getpid()
         if os.fork() == 0:
             try:
                 ours.close()
-                syscalls.set_parent_death_signal(signal.SIGKILL)
-                if os.getppid() == supervisor:
-                    _serve(helpers)
+                if not _serve(helpers):
+                    os.write(2, KILLED)  # the supervisor's own, as it has no other use for us
             except BaseException:  # nothing may return into the supervisor's code
                 sys.excepthook(*sys.exc_info())
             finally:
@@ -64,6 +67,13 @@ class Helper:
             self._channel.send(data, (jobs.fileno(), *fds))
         jobs.close()
         return ours
+
+    def dismiss(self) -> None:
+        """Tell it that our end is no accident, of which it would speak."""
+        try:
+            self._channel.send(GOODBYE)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it was killed
 
     def fstat(self, pid: int, fd: int) -> FileFacts:
         """fstat(2) as a process of ``pid``'s user namespace, which may look at its FUSE mounts.
@@ -124,7 +134,8 @@ def answer(channel: Channel, code: int, value: object = None, fds: tuple[int, ..
     channel.send(marshal.dumps((code, value)), fds)  # type: ignore[arg-type]
 
 
-def _serve(channel: Channel) -> None:
+def _serve(channel: Channel) -> bool:
+    """Fork for each job; returns, with the supervisor's end, whether it has said goodbye."""
     # Engines outlive the job that starts them and become our children: nobody waits
     # for those.
     syscalls.become_subreaper()
@@ -132,8 +143,8 @@ def _serve(channel: Channel) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     while True:
         message = channel.receive()
-        if not message.data:
-            return
+        if message.data in (b"", GOODBYE):
+            return bool(message.data)
         from loopfs.engines import jobs  # the first time only, and only if it comes to it
 
         name, arguments = marshal.loads(message.data)

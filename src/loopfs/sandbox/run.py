@@ -82,12 +82,15 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
     from loopfs.engines.helper import Helper
 
     helper = Helper.start()  # meanwhile
-    finish_maps()
-    channel.send(messages.OK)
-    _enter_user_namespace(child)
-    from loopfs.sandbox.supervisor import Supervisor
+    try:
+        finish_maps()
+        channel.send(messages.OK)
+        _enter_user_namespace(child)
+        from loopfs.sandbox.supervisor import Supervisor
 
-    return Supervisor(helper, channel, child, userns, settings, log).supervise()
+        return Supervisor(helper, channel, child, userns, settings, log).supervise()
+    finally:
+        helper.dismiss()
 
 
 def _enter_user_namespace(child: int) -> None:
