@@ -162,6 +162,20 @@ class Instances:
             for number, device in filesystem.instance.devices.copy().items()
         }
 
+    def seen(self, number: int, tid: int | None) -> LoopDevice | None:
+        """The device with a number, if a thread may see it (see :meth:`seen_by`).
+
+        Args:
+            tid: None for any that there is.
+        """
+        for filesystem in self._filesystems.values():
+            if (device := filesystem.instance.devices.get(number)) is not None:
+                if tid is None or filesystem.userns == self._userns:
+                    return device
+                around = Process(tid).user_namespaces()
+                return device if filesystem.userns in around else None
+        return None
+
     def detach_unused(self) -> None:
         """Have each device of all instances detached as soon as nobody has it open."""
         for filesystem in self._filesystems.values():

@@ -56,6 +56,9 @@ class Disks(Protocol):
     def seen_by(self, tid: int) -> Mapping[int, LoopDevice]:
         """Those that a thread may see."""
 
+    def seen(self, number: int, tid: int | None) -> LoopDevice | None:
+        """One of them; of all if ``tid`` is None."""
+
 
 class SysfsDirectory(Operations):
     """One of the directories (:data:`loopfs.sandbox.sysfs.PLACES`).
@@ -76,6 +79,7 @@ class SysfsDirectory(Operations):
         self._nodeids: dict[tuple[Path, str], int] = {}
         self._handles = count(1)
         self._files: dict[int, tuple[Callable[[], bytes], bytes]] = {}
+        self._attrs: dict[int, Attr] = {}
 
     # --- what is where ------------------------------------------------------------
 
@@ -90,6 +94,14 @@ class SysfsDirectory(Operations):
             devices += [part for each in disks for part in list(each.partitions.values())]
         return {self.name_of(device): device for device in devices}
 
+    def _device(self, name: str, tid: int | None) -> BlockDevice | None:
+        """The device that is called so here, as :meth:`_own` has it."""
+        disk, _, part = name.removeprefix("loop").partition("p")
+        if self._place == "dev/block" or part or not disk.isdecimal():
+            return self._own(tid).get(name)
+        device = self._disks.seen(int(disk), tid)
+        return device if device is not None and device.name == name else None
+
     def name_of(self, device: BlockDevice) -> str:
         """What a device is called here."""
         return device_number(device) if self._place == "dev/block" else device.name
@@ -103,7 +115,7 @@ class SysfsDirectory(Operations):
         """What a path is; None for the root."""
         if not path:
             return None
-        device = self._own(tid).get(path[0])
+        device = self._device(path[0], tid)
         if device is None:
             if self._hidden(path[0]):
                 raise _error(errno.ENOENT)
@@ -142,7 +154,9 @@ class SysfsDirectory(Operations):
             mode, size = stat.S_IFREG | 0o444, FILE_SIZE
         nodeid = self._nodeid(path, target)
         nlink = 2 if stat.S_ISDIR(mode) else 1
-        return Attr(nodeid, size, mode, nlink, uid, uid, 0, (self._now,) * 3)
+        attr = Attr(nodeid, size, mode, nlink, uid, uid, 0, (self._now,) * 3)
+        self._attrs[nodeid] = attr
+        return attr
 
     def _nodeid(self, path: Path, target: str) -> int:
         """The id of what a path is; of a link that leads to ``target``, which the kernel keeps."""
@@ -159,7 +173,7 @@ class SysfsDirectory(Operations):
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         path = (*self._paths[parent], os.fsdecode(name))
-        if name == b"loop":
+        if self._changes_at_close(path[:-1]) and name == b"loop":
             self._disks.catch_up()
         attr = self._attr(path, request.pid)
         return Entry(attr.ino, attr, self._valid(path))
@@ -168,17 +182,25 @@ class SysfsDirectory(Operations):
         """For how many seconds the kernel may remember a name, unless it is told to forget it."""
         if len(path) > 1:
             return LASTS if _lasts(path) else 0
-        if path[0] not in self._own(None):
+        if self._device(path[0], None) is None:
             return HOST_LASTS
         return LASTS if self._disks.all_see_all else 0
 
     def getattr(self, nodeid: int) -> Attr:
-        return self._attr(self._paths[nodeid])
+        # The kernel asks after every read, for the atime. What a path is, the lookup found.
+        return self._attrs.get(nodeid) or self._attr(self._paths[nodeid])
 
     def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         path = self._paths[nodeid]
-        self._disks.catch_up()
+        if self._changes_at_close(path):
+            self._disks.catch_up()
         return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path, request.pid)]
+
+    def _changes_at_close(self, directory: Path) -> bool:
+        """What is in a directory can depend on a close(2), which does not wait for its effect."""
+        if directory:
+            return len(directory) == 1 and self._device(directory[0], None) is not None
+        return self._place in ("class/block", "dev/block")  # partitions are named there
 
     def _entries(self, path: Path, tid: int) -> Iterator[tuple[str, int]]:
         if path:
@@ -244,7 +266,9 @@ def _lasts(path: Path) -> bool:
 
 
 def _kind_of(entry: os.DirEntry[str]) -> int:
-    return stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)
+    if entry.is_symlink():
+        return stat.S_IFLNK
+    return stat.S_IFDIR if entry.is_dir() else stat.S_IFREG
 
 
 def _kind(item: Item) -> int:
@@ -258,8 +282,11 @@ def _line(text: str) -> bytes:
 
 
 def _contents(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
-        return file.read(1 << 16)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
 
 
 def _error(code: int) -> OSError:

@@ -41,7 +41,7 @@ from loopfs.intercept.mount import (
     remount_context,
     set_limit,
 )
-from loopfs.intercept.notify import Call, Handler, in_thread
+from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -169,14 +169,15 @@ class ContextHandlers:
     def handlers(self) -> dict[str, Handler]:
         return {
             "move_mount": self._places,
-            "fsopen": lambda call: in_thread(call, self._fsopen),
+            "fsopen": self._fsopen,
             "fspick": self._fspick_if_any,
             "fsconfig": self._if_ours(self._fsconfig),
         }
 
     def _fspick_if_any(self, call: Call) -> None:
         if self._mounts.device_numbers():
-            in_thread(call, self._fspick)
+            may_wait()
+            self._fspick(call)
         else:
             call.proceed()
 
@@ -186,13 +187,9 @@ class ContextHandlers:
             if opened is None:
                 call.proceed()
                 return
-            found = opened
-
-            def locked(call: Call) -> None:
-                with found.lock:
-                    handler(call, found)
-
-            in_thread(call, locked)
+            may_wait()
+            with opened.lock:
+                handler(call, opened)
 
         return checked
 
@@ -202,6 +199,7 @@ class ContextHandlers:
     # --- fsopen, fspick ------------------------------------------------------------
 
     def _fsopen(self, call: Call) -> None:
+        may_wait()
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF
         fstype = _text(process, call.args[0], PAGE)

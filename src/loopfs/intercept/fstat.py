@@ -14,7 +14,7 @@ from loopfs import syscalls
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 from loopfs.process import Process
 from loopfs.uapi.stat import STATX__RESERVED, Stat, pack_stat, pack_statx
 
@@ -43,9 +43,8 @@ class FstatHandler:
         if filesystem is None:
             call.proceed()
         else:
-            found = filesystem
-            # It may wait for the caller's memory.
-            in_thread(call, lambda call: self._answer(call, fd, found))
+            may_wait()  # for the caller's memory
+            self._answer(call, fd, filesystem)
 
     def _filesystem_of(self, process: Process, fd: int) -> LoopFilesystem | None:
         if fd >= 1 << 31:

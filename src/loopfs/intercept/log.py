@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from loopfs.errors import SetupError
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple, signal
 from loopfs.uapi import mount as uapi
 from loopfs.uapi import seccomp
@@ -137,13 +137,12 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
 class LoggedCall(Call):
     """A trapped call whose answer leaves a record in ``log``."""
 
-    __slots__ = ("_about", "_began", "_log", "_noted", "_receiver", "_recorded", "_time")
+    __slots__ = ("_about", "_began", "_log", "_noted", "_recorded", "_time")
 
     def __init__(self, log: Log, listener: int, notification: seccomp.Notification) -> None:
         super().__init__(listener, notification)
         self._time = time.time()
         self._began = time.monotonic_ns()
-        self._receiver = threading.get_ident()
         self._log = log
         self._noted: dict[str, str | None] = {}
         self._about: dict[str, str] = {}
@@ -180,11 +179,9 @@ class LoggedCall(Call):
         """Answer by ``send``, which tells whether the caller was still there for it."""
         microseconds = (time.monotonic_ns() - self._began) // 1000
         unread = self._unread() if decision else []
-        if unread and threading.get_ident() == self._receiver:
-            # The caller's memory may make us wait, and all other calls wait for this thread.
-            in_thread(self, lambda call: self._finish(decision, microseconds, unread, send))
-        else:
-            self._finish(decision, microseconds, unread, send)
+        if unread:
+            may_wait()  # for the caller's memory
+        self._finish(decision, microseconds, unread, send)
 
     def _finish(
         self,

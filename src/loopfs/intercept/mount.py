@@ -24,7 +24,7 @@ from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.uapi.mount import (
@@ -51,11 +51,13 @@ class MountHandler:
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
         if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
-            in_thread(call, lambda call: self._remount(call, flags))
+            may_wait()
+            self._remount(call, flags)
         elif flags & MS_NOT_NEW:
             call.proceed()
         else:
-            in_thread(call, lambda call: self._mount(call, flags))
+            may_wait()
+            self._mount(call, flags)
 
     def _may_be_ours(self, fstype: str) -> bool:
         return fstype == LOOP or fstype in block_types() or self._policy.leaves_to_kernel(fstype)

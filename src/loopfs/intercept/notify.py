@@ -111,8 +111,8 @@ MakeCall = Callable[[int, uapi.Notification], Call]
 def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
     """Hand each trapped call to ``handler``, until no process is left.
 
-    It runs in this thread, and calls wait while it does. ``make`` makes a call of what was
-    received on the listener.
+    It runs in the thread that has received the call, this one or another; before it waits for
+    anybody it calls :func:`may_wait`. ``make`` makes a call of what was received on the listener.
     """
     try:  # 6.6: wake the caller on this CPU, at an eighth of the time
         flags = uapi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
@@ -120,25 +120,75 @@ def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
     except OSError as problem:
         if problem.errno != errno.EINVAL:
             raise
-    blank = bytes(uapi.NOTIF.size)
-    buffer = bytearray(blank)
-    while True:
-        buffer[:] = blank
-        try:
-            fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
-        except OSError as problem:
-            if problem.errno not in (errno.ENOENT, errno.EINTR):
-                raise
-            if _hung_up(listener):
-                return
-            continue  # the caller was killed before we could read
-        call = make(listener, uapi.Notification._make(uapi.NOTIF.unpack(buffer)))
-        _handle(call, handler)
+    _Receivers(listener, handler, make).run()
 
 
-def in_thread(call: Call, handler: Handler) -> None:
-    """Have ``handler`` answer in a thread of its own, where it may wait."""
-    threading.Thread(target=_handle, args=(call, handler), daemon=True).start()
+def may_wait() -> None:
+    """The handler that calls this may wait from here on: another thread receives."""
+    receivers: _Receivers | None = getattr(_this_thread, "receivers", None)
+    if receivers is not None:
+        receivers.leave()
+
+
+_this_thread = threading.local()
+
+
+class _Receivers:
+    """The threads that receive from a listener.
+
+    One of them is always ready for the next call. Who has received a call handles it, too: to
+    hand it over would cost more than most calls do.
+    """
+
+    KEPT = 2  # ready when nothing waits
+
+    def __init__(self, listener: int, handler: Handler, make: MakeCall) -> None:
+        self._listener = listener
+        self._handler = handler
+        self._make = make
+        self._lock = threading.Lock()
+        self._ready = 1
+
+    def run(self) -> None:
+        """Be one of them, which is counted already."""
+        _this_thread.receivers = self
+        _this_thread.ready = True
+        blank = bytes(uapi.NOTIF.size)
+        buffer = bytearray(blank)
+        while _this_thread.ready or self._return():
+            buffer[:] = blank
+            try:
+                fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
+            except OSError as problem:
+                if problem.errno not in (errno.ENOENT, errno.EINTR):
+                    raise
+                if _hung_up(self._listener):
+                    return
+                continue  # the caller was killed before we could read
+            notification = uapi.Notification._make(uapi.NOTIF.unpack(buffer))
+            _handle(self._make(self._listener, notification), self._handler)
+
+    def leave(self) -> None:
+        """This thread is not ready until it has handled its call."""
+        if not _this_thread.ready:
+            return
+        _this_thread.ready = False
+        with self._lock:
+            self._ready -= 1
+            alone = self._ready == 0
+            if alone:
+                self._ready = 1
+        if alone:
+            threading.Thread(target=self.run, name="notify", daemon=True).start()
+
+    def _return(self) -> bool:
+        """Be ready again, if there are not enough of us."""
+        with self._lock:
+            if self._ready >= self.KEPT:
+                return False
+            self._ready += 1
+        _this_thread.ready = True
+        return True
 
 
 def _handle(call: Call, handler: Handler) -> None:

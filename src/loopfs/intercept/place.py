@@ -12,7 +12,7 @@ from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept.mount import PAGE, may_mount
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 from loopfs.uapi.mount import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SYMLINKS
 
 
@@ -31,7 +31,8 @@ class PlaceHandler:
 
     def __call__(self, call: Call) -> None:
         if self._expected:
-            in_thread(call, self._move)
+            may_wait()
+            self._move(call)
         else:
             call.proceed()
 

@@ -11,7 +11,7 @@ from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import peek
 from loopfs.intercept.mount import PAGE
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 from loopfs.uapi.mount import LOOPFS_SUPER_MAGIC
 from loopfs.uapi.stat import STATFS
 
@@ -31,7 +31,8 @@ class StatfsHandler:
         if not self._mounts.instances.device_numbers():
             call.proceed()
         elif call.name == "statfs":
-            in_thread(call, self._statfs)
+            may_wait()
+            self._statfs(call)
         else:
             self._fstatfs(call)
 
@@ -57,7 +58,8 @@ class StatfsHandler:
         if self._find(number) is None:
             call.proceed()
         else:
-            in_thread(call, lambda call: self._answer(call, call.process.descriptor(fd)))
+            may_wait()
+            self._answer(call, call.process.descriptor(fd))
 
     def _resolved(self, call: Call, path: str) -> int:
         with caller_descriptors(call.process) as fds:

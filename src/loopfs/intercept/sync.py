@@ -10,11 +10,10 @@ import errno
 import fcntl
 import os
 import stat
-from functools import partial
 
 from loopfs import syscalls
 from loopfs.engines.mounts import Engine, Mounts
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 
 SYNC_CALLS = ("fsync", "fdatasync", "syncfs", "sync")
 
@@ -30,7 +29,8 @@ class SyncHandler:
         if not engines:
             call.proceed()
         elif call.name == "sync":
-            in_thread(call, partial(_sync_all, engines))
+            may_wait()
+            _sync_all(engines, call)
         else:
             self._sync_one(call, engines)
 
@@ -43,7 +43,8 @@ class SyncHandler:
             os.close(fd)
             call.proceed()
         else:
-            in_thread(call, partial(_sync, engine, fd))
+            may_wait()
+            _sync(engine, fd, call)
 
 
 def _sync(engine: Engine, fd: int, call: Call) -> None:

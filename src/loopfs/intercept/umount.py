@@ -8,7 +8,7 @@ from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, may_mount
-from loopfs.intercept.notify import Call, in_thread
+from loopfs.intercept.notify import Call, may_wait
 
 
 class UmountHandler:
@@ -19,7 +19,8 @@ class UmountHandler:
 
     def __call__(self, call: Call) -> None:
         if self._mounts.device_numbers():
-            in_thread(call, self._umount)
+            may_wait()
+            self._umount(call)
         else:
             call.proceed()
 
