@@ -129,7 +129,7 @@ def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
 
 
 def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
-    """execve(2); a script that names no interpreter is the shell's, as with execvp(3) and env(1)."""
+    """execve(2); a script that names no interpreter is for the shell, as with execvp(3)."""
     try:
         os.execve(path, list(argv), environment)
     except OSError as problem:
