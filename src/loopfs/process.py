@@ -9,12 +9,15 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 
 from loopfs import syscalls
 from loopfs.uapi.mount import NS_GET_PARENT
 from loopfs.uapi.sched import CAP_SYS_ADMIN
 
 UINT_MAX = 2**32 - 1  # ids there are
+ASLEEP_WITHIN = 10.0  # seconds
+_YIELDS = 1000  # until we no longer spin
 
 
 class Process:
@@ -39,12 +42,8 @@ class Process:
         fd = os.open(self.path("syscall"), os.O_RDONLY | os.O_CLOEXEC)
         try:
             fields = os.read(fd, 256).split()
-            # Who has just sent us a request can still be on its way to sleep.
-            for _ in range(1000):
-                if fields != [b"running"]:
-                    break
-                os.sched_yield()
-                fields = os.pread(fd, 256, 0).split()
+            if fields == [b"running"]:
+                fields = _when_it_sleeps(fd)
         finally:
             os.close(fd)
         if len(fields) < 7:
@@ -160,3 +159,22 @@ class Process:
     def has_capability(self, capability: int = CAP_SYS_ADMIN) -> bool:
         """It has ``capability`` effective in its own user namespace."""
         return bool(int(self.status()["CapEff"], 16) >> capability & 1)
+
+
+def _when_it_sleeps(fd: int) -> list[bytes]:
+    """The fields of /proc/TID/syscall, open as ``fd``, once the thread no longer runs.
+
+    Who has just sent us a request can still be on its way to sleep, for long where the machine
+    is busy or its cgroup has used up its share.
+    """
+    deadline = time.monotonic() + ASLEEP_WITHIN
+    turn = 0
+    while (fields := os.pread(fd, 256, 0).split()) == [b"running"]:
+        if time.monotonic() > deadline:
+            break
+        turn += 1
+        if turn < _YIELDS:
+            os.sched_yield()
+        else:
+            time.sleep(0.001)
+    return fields

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import mmap
 import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from loopfs.process import Process
+from loopfs.process import ASLEEP_WITHIN, Process
 from loopfs.uapi.sched import CAP_SYS_ADMIN
+from tests.support.parts import wait_until
 
 # It has one readable page, a hole after it, and says where; then it waits in read(0, …).
 TEXT = b"a string"
@@ -155,11 +158,34 @@ def test_a_descriptor_that_is_not_open(tracee: Tracee, fd: int) -> None:
 
 def test_the_call_that_it_waits_in(tracee: Tracee) -> None:
     read = {"x86_64": 0, "aarch64": 63}[platform.machine()]
-    while (call := tracee.process.current_syscall()) is None or call[0] != read:
-        assert tracee.child.poll() is None  # it is on its way there
+
+    def waits() -> tuple[int, list[int]] | None:
+        call = tracee.process.current_syscall()  # it can still be on its way there
+        return call if call and call[0] == read else None
+
+    call = wait_until(waits, "the child reads")
+    assert call is not None
     number, args = call
     assert (number, args[0], args[2]) == (read, 0, 1)
     assert len(args) == 6
+
+
+def test_who_still_runs_is_waited_for(tracee: Tracee, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = itertools.chain(
+        [b"running\n"] * 1500, itertools.repeat(b"0 0x7 0x8 0x9 0xa 0xb 0xc 0 0")
+    )
+    monkeypatch.setattr(os, "read", lambda fd, size: next(said))
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: next(said))
+    assert tracee.process.current_syscall() == (0, [7, 8, 9, 10, 11, 12])
+
+
+def test_who_runs_for_ever_is_given_up(tracee: Tracee, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(os, "read", lambda fd, size: b"running\n")
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: b"running\n")
+    assert tracee.process.current_syscall() is None
+    assert next(clock) > ASLEEP_WITHIN
 
 
 def test_who_it_is(tracee: Tracee) -> None:
