@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -96,6 +98,24 @@ def kernel_loop(needs_root: None) -> Iterator[str]:
 
 
 # --- rules for all tests -----------------------------------------------------
+
+
+_TURN = pytest.StashKey[int]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Wait for the tests of another checkout: all share the kernel's loop devices."""
+    session.stash[_TURN] = directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Waiting for other tests on this machine.", file=sys.stderr, flush=True)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the next begin."""
+    os.close(session.stash[_TURN])
 
 
 @pytest.fixture(autouse=True)
