@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -96,6 +97,23 @@ def kernel_loop(needs_root: None) -> Iterator[str]:
 
 
 # --- rules for all tests -----------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="session")
+def alone(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Wait for the tests of another checkout: all share the kernel's loop devices."""
+    directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    try:
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with capture.global_and_fixture_disabled():
+                print("Waiting for other tests on this machine.", flush=True)
+            fcntl.flock(directory, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(directory)
 
 
 @pytest.fixture(autouse=True)
