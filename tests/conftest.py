@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Sequence
@@ -99,21 +100,22 @@ def kernel_loop(needs_root: None) -> Iterator[str]:
 # --- rules for all tests -----------------------------------------------------
 
 
-@pytest.fixture(autouse=True, scope="session")
-def alone(request: pytest.FixtureRequest) -> Iterator[None]:
+_TURN = pytest.StashKey[int]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
     """Wait for the tests of another checkout: all share the kernel's loop devices."""
-    directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
-    capture = request.config.pluginmanager.getplugin("capturemanager")
+    session.stash[_TURN] = directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with capture.global_and_fixture_disabled():
-                print("Waiting for other tests on this machine.", flush=True)
-            fcntl.flock(directory, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(directory)
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("Waiting for other tests on this machine.", file=sys.stderr, flush=True)
+        fcntl.flock(directory, fcntl.LOCK_EX)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let the next begin."""
+    os.close(session.stash[_TURN])
 
 
 @pytest.fixture(autouse=True)
