@@ -6,6 +6,10 @@ matches differs. What is no such limit is a bug, and not listed.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+_BY_THE_KERNEL = "another version or configuration of the kernel answers something else"
+_WIDTH_UNKNOWN = "of those FUSE does not say that a 32-bit program asks"
 _ASKED_OF_NOBODY = "an open device is a regular file to the VFS, which answers for those itself"
 _COPIED_FIRST = "FUSE copies an argument whose size the command carries before it asks anybody"
 _AT_THE_END = "the VFS moves an append to the file's end before it asks anybody"
@@ -56,3 +60,48 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "copies/to the device": "two filesystems to the VFS: EXDEV, before anybody is asked",
     "direct_memory/one sector in two": "FUSE passes on no memory addresses to be aligned",
 }
+
+
+class Rule(NamedTuple):
+    """Answers of :mod:`tests.differential.surface` that differ.
+
+    Args:
+        steps: WIDTH/NODE/COMMAND: ARGUMENT, as a pattern of fnmatch.
+        kernel, ours: what is answered, patterns too.
+        everywhere: it differs on every kernel that has been tried.
+        copied: only of commands that FUSE copies an argument for.
+    """
+
+    steps: str
+    kernel: str
+    ours: str
+    why: str
+    everywhere: bool = True
+    copied: bool = False
+
+
+SURFACE = (
+    Rule("*/loop-control/*", "ENOSYS", "ENOTTY", _NO_ENOSYS),
+    Rule("*: NULL", "*", "EFAULT", _COPIED_FIRST, copied=True),
+    Rule("*: unmapped", "*", "EFAULT", _COPIED_FIRST, copied=True),
+    Rule("*: of the kernel", "*", "EFAULT", _COPIED_FIRST, copied=True),
+    Rule("*: over the edge", "*", "EFAULT", _COPIED_FIRST, copied=True),
+    Rule("*/all ones: *", "*", "EFAULT", _COPIED_FIRST, copied=True),
+    Rule("*/FIONREAD: *", "*", "*", _ASKED_OF_NOBODY),
+    Rule("*/FIBMAP: *", "*", "*", _ASKED_OF_NOBODY),
+    Rule("*/FIOQSIZE: *", "*", "*", _ASKED_OF_NOBODY),
+    Rule("*/FIDEDUPERANGE: *", "EINVAL", "ENOTSUP", _ASKED_OF_NOBODY),
+    Rule("32-bit/*/FS_IOC_GETFLAGS: *", "ENOTTY", "EINVAL", _WIDTH_UNKNOWN, everywhere=False),
+    Rule("32-bit/*/FS_IOC_FSGETXATTR: *", "ENOTTY", "EINVAL", _WIDTH_UNKNOWN, everywhere=False),
+    Rule("*/FS_IOC_GETFSUUID: *", "*", "*", "the node's filesystem answers", everywhere=False),
+    Rule(
+        "*part*/LOOP_CLR_FD: *: then",
+        "*'p1'*",
+        "*",
+        "close(2) does not wait for us, so partitions go when nobody can open them any more",
+    ),
+    Rule("*/BLKTRACE*", "*", "*", _BY_THE_KERNEL, everywhere=False),
+    Rule("*/BLKCRYPTO*", "*", "*", _BY_THE_KERNEL, everywhere=False),
+    Rule("*/IOC_PR_READ_*", "*", "*", _BY_THE_KERNEL, everywhere=False),
+    Rule("*/BLKREPORTZONEV2*", "*", "*", _BY_THE_KERNEL, everywhere=False),
+)

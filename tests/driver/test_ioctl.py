@@ -11,6 +11,7 @@ from loopfs.driver.bdev import Opener
 from loopfs.driver.block import BLOCK_IOCTLS, discard_range, zero_range
 from loopfs.driver.ioctl import LOOP_IOCTLS, ioctl
 from loopfs.driver.loop import LoopDevice, State
+from loopfs.driver.partition import Found
 from loopfs.uapi import block, loop
 from loopfs.uapi.block import BLKDISCARD, BLKZEROOUT
 from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LO_FLAGS_READ_ONLY, LoopConfig, LoopInfo64
@@ -222,6 +223,9 @@ REFUSED = {  # before the argument is looked at
     block.BLKOPENZONE: errno.ENOTTY,
     block.BLKCLOSEZONE: errno.ENOTTY,
     block.BLKFINISHZONE: errno.ENOTTY,
+    **dict.fromkeys(block.BLKCRYPTO, errno.ENOTTY),
+    **dict.fromkeys(block.BLKTRACE, errno.EINVAL),
+    **dict.fromkeys(block.IOC_PR, errno.EOPNOTSUPP),
 }
 WITHOUT_POINTER = NUMBERS | REFUSED.keys()
 WRITES = sorted((LOOP_IOCTLS.keys() | BLOCK_IOCTLS.keys()) - WITHOUT_POINTER - {*READS})
@@ -304,7 +308,7 @@ def test_a_32_bit_caller_gets_its_own_longs() -> None:
     ("cmd", "answer"),
     [
         (0x80041272, MIB.to_bytes(8, "little")),  # BLKGETSIZE64: _IOR(0x12, 114, size_t)
-        (0x80041270, (4096).to_bytes(4, "little")),  # BLKBSZGET
+        (0x80041270, (512).to_bytes(4, "little")),  # BLKBSZGET, which says the disk's there
     ],
 )
 def test_numbers_that_carry_the_size_of_a_32_bit_callers_word(cmd: int, answer: bytes) -> None:
@@ -312,6 +316,28 @@ def test_numbers_that_carry_the_size_of_a_32_bit_callers_word(cmd: int, answer: 
     opener, _ = bind(device)
     assert caller.call(device, opener, cmd) == 0
     assert caller.memory[: len(answer)] == answer
+
+
+@pytest.mark.parametrize("cmd", [block.BLKBSZGET, block.BLKBSZSET, block.BLKGETSIZE64], ids=hex)
+@pytest.mark.parametrize("word", [8, 4])
+def test_a_number_of_the_other_width_is_unknown(cmd: int, word: int) -> None:
+    device, caller = new_device(), FakeCaller(word=word)
+    opener, _ = bind(device)
+    other = cmd if word == 4 else cmd - (4 << 16)
+    unknown = errno.EINVAL if word == 8 else errno.ENOTTY
+    assert refusal(lambda: caller.call(device, opener, other)) == unknown
+
+
+@pytest.mark.parametrize("cmd", block.IOC_PR, ids=hex)
+def test_reservations(cmd: int) -> None:
+    device, caller = new_device(), FakeCaller(capable=False)
+    opener, _ = bind(device)
+    assert refusal(lambda: caller.call(device, opener, cmd)) == errno.EOPNOTSUPP
+    reader = device.open(write=False)
+    assert refusal(lambda: caller.call(device, reader, cmd)) == errno.EPERM
+    device.partitions.add(Found(1, 4096, 4096))
+    part = device.partitions[1].open(write=True)
+    assert refusal(lambda: ioctl(part.bdev, part, FakeCaller(), cmd, 0)) == errno.EPERM
 
 
 def test_read_only_is_said() -> None:

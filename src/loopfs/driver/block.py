@@ -82,6 +82,13 @@ def _erase_securely(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int)
     raise DriverError(errno.EOPNOTSUPP, "a loop device does not erase securely")
 
 
+def _reserve(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
+    """IOC_PR_*, persistent reservations."""
+    if bdev is not bdev.disk or not (opener.write or caller.capable()):
+        raise DriverError(errno.EPERM, "a reservation is of a whole disk, by who may write")
+    raise DriverError(errno.EOPNOTSUPP, "a loop device has no reservations")
+
+
 def _flush_buffers(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
     bdev.flush_buffers()
     return 0
@@ -219,9 +226,21 @@ BLOCK_IOCTLS: dict[int, Handler] = {
     uapi.BLKCLOSEZONE: _no_zones,
     uapi.BLKFINISHZONE: _no_zones,
     HDIO_GETGEO: _with_argument(_refuse(errno.ENOTTY, "a loop device has no geometry")),
+    **dict.fromkeys(uapi.BLKTRACE, _refuse(errno.EINVAL, "nobody traces the device")),
+    **dict.fromkeys(uapi.IOC_PR, _reserve),
+    **dict.fromkeys(uapi.BLKCRYPTO, _refuse(errno.ENOTTY, "a loop device encrypts nothing")),
 }
 
-# Three numbers carry sizeof(size_t) of the caller; what they transfer has one size for all.
+# Three numbers carry sizeof(size_t) of the caller, who can only use his own; what they transfer
+# has one size for all. The kernel's compat_blkdev_ioctl has BLKBSZGET say what BLKSSZGET says.
 _WORDS_APART = (8 - 4) << 16
-for _cmd in (uapi.BLKBSZGET, uapi.BLKBSZSET, uapi.BLKGETSIZE64):
-    BLOCK_IOCTLS[_cmd - _WORDS_APART] = BLOCK_IOCTLS[_cmd]
+_SIZED = (uapi.BLKBSZGET, uapi.BLKBSZSET, uapi.BLKGETSIZE64)
+_FOR_32_BITS = {cmd - _WORDS_APART: BLOCK_IOCTLS[cmd] for cmd in _SIZED}
+_FOR_32_BITS[uapi.BLKBSZGET - _WORDS_APART] = BLOCK_IOCTLS[uapi.BLKSSZGET]
+
+
+def find(cmd: int, word: int) -> Handler | None:
+    """What answers a command of a caller whose unsigned long has ``word`` bytes, if anything."""
+    if word == 8:
+        return BLOCK_IOCTLS.get(cmd)
+    return _FOR_32_BITS.get(cmd) or (None if cmd in _SIZED else BLOCK_IOCTLS.get(cmd))

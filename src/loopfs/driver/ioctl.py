@@ -10,8 +10,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 
+from loopfs.driver import block
 from loopfs.driver.bdev import BlockDevice, Opener
-from loopfs.driver.block import BLOCK_IOCTLS
 from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.world import Caller
@@ -25,14 +25,16 @@ def ioctl(bdev: BlockDevice, opener: Opener, caller: Caller, cmd: int, arg: int)
     """ioctl(2) on an open device; the loop driver's own work on a partition's disk.
 
     Raises:
-        DriverError: the driver's refusal; EINVAL for a command it does not know.
+        DriverError: the driver's refusal; for a command it does not know EINVAL, which the
+            kernel's compat layer makes ENOTTY for a 32-bit caller.
         OSError: EFAULT or EBADF from the caller's side.
     """
     if own := LOOP_IOCTLS.get(cmd):
         return own(bdev.disk, opener, caller, arg)
-    if common := BLOCK_IOCTLS.get(cmd):
+    if common := block.find(cmd, caller.word):
         return common(bdev, opener, caller, arg)
-    raise DriverError(errno.EINVAL, f"no loop ioctl {cmd:#x}")
+    unknown = errno.EINVAL if caller.word == 8 else errno.ENOTTY
+    raise DriverError(unknown, f"no loop ioctl {cmd:#x}")
 
 
 def control_ioctl(instance: Instance, cmd: int, arg: int) -> int:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from loopfs.driver.bdev import PAGE_SIZE
 from loopfs.driver.world import Backing
 from loopfs.process import Process
+
+NUMBER = 8  # bytes in the largest that an ioctl stores
 
 
 class IoctlCaller:
@@ -33,6 +36,11 @@ class IoctlCaller:
         return self._process.read(address, size)
 
     def write(self, address: int, data: bytes) -> None:
+        # A number that reaches over the end of a page is stored whole or not, as by put_user().
+        on_page = -address % PAGE_SIZE
+        if on_page < len(data) <= NUMBER:
+            self._process.write(address + on_page, data[on_page:])
+            data = data[:on_page]
         self._process.write(address, data)
 
     def file(self, fd: int) -> Backing:

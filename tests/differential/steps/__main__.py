@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import select
@@ -11,14 +10,12 @@ import sys
 import tempfile
 import time
 import traceback
-from contextlib import suppress
 from typing import NoReturn, TextIO
 
-from . import load, uapi
-from .bench import SCENARIOS, Bench, Device, Scenario, ioctl
+from . import load
+from .bench import SCENARIOS, Bench, Scenario, remove_all
 
 LONGEST = 6  # seconds; a scenario that hangs is killed, and the others go on
-PATIENCE = 3.0  # seconds for a device to be let go of by whatever else looks at it
 
 Results = dict[str, object]
 
@@ -90,33 +87,6 @@ def be_scenario(function: Scenario, directory: str, report: TextIO) -> NoReturn:
         say("step", "(broken)", traceback.format_exc())
         os._exit(1)
     os._exit(0)
-
-
-def remove_all(numbers: list[int]) -> list[int]:
-    """Unbind and remove devices; one may be bound to another. Returns those that stay in use."""
-    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
-    deadline = time.monotonic() + PATIENCE
-    while numbers := [number for number in numbers if not removed(control, number)]:
-        if time.monotonic() > deadline:
-            break
-        time.sleep(0.01)
-    os.close(control)
-    return numbers
-
-
-def removed(control: int, number: int) -> bool:
-    path = f"/dev/loop{number}"
-    # Where it is not bound or is going away, there is nothing to unbind.
-    with suppress(OSError), Device(number, path).opened(os.O_RDONLY) as fd:
-        ioctl(fd, uapi.LOOP_CLR_FD)
-    try:
-        ioctl(control, uapi.LOOP_CTL_REMOVE, number)
-    except OSError as problem:
-        if problem.errno != errno.ENODEV:
-            return False
-    with suppress(FileNotFoundError):  # where no devtmpfs has done it
-        os.unlink(path)
-    return True
 
 
 main()

@@ -8,8 +8,9 @@ import itertools
 import mmap
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
 from . import uapi
@@ -20,6 +21,7 @@ Scenario = Callable[["Bench"], None]
 
 LOOP_MAJOR = 7
 SIZE = 1 << 20  # of an image, in bytes, unless a scenario needs another
+PATIENCE = 3.0  # seconds for a device to be let go of by whatever else looks at it
 NOWHERE = 8  # an address that no process has mapped
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -184,6 +186,33 @@ class Bench:
             yield device, fd
         finally:
             os.close(fd)
+
+
+def remove_all(numbers: list[int]) -> list[int]:
+    """Unbind and remove devices; one may be bound to another. Returns those that stay in use."""
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    deadline = time.monotonic() + PATIENCE
+    while numbers := [number for number in numbers if not _removed(control, number)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    os.close(control)
+    return numbers
+
+
+def _removed(control: int, number: int) -> bool:
+    path = f"/dev/loop{number}"
+    # Where it is not bound or is going away, there is nothing to unbind.
+    with suppress(OSError), Device(number, path).opened(os.O_RDONLY) as fd:
+        ioctl(fd, uapi.LOOP_CLR_FD)
+    try:
+        ioctl(control, uapi.LOOP_CTL_REMOVE, number)
+    except OSError as problem:
+        if problem.errno != errno.ENODEV:
+            return False
+    with suppress(FileNotFoundError):  # where no devtmpfs has done it
+        os.unlink(path)
+    return True
 
 
 def at_the_edge(data: bytes, missing: int) -> int:

@@ -1,0 +1,79 @@
+"""Asks everything of everything, for each width of program, and prints the answers as JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+from tests.differential.steps.bench import Bench
+from tests.differential.surface.asker import WORDS, Asker, program
+from tests.differential.surface.commands import Command, commands
+from tests.differential.surface.nodes import CONTROL, KINDS, Kind, Masked, Place
+
+ONE_AT_A_TIME = Lock()  # numbers and free devices are for all
+
+Answers = dict[str, dict[str, object]]  # by the kind of node, then by what was asked
+
+
+def main() -> None:
+    directory = sys.argv[1]
+    widths = [width for width in WORDS if os.path.exists(program(directory, width))]
+    with ThreadPoolExecutor() as threads:  # they mostly wait
+        answers = threads.map(lambda width: ask_all(directory, width), widths)
+        json.dump(dict(zip(widths, answers, strict=True)), sys.stdout, indent=1)
+
+
+def ask_all(programs: str, width: str) -> Answers:
+    """What every kind of node answered a program of one width."""
+    answers: Answers = {}
+    with tempfile.TemporaryDirectory(dir=programs) as directory:
+        asker = Asker(programs, width)
+        place = Place(Bench(directory, lambda *_: None, lambda _: None), asker)
+        table = list(commands(asker.word))
+        with ONE_AT_A_TIME, place.control():
+            answers[CONTROL] = {}
+            for command in table:
+                ask(place, command, answers[CONTROL])
+        for name, kind in KINDS.items():
+            answers[name] = of_kind(place, table, kind)
+        place.leave()
+    return answers
+
+
+def of_kind(place: Place, table: list[Command], kind: Kind) -> dict[str, object]:
+    """What one kind of node answered; a command that binds gets a new one."""
+    answers: dict[str, object] = {}
+    with place.node(kind):
+        for command in table:
+            if not (command.changes or command.binds):
+                ask(place, command, answers)
+        answers["state"] = place.state()
+    with place.node(kind):
+        for command in table:
+            if command.changes and not command.binds:
+                ask(place, command, answers, with_state=True)
+    for command in table:
+        if command.binds:
+            with place.node(kind):
+                ask(place, command, answers, with_state=True)
+    return answers
+
+
+def ask(
+    place: Place, command: Command, answers: dict[str, object], *, with_state: bool = False
+) -> None:
+    for what, argument in command.arguments.items():
+        step = f"{command.name}: {what}"
+        answer: Masked = place.ask(command.number, argument, command.hidden)
+        if command.hides_result and isinstance(answer[0], int):
+            answer[0] = "(a number)"
+        answers[step] = answer
+        if with_state:
+            answers[f"{step}: then"] = place.state()
+
+
+main()
