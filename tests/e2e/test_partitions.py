@@ -97,7 +97,7 @@ def test_a_filesystem_on_a_partition(inside: Lines, workdir: Path) -> None:
         mount -o loop,ro,offset=$((3 * 1024 * 1024)) disk.img mnt; cat mnt/file; umount mnt
     """)
     )
-    assert lines[:2] == ["ext4", "/dev/loopfs/loopNp2 fuse.ext4"]
+    assert lines[:2] == ["ext4", "/dev/loopNp2 fuse.ext4"]
     assert lines[2:] == ["1", "Device or resource busy", "/dev/loopN", "hello"]
 
 
