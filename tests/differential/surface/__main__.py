@@ -6,15 +6,11 @@ import json
 import os
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
-from threading import Lock
 
 from tests.differential.steps.bench import Bench
 from tests.differential.surface.asker import WORDS, Asker, program
 from tests.differential.surface.commands import Command, commands
 from tests.differential.surface.nodes import CONTROL, KINDS, Kind, Masked, Place
-
-ONE_AT_A_TIME = Lock()  # numbers and free devices are for all
 
 Answers = dict[str, dict[str, object]]  # by the kind of node, then by what was asked
 
@@ -22,9 +18,8 @@ Answers = dict[str, dict[str, object]]  # by the kind of node, then by what was 
 def main() -> None:
     directory = sys.argv[1]
     widths = [width for width in WORDS if os.path.exists(program(directory, width))]
-    with ThreadPoolExecutor() as threads:  # they mostly wait
-        answers = threads.map(lambda width: ask_all(directory, width), widths)
-        json.dump(dict(zip(widths, answers, strict=True)), sys.stdout, indent=1)
+    # In turn: what one asks the control node can take a device that the other has just made.
+    json.dump({width: ask_all(directory, width) for width in widths}, sys.stdout, indent=1)
 
 
 def ask_all(programs: str, width: str) -> Answers:
@@ -34,7 +29,7 @@ def ask_all(programs: str, width: str) -> Answers:
         asker = Asker(programs, width)
         place = Place(Bench(directory, lambda *_: None, lambda _: None), asker)
         table = list(commands(asker.word))
-        with ONE_AT_A_TIME, place.control():
+        with place.control():
             answers[CONTROL] = {}
             for command in table:
                 ask(place, command, answers[CONTROL])
