@@ -106,12 +106,16 @@ _GPT = (
     "size=2M, name=first, uuid=11111111-2222-3333-4444-000000000001\\n"
     "size=3M, name=second, uuid=11111111-2222-3333-4444-000000000002\\n"
 )
+
+
+def _keys(words: str) -> str:
+    """What is typed, for printf; a minus is an empty line."""
+    return "\\n".join([*words.replace("-", "").split(" "), ""])
+
+
 # Two primary ones, of which one is extended, and two logical ones, of which one is for swap.
-_FDISK_DOS = "\\n".join(
-    ["o", *("n", "p", "1", "", "+1M"), *("n", "e", "2", "", "+8M"), *("n", "l", "", "+2M")]
-    + [*("n", "l", "", "+1M"), *("t", "6", "82"), "w", ""]
-)
-_FDISK_GPT = "g\\nn\\n1\\n\\n+2M\\nn\\n2\\n\\n+3M\\nw\\n"
+_FDISK_DOS = _keys("o n p 1 - +1M n e 2 - +8M n l - +2M n l - +1M t 6 82 w")
+_FDISK_GPT = _keys("g n 1 - +2M n 2 - +3M w")
 
 # A message names the device's /sys directory, or ids that are drawn by lot.
 _SHOWN = "sed 's/[0-9A-F]\\{8\\}-[0-9A-F-]*/ID/g; s/0x[0-9a-f]\\{8\\}/ID/'"
