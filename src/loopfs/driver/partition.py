@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener
-from loopfs.driver.event import Event, Uevent
+from loopfs.driver.event import Event, Invalidate, Uevent
 from loopfs.driver.statistics import Statistics
 from loopfs.errors import DriverError
 from loopfs.lean import TYPE_CHECKING, NamedTuple
@@ -153,7 +153,7 @@ class Partitions(dict[int, Partition]):
         if self._overlap(found, partition):
             raise DriverError(errno.EBUSY, "it would overlap another partition")
         partition.size = found.size
-        self._events.append(Uevent("change", partition, ("RESIZE=1",)))
+        self._events += (Invalidate(partition), Uevent("change", partition, ("RESIZE=1",)))
 
     def drop_all(self) -> None:
         """Forget them all; none may be open."""

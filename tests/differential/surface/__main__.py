@@ -53,9 +53,20 @@ def of_kind(place: Place, table: list[Command], kind: Kind) -> dict[str, object]
                 ask(place, command, answers, with_state=True)
     for command in table:
         if command.binds:
-            with place.node(kind):
-                ask(place, command, answers, with_state=True)
+            ask_of_new(place, command, kind, answers)
     return answers
+
+
+def ask_of_new(place: Place, command: Command, kind: Kind, answers: dict[str, object]) -> None:
+    """A command that binds: of one node, but of another once one that was unbound is bound."""
+    arguments = list(command.arguments.items())
+    while arguments:
+        with place.node(kind):
+            while arguments:
+                what, argument = arguments.pop(0)
+                ask(place, command._replace(arguments={what: argument}), answers, with_state=True)
+                if kind.config is None and answers[f"{command.name}: {what}"] == [0]:
+                    break
 
 
 def ask(
