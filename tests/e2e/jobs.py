@@ -138,7 +138,7 @@ def _table(make: str, sector: int) -> str:
         lsblk -bnr -o NAME,TYPE,SIZE,RO,PHY-SEC,LOG-SEC $d | sort
         grep -c "${{d##*/}}p" /proc/partitions
         try partx -d --nr 1 $d; ls ${{d}}p*; try partx -u $d; ls ${{d}}p*
-        try partprobe $d; ls ${{d}}p*; try partx -d $d; losetup -d $d; ls ${{d}}*
+        try partprobe $d; ls ${{d}}p*; try partx -d $d; losetup -d $d; ls -d $d; try ls ${{d}}p*
     """
 
 
