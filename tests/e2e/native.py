@@ -28,7 +28,7 @@ def transcript(result: Result, place: Path) -> Transcript:
 
     def alike(text: str) -> list[str]:
         text = text.replace(str(place), "HERE")
-        text = re.sub(r"\bloop(\d+)(?=\b|p\d)", lambda match: _named(names, match[1]), text)
+        text = re.sub(r"\bloop(\d+)(?=\b|p[\d*])", lambda match: _named(names, match[1]), text)
         # The width of such a column is that of the names.
         return re.sub(r"^(loop\w|NAME|DEVICE) +", r"\1 ", text, flags=re.MULTILINE).splitlines()
 
