@@ -29,7 +29,7 @@ def transcript(result: Result, place: Path) -> Transcript:
     def alike(text: str) -> list[str]:
         text = text.replace(str(place), "HERE")
         return re.sub(
-            r"\bloop(\d+)(?=\b|p\d)", lambda match: _named(names, match[1]), text
+            r"\bloop(\d+)(?=\b|p[\d*])", lambda match: _named(names, match[1]), text
         ).splitlines()
 
     return Transcript(result.returncode, alike(result.stdout), alike(result.stderr))
