@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .measure import CommandError, Goal, Measure
@@ -22,6 +22,8 @@ BUFFERED_GOAL = 0.9
 SYNCED_GOAL = 1.0
 DIRECT_GOAL = 0.5
 
+# Held open, the device keeps what was read of it.
+WARM = 'exec 3<"$device"; cat "$device" >/dev/null; '
 ATTACHED = """set -e
 device=$(losetup -f --show "$1")
 trap 'losetup -d "$device"' EXIT
@@ -72,17 +74,22 @@ def _jobs() -> list[Job]:
     amount = f"bs=1M count={MEBIBYTES}"
     jobs = [
         Job("dd read", f"dd {read} {amount}", "B/s", BUFFERED_GOAL),
+        Job("dd read, again", f"{WARM}dd {read} {amount}", "B/s", BUFFERED_GOAL),
         Job("dd write, fsync", f"dd {write} {amount} conv=fsync", "B/s", SYNCED_GOAL),
         Job("dd read, direct", f"dd {read} {amount} iflag=direct", "B/s", DIRECT_GOAL),
         Job("dd write, direct", f"dd {write} {amount} oflag=direct", "B/s", DIRECT_GOAL),
     ]
     for sequential in (True, False):
         for direct in (False, True):
-            jobs += [_fio(direction, sequential, direct) for direction in ("read", "write")]
-    return jobs
+            jobs += [
+                _fio(direction, sequential=sequential, direct=direct)
+                for direction in ("read", "write")
+            ]
+    again = _fio("read", direct=False, sequential=False)
+    return [*jobs, replace(again, name=f"{again.name}, again", command=WARM + again.command)]
 
 
-def _fio(direction: str, sequential: bool, direct: bool) -> Job:
+def _fio(direction: str, *, sequential: bool, direct: bool) -> Job:
     # Direct I/O may go round and round until the time is over. A buffered second round would
     # measure the page cache: there one pass over the image, cut off after the same time, must do.
     options = [

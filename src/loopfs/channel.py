@@ -76,3 +76,12 @@ class Channel:
 def close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+def close_all_but(*kept: int) -> None:
+    """Close all descriptors but standard ones and ``kept``."""
+    start = 3
+    for fd in sorted(kept):
+        os.closerange(start, fd)
+        start = max(start, fd + 1)
+    os.closerange(start, os.sysconf("SC_OPEN_MAX"))

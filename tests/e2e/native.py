@@ -28,9 +28,9 @@ def transcript(result: Result, place: Path) -> Transcript:
 
     def alike(text: str) -> list[str]:
         text = text.replace(str(place), "HERE")
-        return re.sub(
-            r"\bloop(\d+)(?=\b|p[\d*])", lambda match: _named(names, match[1]), text
-        ).splitlines()
+        text = re.sub(r"\bloop(\d+)(?=\b|p[\d*])", lambda match: _named(names, match[1]), text)
+        # The width of such a column is that of the names.
+        return re.sub(r"^(loop\w|NAME|DEVICE) +", r"\1 ", text, flags=re.MULTILINE).splitlines()
 
     return Transcript(result.returncode, alike(result.stdout), alike(result.stderr))
 

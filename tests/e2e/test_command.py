@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines, Start
-from tests.support.user import Run
+from tests.support.user import SEARCH_PATH, Run
 
 pytestmark = pytest.mark.e2e
 
@@ -53,6 +53,18 @@ def test_a_command_that_cannot_be_executed(loopfs_run: Run, workdir: Path) -> No
             f"loopfs: {command}: Permission denied\n",
         )
     assert loopfs_run(["./script"]).returncode in (126, 127)
+
+
+@pytest.mark.parametrize("command", ["./greet", "greet"])
+def test_a_script_without_an_interpreter_is_the_shells(
+    loopfs_run: Run, workdir: Path, command: str
+) -> None:
+    """As env(1), bwrap and unshare(1) have it, by execvp(3)."""
+    (workdir / "greet").write_text('echo "$1, $2"; exit 5\n')
+    (workdir / "greet").chmod(0o755)
+    path = {"PATH": f"{SEARCH_PATH}:{workdir}"}
+    result = loopfs_run([command, "one", "two three"], env=path)
+    assert (result.returncode, result.stdout, result.stderr) == (5, "one, two three\n", "")
 
 
 # --- signals -----------------------------------------------------------------

@@ -87,8 +87,10 @@ def test_a_supervisor_that_is_killed_leaves_nothing(
     assert process.wait(PATIENCE) == -signal.SIGKILL
     # Whoever still has the other end of a pipe has not ended.
     _, complaint = process.communicate(timeout=PATIENCE)
-    assert complaint.startswith("loopfs: the supervisor was killed")
-    assert complaint.count("\n") == 1
+    # Until the workload is killed as well, its trapped calls fail (ENOSYS), and dd may say so.
+    said = [line for line in complaint.splitlines() if not line.startswith("dd: ")]
+    assert len(said) == 1
+    assert said[0].startswith("loopfs: the supervisor was killed")
     assert (workdir / "raw.img").read_bytes()[:7] == b"synced\n"
     repair(workdir / "disk.img", run_as_user)
     assert content(workdir / "disk.img", "file", run_as_user) == "synced\n"

@@ -73,8 +73,12 @@ def test_the_job_in(job_in: Job, surroundings: str) -> None:
 
 
 @pytest.mark.may_skip("podman is not among the packages that the tests install")
-def test_the_job_in_podman_unshare(job_in: Job, run_as_user: Run, workdir: Path) -> None:
+def test_the_job_in_podman_unshare(
+    job_in: Job, run_as_user: Run, user: User, workdir: Path
+) -> None:
     need(shutil.which("podman"), "podman is not installed")
+    locks = Path(f"/dev/shm/libpod_rootless_lock_{user.uid}")  # podman leaves it to the next
+    were_there = locks.exists()
     own = f"export HOME={workdir}/home XDG_RUNTIME_DIR={workdir}/run TMPDIR={workdir}/run; "
     prepare = 'mkdir -m 0700 "$HOME" "$TMPDIR"; podman unshare true 2>/dev/null; '
     try:
@@ -82,6 +86,8 @@ def test_the_job_in_podman_unshare(job_in: Job, run_as_user: Run, workdir: Path)
     finally:
         # A process keeps its namespaces, and is not ours.
         run_as_user(own + "podman --log-level=error system migrate")
+        if not were_there:
+            locks.unlink()
 
 
 # --- files ---------------------------------------------------------------------

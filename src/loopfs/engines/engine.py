@@ -65,11 +65,17 @@ class Served(NamedTuple):
     superblock: int
 
 
+def find_program(name: str) -> str | None:
+    """Where a program lies on :data:`SEARCH_PATH`."""
+    paths = (f"{place}/{name}" for place in SEARCH_PATH.split(":"))
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
 def program(name: str, package: str) -> Callable[[str], str | None]:
     """:attr:`Engine.missing` of a program on :data:`SEARCH_PATH`, which a package of Debian has."""
 
     def missing(fstype: str) -> str | None:
-        if any(os.access(f"{place}/{name}", os.X_OK) for place in SEARCH_PATH.split(":")):
+        if find_program(name):
             return None
         return f"{name} is not installed; install the package {package}"
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 from loopfs import syscalls
-from loopfs.channel import Channel
+from loopfs.channel import Channel, close_all_but
 from loopfs.engines import paths
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.filesystems.backing import facts
@@ -28,18 +28,13 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
     try:
         job(channel, fds[1:], *arguments)
     except OSError as problem:
-        _close_all_but(fds[0])  # the caller finds free what it failed to mount
+        close_all_but(fds[0])  # the caller finds free what it failed to mount
         answer(channel, problem.errno or errno.EIO)
     except BaseException:  # nothing may return into the helper's code
         sys.excepthook(*sys.exc_info())
         answer(channel, errno.EIO)
     finally:
         os._exit(0)
-
-
-def _close_all_but(channel: int) -> None:
-    os.closerange(3, channel)
-    os.closerange(channel + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def find(name: str) -> Job:

@@ -10,9 +10,9 @@ import sys
 from contextlib import suppress
 
 from loopfs import syscalls
-from loopfs.channel import Channel
+from loopfs.channel import Channel, close_all_but
 from loopfs.engines import fusermount
-from loopfs.engines.engine import SEARCH_PATH
+from loopfs.engines.engine import SEARCH_PATH, find_program
 from loopfs.engines.superblock import connection_of
 from loopfs.lean import NamedTuple, NoReturn, signal
 from loopfs.uapi import mount as uapi
@@ -102,8 +102,10 @@ class Stage:
             self._keeper.close()
             _keep(keepers, command, environment, device)
         keepers.close()
-        (pidfd,) = self._keeper.receive().fds
-        server = Server(syscalls.pidfd_pid(pidfd), pidfd)
+        started = self._keeper.receive().fds
+        if not started:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        server = Server(syscalls.pidfd_pid(started[0]), started[0])
         if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
             signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -132,10 +134,9 @@ def _keep(
 ) -> NoReturn:
     """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
     try:
+        close_all_but(channel.fileno(), device)  # what is inherited need not be close-on-exec
         syscalls.unshare(CLONE_NEWPID)
-        pid = os.fork()
-        if pid == 0:
-            _execute(command, environment, device)
+        pid = _spawn(command, environment, device)
         cleared = b""
         with suppress(BrokenPipeError):  # closed already
             channel.send(b"started", (os.pidfd_open(pid),))
@@ -149,21 +150,23 @@ def _keep(
         os._exit(0)
 
 
-def _execute(command: list[str], environment: dict[str, str], device: int) -> NoReturn:
-    """Become the engine, with nothing of ours but the device."""
-    try:
-        os.setsid()
-        signal.pthread_sigmask(signal.SIG_SETMASK, set())
-        null = os.open("/dev/null", os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(null, fd)
-        os.closerange(3, device)
-        os.closerange(device + 1, 4096)
-        os.set_inheritable(device, True)
-        always = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
-        os.execvpe(command[0], command, always | environment)
-    finally:
-        os._exit(127)
+def _spawn(command: list[str], environment: dict[str, str], device: int) -> int:
+    """Start the engine, with nothing of ours but the device; returns its process id.
+
+    Raises:
+        OSError: ENOENT: it is not there.
+    """
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    os.set_inheritable(device, True)
+    always = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
+    return os.posix_spawn(  # which copies no memory, as a fork would
+        find_program(command[0]) or command[0],
+        command,
+        always | environment,
+        file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
+        setsid=True,
+        setsigmask=(),
+    )
 
 
 def _wait_for_mount(bare: int, server: int, caller: int) -> bool:

@@ -31,7 +31,7 @@ class Call:
     ``args`` are the bare registers, ``process`` is the thread that waits.
     """
 
-    __slots__ = ("_id", "_listener", "arch", "args", "name", "process")
+    __slots__ = ("_id", "_listener", "answered", "arch", "args", "name", "process")
 
     def __init__(self, listener: int, notification: uapi.Notification) -> None:
         self._listener = listener
@@ -40,6 +40,7 @@ class Call:
         self.args = notification[6:12]
         self.name = NAMES[notification.arch, notification.nr]
         self.process = Process(notification.pid)
+        self.answered = False
 
     def note(
         self, *, engine: str | None = None, why: str | None = None, **arguments: str | None
@@ -83,7 +84,9 @@ class Call:
     def _add_descriptor(self, how: int, fd: int, number: int, close_on_exec: bool) -> bool:
         flags = os.O_CLOEXEC if close_on_exec else 0
         request = uapi.NOTIF_ADDFD.pack(self._id, how, fd, number, flags)
-        return self._reply(uapi.SECCOMP_IOCTL_NOTIF_ADDFD, request)
+        there = self._reply(uapi.SECCOMP_IOCTL_NOTIF_ADDFD, request)
+        self.answered |= how == uapi.SECCOMP_ADDFD_FLAG_SEND
+        return there
 
     def alive(self) -> bool:
         """The caller still waits: what was read of it was read of it and no other."""
@@ -91,7 +94,9 @@ class Call:
 
     def _send(self, value: int, error: int, flags: int) -> bool:
         response = uapi.NOTIF_RESP.pack(self._id, value, error, flags)
-        return self._reply(uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
+        there = self._reply(uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
+        self.answered = True
+        return there
 
     def _reply(self, command: int, argument: bytes) -> bool:
         """Whether the caller was still there for it, and not killed meanwhile."""
@@ -124,7 +129,11 @@ def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
 
 
 def may_wait() -> None:
-    """The handler that calls this may wait from here on: another thread receives."""
+    """The handler that calls this may wait from here on: another thread receives.
+
+    Raises:
+        OSError: EAGAIN: there is none, and none can be started.
+    """
     receivers: _Receivers | None = getattr(_this_thread, "receivers", None)
     if receivers is not None:
         receivers.leave()
@@ -172,14 +181,18 @@ class _Receivers:
         """This thread is not ready until it has handled its call."""
         if not _this_thread.ready:
             return
-        _this_thread.ready = False
         with self._lock:
-            self._ready -= 1
-            alone = self._ready == 0
-            if alone:
-                self._ready = 1
-        if alone:
+            if self._ready == 1:
+                self._start_another()
+            else:
+                self._ready -= 1
+        _this_thread.ready = False
+
+    def _start_another(self) -> None:
+        try:
             threading.Thread(target=self.run, name="notify", daemon=True).start()
+        except RuntimeError as problem:  # RLIMIT_NPROC, or a cgroup's pids.max
+            raise OSError(errno.EAGAIN, str(problem)) from problem
 
     def _return(self) -> bool:
         """Be ready again, if there are not enough of us."""
@@ -192,14 +205,15 @@ class _Receivers:
 
 
 def _handle(call: Call, handler: Handler) -> None:
-    """An exception of the handler is the call's answer."""
+    """An exception of the handler is the call's answer, unless it has one."""
     try:
         handler(call)
-    except OSError as problem:
-        call.fail(problem.errno or errno.EIO)
-    except Exception:  # a bug of ours: one caller's error, not everybody's end
-        sys.excepthook(*sys.exc_info())
-        call.fail(errno.EIO)
+    except Exception as problem:
+        code = problem.errno or errno.EIO if isinstance(problem, OSError) else errno.EIO
+        if call.answered or not isinstance(problem, OSError):
+            sys.excepthook(*sys.exc_info())  # a bug of ours: not the end of all callers
+        if not call.answered:
+            call.fail(code)
 
 
 def _hung_up(listener: int) -> bool:

@@ -35,15 +35,22 @@ class SyncHandler:
             self._sync_one(call, engines)
 
     def _sync_one(self, call: Call, engines: list[Engine]) -> None:
-        fd = call.process.descriptor(call.args[0] & 0xFFFFFFFF)
-        number = syscalls.statx_dev(fd)
+        fd = call.args[0] & 0xFFFFFFFF
+        try:
+            number = syscalls.statx_dev(-1, call.process.path(f"fd/{fd}"))
+        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
+            number = -1
         engine = next((each for each in engines if each.device == number), None)
+        if engine is None:
+            call.proceed()
+            return
+        may_wait()
+        fd = call.process.descriptor(fd)
         writes = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
-        if engine is None or (writes and call.name != "syncfs"):
+        if writes and call.name != "syncfs":
             os.close(fd)
             call.proceed()
         else:
-            may_wait()
             _sync(engine, fd, call)
 
 

@@ -116,16 +116,26 @@ def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
         OSError: what the last directory said, or the first where the command is no program.
     """
     if "/" in argv[0]:
-        os.execve(argv[0], list(argv), environment)
+        _exec_file(argv[0], argv, environment)
     refusal = None
     for directory in environment["PATH"].split(":"):
         try:
-            os.execve(os.path.join(directory, argv[0]), list(argv), environment)
+            _exec_file(os.path.join(directory, argv[0]), argv, environment)
         except (FileNotFoundError, NotADirectoryError) as problem:
             absence = problem
         except OSError as problem:
             refusal = refusal or problem
     raise refusal or absence
+
+
+def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
+    """execve(2); a script that names no interpreter is for the shell, as with execvp(3)."""
+    try:
+        os.execve(path, list(argv), environment)
+    except OSError as problem:
+        if problem.errno != errno.ENOEXEC:
+            raise
+        os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
 
 
 def _callers_environment() -> dict[str, str]:

@@ -1,0 +1,175 @@
+"""The threads that receive trapped calls: one is always ready, and none is lost."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from loopfs.intercept import notify
+from loopfs.intercept.notify import Call, may_wait, serve
+from loopfs.uapi import seccomp
+from loopfs.uapi.syscalls import abis
+from tests.support.parts import wait_until
+
+ABI = abis()[0]
+LISTENER = -1
+
+
+class Kernel:
+    """Stands in for the listener: calls are made by :meth:`trap`, ``answers`` has their errnos."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, int] = {}
+        self.hung_up = False
+        self._calls: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def trap(self, number: int) -> None:
+        self._calls.put(number)
+
+    def answered(self, *numbers: int) -> bool:
+        return self.answers.keys() >= set(numbers)
+
+    def end(self) -> None:
+        self.hung_up = True
+        for _ in threading.enumerate():
+            self._calls.put(0)
+
+    def ioctl(self, fd: int, command: int, argument: bytearray, mutate: bool = False) -> None:
+        assert fd == LISTENER
+        if command == seccomp.SECCOMP_IOCTL_NOTIF_RECV:
+            number = self._calls.get()
+            if not number:
+                raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+            nr = ABI.numbers["mount"]
+            rest = (0,) * 7  # the instruction pointer and the arguments
+            seccomp.NOTIF.pack_into(argument, 0, number, os.getpid(), 0, nr, ABI.arch, *rest)
+        elif command == seccomp.SECCOMP_IOCTL_NOTIF_SEND:
+            number, _, error, _ = seccomp.NOTIF_RESP.unpack(argument)
+            if number in self.answers:
+                raise OSError(errno.EINPROGRESS, os.strerror(errno.EINPROGRESS))
+            self.answers[number] = -error
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernel]:
+    fake = Kernel()
+    before = set(threading.enumerate())
+    monkeypatch.setattr(fcntl, "ioctl", fake.ioctl)
+    monkeypatch.setattr(notify, "_hung_up", lambda _: fake.hung_up)
+    yield fake
+    fake.end()
+    for thread in set(threading.enumerate()) - before:
+        thread.join()
+
+
+def served(handler: notify.Handler) -> None:
+    threading.Thread(target=serve, args=(LISTENER, handler), daemon=True).start()
+
+
+def number_of(call: Call) -> int:
+    return call._id
+
+
+def test_calls_that_wait_do_not_keep_others(kernel: Kernel) -> None:
+    go_on = threading.Event()
+
+    def handler(call: Call) -> None:
+        may_wait()
+        if number_of(call) < 20:
+            go_on.wait()
+        call.finish()
+
+    served(handler)
+    for number in range(1, 21):
+        kernel.trap(number)
+    wait_until(lambda: kernel.answered(20), "the one that does not wait is answered")
+    assert not kernel.answered(1)
+    go_on.set()
+    wait_until(lambda: kernel.answered(*range(1, 21)), "all are answered")
+
+
+def test_few_threads_stay_when_nothing_waits(kernel: Kernel) -> None:
+    go_on = threading.Event()
+
+    def handler(call: Call) -> None:
+        may_wait()
+        go_on.wait()
+        call.finish()
+
+    served(handler)
+    before = threading.active_count()
+    for number in range(1, 9):
+        kernel.trap(number)
+    wait_until(lambda: threading.active_count() == before + 8, "each has a thread")
+    go_on.set()
+    wait_until(lambda: threading.active_count() < before + 2, "they have gone")
+    kernel.trap(9)
+    wait_until(lambda: kernel.answered(*range(1, 10)), "calls are still received")
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [(OSError(errno.ENODEV, "none"), errno.ENODEV), (ValueError("a bug"), errno.EIO)],
+)
+def test_an_exception_is_the_answer(
+    kernel: Kernel, problem: Exception, code: int, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+
+    def handler(call: Call) -> None:
+        if waits:
+            may_wait()
+        raise problem
+
+    served(handler)
+    kernel.trap(1)
+    kernel.trap(2)
+    wait_until(lambda: kernel.answered(1, 2), "both are answered")
+    assert kernel.answers == {1: code, 2: code}
+
+
+@pytest.mark.parametrize("problem", [OSError(errno.ENODEV, "none"), ValueError("a bug")])
+def test_an_exception_after_the_answer_is_told_and_ends_nothing(
+    kernel: Kernel, problem: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _, value, trace: told.append(value))
+
+    def handler(call: Call) -> None:
+        call.finish()
+        raise problem
+
+    served(handler)
+    for number in range(1, 6):
+        kernel.trap(number)
+    wait_until(lambda: len(told) == 5, "each is told")
+    assert kernel.answers == dict.fromkeys(range(1, 6), 0)
+
+
+def test_without_another_thread_a_call_fails_with_eagain(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def handler(call: Call) -> None:
+        may_wait()
+        call.finish()
+
+    def cannot(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    served(handler)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", cannot)
+        kernel.trap(1)
+        kernel.trap(2)
+        wait_until(lambda: kernel.answered(1, 2), "both are answered")
+    kernel.trap(3)
+    wait_until(lambda: kernel.answered(3), "later calls are handled")
+    assert kernel.answers == {1: errno.EAGAIN, 2: errno.EAGAIN, 3: 0}
