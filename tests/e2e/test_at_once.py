@@ -53,7 +53,8 @@ print(fcntl.ioctl(open(\\"N/loop-control\\", \\"r+b\\", 0), 0x4C82))' >number-N;
         all umount N; findmnt -nt fuse.loop -o TARGET; ls $(seq 50) | grep loop || echo empty
         {UNTOUCHED}
     """)
-    assert lines == ["50", "     50 loop-control", "50", "50 loop-control", "/dev/loopfs", "empty", "clean"]
+    nodes = ["     50 loop-control", "50", "50 loop-control"]
+    assert lines == ["50", *nodes, "/dev/loopfs", "empty", "clean"]
 
 
 def test_fifty_images(inside: Lines) -> None:
@@ -62,7 +63,7 @@ def test_fifty_images(inside: Lines) -> None:
         {ALL} {BESIDE}
         mkdir $(seq 50); all cp --sparse=always disk.img N.img
         all mount -o loop N.img N; findmnt -nt fuse.ext4 -o SOURCE | sort -u | wc -l
-        all 'echo "in N" >N/file'; all umount N; findmnt -nt fuse.ext4 || losetup -a
+        all 'echo "in N" >N/file'; all umount N; findmnt -nt fuse.ext4; losetup -a
         all 'debugfs -R "cat file" N.img >said-N 2>/dev/null; e2fsck -fn N.img >checked-N 2>&1'
         cat $(seq -f said-%g 50)
         {UNTOUCHED}
