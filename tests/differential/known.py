@@ -42,8 +42,6 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "other_calls_on_the_control_node/0x541b": _ASKED_OF_NOBODY,
     "other_calls_on_the_control_node/read nothing": _ASKED_OF_NOBODY,
     "extended_attributes/set user of the descriptor": _NO_XATTRS,
-    "extended_attributes/list": _NO_XATTRS,
-    "extended_attributes/list of the descriptor": _NO_XATTRS,
     "extended_attributes/access control list": _NO_XATTRS,
     "extended_attributes/capabilities": _NO_XATTRS,
     "append/write": _AT_THE_END,

@@ -11,6 +11,8 @@ from loopfs.uapi import fuse, loop
 from loopfs.uapi.loop import LO_FLAGS_PARTSCAN, LoopInfo64
 from tests.filesystems.conftest import Mounted, configure, names
 
+RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
+
 # --- unlink and rename (patch 2/8) -----------------------------------------------------------
 
 
@@ -76,10 +78,28 @@ def test_a_rename_replaces_only_what_is_unused(mounted: Mounted, bound: int) -> 
     assert sorted(names(mounted)) == [b"loop-control", b"loop8"]
 
 
+def test_two_devices_exchange_their_names(mounted: Mounted, bound: int) -> None:
+    """Neither goes, though one is in use."""
+    mounted.control(loop.LOOP_CTL_ADD, 9)
+    inodes = [mounted.filesystem.nodes.by_name[name].ino for name in (b"loop8", b"loop9")]
+    mounted.told.clear()
+    assert rename(mounted, b"loop8", b"loop9", RENAME_EXCHANGE) == 0
+    by_name = mounted.filesystem.nodes.by_name
+    assert [by_name[name].ino for name in (b"loop9", b"loop8")] == inodes
+    assert mounted.told == [("remove", "loop8"), ("remove", "loop9")]
+    assert mounted.control(loop.LOOP_CTL_REMOVE, 8) == -errno.EBUSY, "the number is the device's"
+    mounted.told.clear()
+    assert rename(mounted, b"loop8", b"loop9", RENAME_EXCHANGE) == 0
+    assert mounted.told == [("add", "loop9"), ("add", "loop8")]
+    assert mounted.control(loop.LOOP_CTL_REMOVE, 9) == 0
+    assert sorted(names(mounted)) == [b"loop-control", b"loop8"]
+
+
 def test_renames_that_are_refused(mounted: Mounted) -> None:
     mounted.control(loop.LOOP_CTL_ADD, 8)
-    exchange = 2
-    assert rename(mounted, b"loop8", b"disk", exchange) == errno.EINVAL
+    assert rename(mounted, b"loop8", b"disk", RENAME_WHITEOUT) == errno.EINVAL
+    assert rename(mounted, b"loop8", b"loop-control", RENAME_EXCHANGE) == errno.EPERM
+    assert rename(mounted, b"loop-control", b"other", RENAME_WHITEOUT) == errno.EPERM
     assert rename(mounted, b"loop8", b"loop9p1") == errno.EPERM, "a scan may need the name"
     assert rename(mounted, b"loop7", b"disk") == errno.ENOENT
 

@@ -42,6 +42,7 @@ from loopfs.uapi.fuse import (
 )
 
 RENAME_NOREPLACE = 1
+RENAME_EXCHANGE = 2
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
@@ -163,18 +164,21 @@ class LoopFilesystem(Operations):
     def rename(
         self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
     ) -> None:
-        if flags & ~RENAME_NOREPLACE:
-            raise _error(errno.EINVAL)
-
         def rename_device() -> None:
-            self._rename(self._renamable(name), to_name)
+            device = self._renamable(name)
+            victim = self._renamable(to_name) if to_name in self.nodes.by_name else None
+            if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+                raise _error(errno.EINVAL)
+            if flags & RENAME_EXCHANGE and victim is not None:
+                self._exchange(device, victim)
+            else:
+                self._rename(device, to_name, victim)
             request.reply()
 
         self.worker.now_if_idle(blockdev.answering(request, rename_device))
 
-    def _rename(self, device: LoopDevice, name: bytes) -> None:
+    def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
         """Give a device's node another name; a device that has it must be unused, and goes."""
-        victim = self._renamable(name) if name in self.nodes.by_name else None
         if is_name_of_partition(name):
             raise _error(errno.EPERM)  # it would be in a scan's way
         if victim is device:
@@ -183,13 +187,24 @@ class LoopFilesystem(Operations):
             with self._instances.numbers:
                 self.instance.remove_unused(victim)
             self._settle()
-        node = self.nodes.of_device(device)
-        if node.name == device.name.encode():
-            self.on_device("remove", device.name)
+        self._announce("remove", device)
         self.instance.rename(device, os.fsdecode(name))
-        self.nodes.rename(node, name)
-        if node.name == device.name.encode():
-            self.on_device("add", device.name)
+        self.nodes.rename(self.nodes.of_device(device), name)
+        self._announce("add", device)
+
+    def _exchange(self, *devices: LoopDevice) -> None:
+        """Give each of two devices' nodes the other's name."""
+        for device in devices:
+            self._announce("remove", device)
+        self.nodes.exchange(*map(self.nodes.of_device, devices))
+        for device in devices:
+            self.instance.rename(device, os.fsdecode(self.nodes.of_device(device).name))
+            self._announce("add", device)
+
+    def _announce(self, action: str, device: LoopDevice) -> None:
+        """Tell of a node; but of one that is renamed nobody who goes by the name."""
+        if self.nodes.of_device(device).name == device.name.encode():
+            self.on_device(action, device.name)
 
     def _renamable(self, name: bytes) -> LoopDevice:
         """The disk whose node can be removed and renamed: not the control node or a partition."""

@@ -169,6 +169,12 @@ class Nodes:
         node.name = name
         self.by_name[name] = node
 
+    def exchange(self, first: Node, second: Node) -> None:
+        """Give each of two nodes the other's name; both names lead to one of them all the time."""
+        first.name, second.name = second.name, first.name
+        self.by_name[first.name] = first
+        self.by_name[second.name] = second
+
     def _add(self, node: Node) -> None:
         node.special, node.data = next(self._ids), next(self._ids)
         with self._order_lock:

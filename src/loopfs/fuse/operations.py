@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from loopfs.fuse.session import Request
 
 Buffer = bytes | bytearray | memoryview
+NAME_MAX = 255  # bytes; FUSE itself lets longer names pass
 
 
 class Entry(NamedTuple):
@@ -31,7 +32,7 @@ class Statfs(NamedTuple):
     """FUSE_STATFS: block size in bytes, the longest name, blocks in all (none is free)."""
 
     bsize: int = 4096
-    namelen: int = 255
+    namelen: int = NAME_MAX
     blocks: int = 0
 
 

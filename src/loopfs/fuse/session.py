@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from loopfs.fuse.operations import Buffer, Operations, SetAttr
+from loopfs.fuse.operations import NAME_MAX, Buffer, Operations, SetAttr
 from loopfs.uapi import fuse as uapi
 
 MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
@@ -245,7 +245,10 @@ class Session:
         return uapi.INIT_OUT.pack(*version, readahead, flags & self._wanted, *background, *limits)
 
     def _lookup(self, request: Request, body: bytes) -> Answer:
-        entry = self.filesystem.lookup(request, request.nodeid, _name(body))
+        name = _name(body)
+        if len(name) > NAME_MAX:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        entry = self.filesystem.lookup(request, request.nodeid, name)
         return None if entry is None else pack_entry(*entry)
 
     def _getattr(self, request: Request, body: bytes) -> bytes:
@@ -257,6 +260,17 @@ class Session:
 
     def _readlink(self, request: Request, body: bytes) -> bytes:
         return self.filesystem.readlink(request.nodeid)
+
+    def _mknod(self, request: Request, body: bytes) -> None:
+        """Refused, as the VFS refuses it where there is no such operation."""
+        mode, *_ = uapi.MKNOD_IN.unpack_from(body)
+        code = errno.EACCES if stat.S_ISREG(mode) else errno.EPERM
+        raise OSError(code, os.strerror(code))
+
+    def _listxattr(self, request: Request, body: bytes) -> bytes:
+        """There are none, which is no error."""
+        (room,) = uapi.GETXATTR_IN.unpack_from(body)
+        return b"" if room else uapi.GETXATTR_OUT.pack(0)
 
     def _unlink(self, request: Request, body: bytes) -> None:
         self.filesystem.unlink(request, request.nodeid, _name(body))
@@ -342,6 +356,8 @@ _HANDLERS: dict[int, Handler] = {
     uapi.FUSE_GETATTR: Session._getattr,
     uapi.FUSE_SETATTR: Session._setattr,
     uapi.FUSE_READLINK: Session._readlink,
+    uapi.FUSE_MKNOD: Session._mknod,
+    uapi.FUSE_LISTXATTR: Session._listxattr,
     uapi.FUSE_UNLINK: Session._unlink,
     uapi.FUSE_RENAME: Session._rename,
     uapi.FUSE_RENAME2: Session._rename2,
@@ -364,7 +380,6 @@ _REFUSED = {
     uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # or the kernel would copy by itself
     uapi.FUSE_COPY_FILE_RANGE_64: errno.EINVAL,
     uapi.FUSE_CREATE: errno.EACCES,
-    uapi.FUSE_MKNOD: errno.EPERM,
     uapi.FUSE_MKDIR: errno.EPERM,
     uapi.FUSE_RMDIR: errno.EPERM,
     uapi.FUSE_SYMLINK: errno.EPERM,
