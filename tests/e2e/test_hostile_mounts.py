@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.conftest import Lines, Start
+from tests.support.supervisor import next_line, resources
 
 pytestmark = pytest.mark.e2e
 
@@ -105,22 +104,6 @@ def test_nothing_is_kept_for_who_is_gone(started: Start, image: Path) -> None:
     """
     process = started(script)
     before = resources(process.pid)
-    talk(process)
+    next_line(process)
     after = resources(process.pid)
     assert after == before
-
-
-def talk(process: subprocess.Popen[str]) -> None:
-    """Have the script go on, to its next line."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    process.stdout.readline()
-
-
-def resources(pid: int) -> tuple[list[str], int]:
-    """What the supervisor's descriptors are, and how many threads it has."""
-    directory = f"/proc/{pid}/fd"
-    kinds = [os.readlink(f"{directory}/{fd}").split(":")[0] for fd in os.listdir(directory)]
-    return sorted(kinds), len(os.listdir(f"/proc/{pid}/task"))

@@ -1,0 +1,26 @@
+"""What a supervisor holds, between two steps of a script in its sandbox."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from contextlib import suppress
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Have a script that waits for a line go on; the line that it says next."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def resources(pid: int) -> tuple[list[str], int]:
+    """What a process's descriptors are, and how many threads it has."""
+    directory = f"/proc/{pid}/fd"
+    kinds = []
+    for fd in os.listdir(directory):
+        with suppress(FileNotFoundError):  # closed meanwhile
+            kinds.append(os.readlink(f"{directory}/{fd}").split(":")[0])
+    return sorted(kinds), len(os.listdir(f"/proc/{pid}/task"))
