@@ -60,3 +60,10 @@ def test_memory_under_userfaultfd(program: Program) -> None:
 def test_descriptors_of_other_things_as_backing_file(program: Program) -> None:
     """The device was bound before any was looked at, which is what the kernel finds first."""
     assert program("memory", "files") == {"answers": ["EBUSY"]}
+
+
+def test_bad_pointers_in_every_trapped_call(program: Program) -> None:
+    """As of a tmpfs, outside: each pointer null, unmapped, the kernel's, without an end..."""
+    natively = program("pointers", "tmpfs", natively=True)
+    assert len(natively) > 300
+    assert program("pointers", "loop") == natively

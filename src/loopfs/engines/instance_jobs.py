@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from loopfs import syscalls
 from loopfs.channel import Channel
@@ -24,9 +26,12 @@ def _instance(
     sb_flags: int,
     target: str | None,
     flags: int,
+    refused: int,
     with_links: bool,
 ) -> None:
     """Make a superblock that the caller's user namespace owns.
+
+    ``refused`` is the errno for its options, or 0.
 
     Answers with its device number, its /dev/fuse and the context that has made it. With a
     target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
@@ -40,6 +45,10 @@ def _instance(
     enter(pidfd, root, cwd)
     proc = paths.CallerProc(process, thread)
     place = None if target is None else paths.resolve(target, proc)
+    if place is not None and not refused and not stat.S_ISDIR(os.fstat(place).st_mode):
+        refused = errno.ENOTDIR  # what mount(2) says; move_mount(2) has EINVAL
+    if refused:
+        raise OSError(refused, os.strerror(refused))
     context = fuse_context(fuse, source, LOOP, sb_flags)
     tree = syscalls.fsmount(context, 0)
     os.close(context)

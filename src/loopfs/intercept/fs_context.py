@@ -40,6 +40,7 @@ from loopfs.intercept.mount import (
     may_mount,
     remount_context,
     set_limit,
+    text,
 )
 from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
@@ -202,7 +203,7 @@ class ContextHandlers:
         may_wait()
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF
-        fstype = _text(process, call.args[0], PAGE)
+        fstype = text(process, call.args[0], PAGE)
         call.note(fsname=fstype)
         ours = fstype == LOOP or fstype in block_types()
         if not ours or flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
@@ -279,12 +280,11 @@ class ContextHandlers:
             elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
                 self._create(call, opened)
             else:
-                name = _text(call.process, key, NAME_LIMIT)
-                is_string = command == uapi.FSCONFIG_SET_STRING
-                text = _text(call.process, value, NAME_LIMIT) if is_string else None
-                call.note(key=name, value=text)
+                name = text(call.process, key, NAME_LIMIT)
+                string = value_of(call.process, command, value, aux)
+                call.note(key=name, value=string)
                 if call.alive():
-                    opened.context.set(name, text)
+                    opened.context.set(name, string)
         except DriverError as problem:
             if problem.strerror != os.strerror(problem.code):
                 opened.say(str(problem.strerror))
@@ -313,7 +313,7 @@ class ContextHandlers:
 
     def _create_instance(self, call: Call, context: FsContext) -> int:
         owner = Owner.of(call.process)
-        channel, message = begin_instance(self._mounts, call.process, context, None, 0)
+        channel, message = begin_instance(self._mounts, call.process, context)
         channel.close()
         made = adopt_instance(self._mounts, owner, context, message)
         assert isinstance(context.parameters, LoopParameters)
@@ -397,11 +397,20 @@ def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def _text(process: Process, address: int, limit: int) -> str:
-    """A string argument as strndup_user reads it."""
-    try:
-        return os.fsdecode(process.read_string(address, limit))
-    except OSError as problem:
-        if problem.errno != errno.ENAMETOOLONG:
-            raise
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+def value_of(process: Process, command: int, value: int, aux: int) -> str | None:
+    """The string of a parameter, None if it has none; a value of another kind is only read, as
+    no filesystem of ours wants one.
+
+    Raises:
+        OSError: EFAULT, EINVAL, ENAMETOOLONG, ENOENT, EBADF.
+    """
+    if command == uapi.FSCONFIG_SET_STRING:
+        return text(process, value, NAME_LIMIT)
+    if command == uapi.FSCONFIG_SET_BINARY:
+        process.read(value, aux)
+    elif command in (uapi.FSCONFIG_SET_PATH, uapi.FSCONFIG_SET_PATH_EMPTY):
+        if not process.read_string(value, PAGE) and command == uapi.FSCONFIG_SET_PATH:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    elif command == uapi.FSCONFIG_SET_FD and not os.path.lexists(process.path(f"fd/{aux}")):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return None

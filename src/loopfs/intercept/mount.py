@@ -66,13 +66,14 @@ class MountHandler:
 
     def _mount(self, call: Call, flags: int) -> None:
         process = call.process
-        fstype = _string(process, call.args[2])
+        fstype = _name(process, call.args[2])
         call.note(fstype=fstype)
         if fstype is None or not self._may_be_ours(fstype):
             call.proceed()
             return
-        source, target = (_string(process, address) for address in call.args[:2])
-        data = _string(process, call.args[4]) or ""
+        source = _name(process, call.args[0])
+        data = _options(process, call.args[4])
+        target = _path(process, call.args[1])
         call.note(source=source, target=target, data=data)
         if target is None or not may_mount(process):
             call.proceed()
@@ -99,9 +100,10 @@ class MountHandler:
         context = FsContext(LOOP, LoopParameters)
         if source is not None:
             context.set("source", source)
-        context.set_all(data)
+        refused = _refused(context, data)  # after a target that is not there
         owner = Owner.of(call.process)
-        channel, message = begin_instance(self._mounts, call.process, context, target, flags)
+        where = (target, flags, refused)
+        channel, message = begin_instance(self._mounts, call.process, context, where)
         try:
             adopt_instance(self._mounts, owner, context, message)
             if call.alive():
@@ -134,7 +136,7 @@ class MountHandler:
 
     def _remount(self, call: Call, flags: int) -> None:
         process, mounts = call.process, self._mounts
-        target = _string(process, call.args[1])
+        target = _path(process, call.args[1])
         call.note(target=target)
         if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
             call.proceed()
@@ -143,13 +145,11 @@ class MountHandler:
             call.proceed()
             return
         context = remount_context(LOOP)
-        data = _string(process, call.args[4]) or ""
+        for unused in (call.args[2], call.args[0]):
+            _name(process, unused)  # the kernel reads them all the same
+        data = _options(process, call.args[4])
         call.note(data=data)
-        refused = 0
-        try:
-            context.set_all(data)
-        except OSError as problem:  # it matters only if the target is an instance
-            refused = problem.errno or errno.EINVAL
+        refused = _refused(context, data)  # it matters only if the target is an instance
         if not call.alive():
             return
         with caller_descriptors(process) as fds:
@@ -176,10 +176,15 @@ def _answer(call: Call, code: int) -> None:
 
 
 def begin_instance(
-    mounts: Mounts, process: Process, context: FsContext, target: str | None, flags: int
+    mounts: Mounts,
+    process: Process,
+    context: FsContext,
+    where: tuple[str | None, int, int] = (None, 0, 0),
 ) -> tuple[Channel, Message]:
     """Have an instance made in the caller's namespaces.
 
+    Args:
+        where: the target, if it is to be mounted, MS_* flags, and the errno for the options or 0.
     Returns:
         the job's channel, and the answer for :func:`adopt_instance`.
     Raises:
@@ -188,7 +193,7 @@ def begin_instance(
     source = "none" if context.source is None else context.source
     assert isinstance(context.parameters, LoopParameters)
     with caller_descriptors(process) as fds:
-        job = (source, context.sb_flags, target, flags, context.parameters.links)
+        job = (source, context.sb_flags, *where, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
     message = channel.receive()
     code, _ = result(message)
@@ -300,8 +305,51 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
     return message, device
 
 
-def _string(process: Process, address: int) -> str | None:
+def _path(process: Process, address: int) -> str | None:
     return os.fsdecode(process.read_string(address, PAGE)) if address else None
+
+
+def _name(process: Process, address: int) -> str | None:
+    return text(process, address, PAGE) if address else None
+
+
+def text(process: Process, address: int, limit: int) -> str:
+    """A string argument as strndup_user reads it.
+
+    Args:
+        limit: bytes with the NUL.
+    Raises:
+        OSError: EFAULT; EINVAL when it is longer.
+    """
+    try:
+        return os.fsdecode(process.read_string(address, limit))
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+def _options(process: Process, address: int) -> str:
+    """The data argument as copy_mount_options reads it: what can be read, up to a page."""
+    if not address:
+        return ""
+    data = process.read_some(address, min(PAGE - address % PAGE, PAGE - 1))
+    if b"\0" not in data and len(data) < PAGE - 1:
+        try:
+            data += process.read_some(address + len(data), PAGE - 1 - len(data))
+        except OSError as problem:
+            if problem.errno != errno.EFAULT:
+                raise
+    return os.fsdecode(data.partition(b"\0")[0])
+
+
+def _refused(context: FsContext, data: str) -> int:
+    """Give a context the data of mount(2); 0, or the errno that they are refused with."""
+    try:
+        context.set_all(data)
+    except OSError as problem:
+        return problem.errno or errno.EINVAL
+    return 0
 
 
 @cache
