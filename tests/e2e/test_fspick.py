@@ -60,6 +60,37 @@ add()
     ]
 
 
+def test_a_limit_below_the_present_count(calls: Lines) -> None:
+    """None goes, none can be added, and those that are there work and can be removed."""
+    lines = calls(
+        """
+import fcntl
+def control(request, number=-1):
+    with open("one/loop-control", "r+b", buffering=0) as node:
+        try:
+            return fcntl.ioctl(node, request, number)
+        except OSError as problem:
+            return problem.strerror
+numbers = [control(0x4C80) for _ in range(3)]
+context = call("fspick", HERE, "one", 1)
+config(context, STRING, "max", "1")
+config(context, RECONFIGURE)
+print(len(os.listdir("one")), control(0x4C80))
+image, device = os.open("disk.img", os.O_RDWR), os.open(f"one/loop{numbers[0]}", os.O_RDWR)
+fcntl.ioctl(device, 0x4C00, image)
+print(control(0x4C82) == numbers[1])
+for number in numbers[1:]:
+    print(control(0x4C81, number), control(0x4C80))
+os.close(device)
+os.system("losetup -d $PWD/one/loop%d" % numbers[0])
+print(control(0x4C81, numbers[0]), control(0x4C80) in numbers)
+""",
+        before="mount -t loop none one",
+    )
+    full = "No space left on device"
+    assert lines == ["0", "0", f"4 {full}", "True", *[f"0 {full}"] * 2, "0 True"]
+
+
 def test_what_cannot_be_picked(calls: Lines) -> None:
     lines = calls(
         """

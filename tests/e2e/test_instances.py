@@ -70,6 +70,23 @@ def test_an_instance_is_a_filesystem(inside: Lines) -> None:
     ]
 
 
+def test_what_findmnt_shows(inside: Lines) -> None:
+    """Not ``max``, wherever one looks from and after a remount; the source as it was given."""
+    lines = inside("""
+        show() { findmnt -no SOURCE,FSTYPE,OPTIONS "$@" | tr -s ' '; }
+        mount -t loop -o max=2,ro,nosuid 'a name, and more' one; show one
+        unshare --user --map-root-user --mount findmnt -no SOURCE,FSTYPE,OPTIONS one | tr -s ' '
+        mount -i -o remount,rw,max=1 one; show one; mount | grep "$PWD/one" | sed 's/.*type//'
+        unshare --user --map-root-user --mount sh -euc 'mount -t loop -o max=0 mine two
+            findmnt -no SOURCE,FSTYPE,OPTIONS two' | tr -s ' '
+    """)
+    of_fuse = "relatime,user_id=0,group_id=0,default_permissions,allow_other"
+    read_only = f"a name, and more fuse.loop ro,nosuid,{of_fuse}"
+    writable = read_only.replace(" ro,", " rw,")
+    shown = f" fuse.loop (rw,nosuid,{of_fuse})"
+    assert lines == [read_only, read_only, writable, shown, f"mine fuse.loop rw,{of_fuse}"]
+
+
 def test_statfs_by_all_its_ways(inside: Lines) -> None:
     """By path, below it, by descriptor; and other filesystems as they are."""
     lines = inside("""
