@@ -18,6 +18,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from loopfs import syscalls
 from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
@@ -28,6 +29,7 @@ from loopfs.engines.policy import Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.worker import spawn
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,
@@ -93,7 +95,8 @@ class OpenContext:
     def __init__(self, context: FsContext, log: int, picked: Picked | None) -> None:
         self.context = context
         self.picked = picked
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # for who acts on it, after all has been read of the caller
+        self.closed = False
         self._log = log
 
     def say(self, sentence: str) -> None:
@@ -104,10 +107,22 @@ class OpenContext:
             return  # full: nobody reads them
 
     def close(self) -> None:
-        with self.lock:
-            os.close(self._log)
-            if self.picked is not None:
-                os.close(self.picked.context)
+        """Nobody has it open any more: once nobody acts on it."""
+        if self.lock.acquire(blocking=False):
+            self._close()
+        else:
+            spawn(self._close_later)
+
+    def _close_later(self) -> None:
+        self.lock.acquire()
+        self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        os.close(self._log)
+        if self.picked is not None:
+            os.close(self.picked.context)
+        self.lock.release()
 
 
 class OpenContexts:
@@ -189,8 +204,7 @@ class ContextHandlers:
                 call.proceed()
                 return
             may_wait()
-            with opened.lock:
-                handler(call, opened)
+            handler(call, opened)
 
         return checked
 
@@ -274,21 +288,25 @@ class ContextHandlers:
         command, key, value = call.args[1] & 0xFFFFFFFF, *call.args[2:4]
         aux = ctypes.c_int(call.args[4] & 0xFFFFFFFF).value
         check_arguments(command, bool(key), bool(value), aux)
-        try:
-            if command == uapi.FSCONFIG_CMD_RECONFIGURE:
-                self._reconfigure(call, opened)
-            elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
-                self._create(call, opened)
-            else:
-                name = text(call.process, key, NAME_LIMIT)
-                string = _value(call.process, command, value, aux)
-                call.note(key=name, value=string)
-                if call.alive():
-                    opened.context.set(name, string)
-        except DriverError as problem:
-            if problem.strerror != os.strerror(problem.code):
-                opened.say(str(problem.strerror))
-            raise
+        act: Callable[[], None]
+        if command == uapi.FSCONFIG_CMD_RECONFIGURE:
+            act = partial(self._reconfigure, call, opened)
+        elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
+            act = partial(self._create, call, opened)
+        else:
+            name = text(call.process, key, NAME_LIMIT)
+            string = _value(call.process, command, value, aux)
+            call.note(key=name, value=string)
+            act = partial(opened.context.set, name, string)
+        with opened.lock:
+            if opened.closed or not call.alive():  # by another thread of the caller's
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            try:
+                act()
+            except DriverError as problem:
+                if problem.strerror != os.strerror(problem.code):
+                    opened.say(str(problem.strerror))
+                raise
         call.finish()
 
     def _create(self, call: Call, opened: OpenContext) -> None:
