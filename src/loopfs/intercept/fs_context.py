@@ -90,10 +90,12 @@ class OpenContext:
         context: what was configured.
         log: the pipe's writing end.
         picked: what was chosen, if it is to be reconfigured.
+        userns: the user namespace of who opened it (its inode number).
     """
 
-    def __init__(self, context: FsContext, log: int, picked: Picked | None) -> None:
+    def __init__(self, context: FsContext, log: int, picked: Picked | None, userns: int) -> None:
         self.context = context
+        self.userns = userns
         self.picked = picked
         self.lock = threading.Lock()  # for who acts on it, after all has been read of the caller
         self.closed = False
@@ -135,10 +137,11 @@ class OpenContexts:
 
     def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
         """Answer ``call`` with a descriptor of ``context``."""
+        userns = call.process.namespace("user")
         theirs, ours = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
         inode = os.fstat(theirs).st_ino
         with self._lock:
-            self._contexts[ours] = inode, OpenContext(context, ours, picked)
+            self._contexts[ours] = inode, OpenContext(context, ours, picked, userns)
             if self._poller is None:
                 self._poller = select.epoll()
                 threading.Thread(target=self._watch, name="contexts", daemon=True).start()
@@ -313,7 +316,7 @@ class ContextHandlers:
         context = opened.context
         context.check_phase(Phase.CREATE_PARAMS)
         call.note(fstype=context.fstype, source=context.source)
-        if not may_mount(call.process):
+        if call.process.namespace("user") != opened.userns or not may_mount(call.process):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         fd = call.args[0] & 0xFFFFFFFF
         close_on_exec = syscalls.descriptor_info(call.process.tid, fd).flags & os.O_CLOEXEC
@@ -365,6 +368,8 @@ class ContextHandlers:
         context.check_phase(Phase.RECONF_PARAMS)
         assert picked is not None
         try:
+            if not call.process.has_capability():
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
             self._reconfigure_kernels(call.process, context, picked.context)
         except OSError:
             context.fail()
