@@ -16,7 +16,12 @@ from typing import Any
 
 import pytest
 
+from loopfs.driver.minors import FIRST_EXTENDED
+from loopfs.driver.partition import Found
+from loopfs.filesystems.sysfs import SysfsDirectory
+from loopfs.fuse.session import Request
 from loopfs.uapi import fuse, loop
+from loopfs.uapi.fuse import FUSE_ROOT_ID
 from tests.driver.fakes import bind
 from tests.filesystems.conftest import FIRST, Mounted
 from tests.fuse.wire import entries, served
@@ -125,3 +130,40 @@ def test_a_request_costs_the_same_with_thousands(request_: Callable[[Mounted], N
     few, many = work(FEW, request_), work(MANY, request_)
     assert few > 50, "nothing was counted"
     assert many <= few * 1.1 + 20  # binary search takes a step or two more
+
+
+SYSFS_NAMES = [
+    ("block", b"loop%d" % (FIRST + 5)),
+    ("class/block", b"loop%dp1" % (FIRST + 5)),
+    ("dev/block", b"7:%d" % (FIRST + 5)),
+    ("dev/block", b"259:%d" % FIRST_EXTENDED),
+    ("devices/virtual/block", b"loop%d" % (FIRST + 5)),
+]
+
+
+def lookup_in_sysfs(devices: int, place: str, name: bytes) -> int:
+    """Instructions that a lookup in a directory of /sys takes where there are so many devices."""
+    counter = Counter()
+    with served_with(devices, counter) as mounted:
+        instances = mounted.filesystem._instances
+        instances.devices[FIRST + 5].partitions.add(Found(1, 0, 4096))
+        directory = SysfsDirectory(place, instances)
+        request = Request(-1, 2, FUSE_ROOT_ID, os.getpid())
+        directory.lookup(request, FUSE_ROOT_ID, name)
+        counter.on = True
+        sys.settrace(counter)
+        try:
+            entry = directory.lookup(request, FUSE_ROOT_ID, name)
+        finally:
+            sys.settrace(None)
+            counter.on = False
+        assert entry is not None
+        return counter.executed
+
+
+@pytest.mark.skipif(sys.gettrace() is not None, reason="somebody else traces")
+@pytest.mark.parametrize(("place", "name"), SYSFS_NAMES)
+def test_a_lookup_in_sysfs_costs_the_same_with_thousands(place: str, name: bytes) -> None:
+    few, many = lookup_in_sysfs(FEW, place, name), lookup_in_sysfs(MANY, place, name)
+    assert few > 50, "nothing was counted"
+    assert many <= few * 1.1 + 20
