@@ -37,6 +37,14 @@ class Counter:
         self.executed = 0
         self.on = False
 
+    def count(self, work: Callable[[], object]) -> int:
+        """How many are executed while ``work`` is done."""
+        self.executed = 0
+        self.on = True
+        work()
+        self.on = False
+        return self.executed
+
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not self.on:
             return None
@@ -118,10 +126,8 @@ def work(devices: int, request: Callable[[Mounted], None]) -> int:
     counter = Counter()
     with served_with(devices, counter) as mounted:
         request(mounted)  # what is only done the first time
-        counter.on = True
-        request(mounted)
-        counter.on = False
-        return counter.executed
+        # The least of some: a request can meet the thread that has just answered another.
+        return min(counter.count(lambda: request(mounted)) for _ in range(3))
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody else traces")
@@ -150,15 +156,11 @@ def lookup_in_sysfs(devices: int, place: str, name: bytes) -> int:
         directory = SysfsDirectory(place, instances)
         request = Request(-1, 2, FUSE_ROOT_ID, os.getpid())
         directory.lookup(request, FUSE_ROOT_ID, name)
-        counter.on = True
         sys.settrace(counter)
         try:
-            entry = directory.lookup(request, FUSE_ROOT_ID, name)
+            return counter.count(lambda: directory.lookup(request, FUSE_ROOT_ID, name))
         finally:
             sys.settrace(None)
-            counter.on = False
-        assert entry is not None
-        return counter.executed
 
 
 @pytest.mark.skipif(sys.gettrace() is not None, reason="somebody else traces")
