@@ -230,6 +230,12 @@ def test_rename_of_either_kind(kernel: Kernel, filesystem: Recorder) -> None:
     assert filesystem.asked == [(1, b"from", 9, b"to", 0), (1, b"from", 9, b"to", 1)]
 
 
+def test_nothing_is_made_by_mknod(kernel: Kernel) -> None:
+    for kind, code in ((stat.S_IFREG, errno.EACCES), (stat.S_IFBLK, errno.EPERM)):
+        body = fuse.MKNOD_IN.pack(kind | 0o600, 0, 0) + b"name\0"
+        assert kernel.ask(fuse.FUSE_MKNOD, body).code == code
+
+
 def test_statfs(kernel: Kernel) -> None:
     reply = kernel.ask(fuse.FUSE_STATFS)
     assert len(reply.data) == 80

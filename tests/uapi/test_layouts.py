@@ -48,6 +48,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "fuse_lseek_out": (fuse.LSEEK_OUT,),
     "fuse_statfs_out": (fuse.STATFS_OUT,),
     "fuse_dirent": (fuse.DIRENT,),
+    "fuse_mknod_in": (fuse.MKNOD_IN,),
     "fuse_rename_in": (fuse.RENAME_IN,),
     "fuse_rename2_in": (fuse.RENAME2_IN,),
     "fuse_notify_inval_inode_out": (fuse.NOTIFY_INVAL_INODE_OUT,),

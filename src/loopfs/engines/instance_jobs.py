@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 
 from loopfs import syscalls
 from loopfs.channel import Channel
@@ -24,13 +26,14 @@ def _instance(
     sb_flags: int,
     target: str | None,
     flags: int,
+    refused: int,
     with_links: bool,
 ) -> None:
     """Make a superblock that the caller's user namespace owns.
 
     Answers with its device number, its /dev/fuse and the context that has made it. With a
     target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
-    what :func:`_link` wants.
+    what :func:`_link` wants. ``refused`` is the errno if there is such a target, or 0.
     """
     pidfd, root, cwd, process, thread = fds
     enter_user(pidfd)
@@ -40,6 +43,8 @@ def _instance(
     enter(pidfd, root, cwd)
     proc = paths.CallerProc(process, thread)
     place = None if target is None else paths.resolve(target, proc)
+    if refused:
+        raise OSError(refused, os.strerror(refused))
     context = fuse_context(fuse, source, LOOP, sb_flags)
     tree = syscalls.fsmount(context, 0)
     os.close(context)
@@ -47,6 +52,8 @@ def _instance(
     if place is None:
         answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
         return
+    if not stat.S_ISDIR(os.fstat(place).st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     apply_flags(tree, flags)
     if with_links:
         assert target is not None

@@ -41,7 +41,8 @@ from loopfs.uapi.fuse import (
     Attr,
 )
 
-RENAME_NOREPLACE = 1
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+NAME_MAX = 255  # bytes
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
@@ -113,6 +114,8 @@ class LoopFilesystem(Operations):
     # --- names and attributes --------------------------------------------------
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
+        if len(name) > NAME_MAX:
+            raise _error(errno.ENAMETOOLONG)
         node = self.nodes.by_name.get(name)
         if node is None or parent != self.nodes.root.special:
             raise _error(errno.ENOENT)
@@ -163,18 +166,21 @@ class LoopFilesystem(Operations):
     def rename(
         self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
     ) -> None:
-        if flags & ~RENAME_NOREPLACE:
-            raise _error(errno.EINVAL)
-
         def rename_device() -> None:
-            self._rename(self._renamable(name), to_name)
+            device = self._renamable(name)
+            other = self._renamable(to_name) if to_name in self.nodes.by_name else None
+            if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+                raise _error(errno.EINVAL)
+            if flags & RENAME_EXCHANGE:
+                self._exchange(device, self._renamable(to_name))
+            else:
+                self._rename(device, to_name, other)
             request.reply()
 
         self.worker.now_if_idle(blockdev.answering(request, rename_device))
 
-    def _rename(self, device: LoopDevice, name: bytes) -> None:
+    def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
         """Give a device's node another name; a device that has it must be unused, and goes."""
-        victim = self._renamable(name) if name in self.nodes.by_name else None
         if is_name_of_partition(name):
             raise _error(errno.EPERM)  # it would be in a scan's way
         if victim is device:
@@ -183,13 +189,24 @@ class LoopFilesystem(Operations):
             with self._instances.numbers:
                 self.instance.remove_unused(victim)
             self._settle()
-        node = self.nodes.of_device(device)
-        if node.name == device.name.encode():
-            self.on_device("remove", device.name)
-        self.instance.rename(device, os.fsdecode(name))
-        self.nodes.rename(node, name)
-        if node.name == device.name.encode():
-            self.on_device("add", device.name)
+        self._name({device: name})
+
+    def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
+        """Give each of two devices the other's name; none goes, so both may be in use."""
+        names = [self.nodes.of_device(each).name for each in (other, device)]
+        self._name(dict(zip((device, other), names, strict=True)))
+
+    def _name(self, names: dict[LoopDevice, bytes]) -> None:
+        """Rename nodes, to names that no others have."""
+        for device in names:
+            if self.nodes.of_device(device).name == device.name.encode():
+                self.on_device("remove", device.name)
+        for device, name in names.items():
+            self.instance.rename(device, os.fsdecode(name))
+        self.nodes.rename({self.nodes.of_device(device): name for device, name in names.items()})
+        for device, name in names.items():
+            if name == device.name.encode():
+                self.on_device("add", device.name)
 
     def _renamable(self, name: bytes) -> LoopDevice:
         """The disk whose node can be removed and renamed: not the control node or a partition."""

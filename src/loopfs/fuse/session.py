@@ -261,6 +261,11 @@ class Session:
     def _unlink(self, request: Request, body: bytes) -> None:
         self.filesystem.unlink(request, request.nodeid, _name(body))
 
+    def _mknod(self, request: Request, body: bytes) -> None:
+        mode, *_ = uapi.MKNOD_IN.unpack_from(body)
+        # A regular file is made by another operation (vfs_create).
+        request.fail(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
+
     def _rename(self, request: Request, body: bytes) -> None:
         self._do_rename(request, body, uapi.RENAME_IN, 0)
 
@@ -343,6 +348,7 @@ _HANDLERS: dict[int, Handler] = {
     uapi.FUSE_SETATTR: Session._setattr,
     uapi.FUSE_READLINK: Session._readlink,
     uapi.FUSE_UNLINK: Session._unlink,
+    uapi.FUSE_MKNOD: Session._mknod,
     uapi.FUSE_RENAME: Session._rename,
     uapi.FUSE_RENAME2: Session._rename2,
     uapi.FUSE_OPEN: Session._open,
@@ -364,7 +370,6 @@ _REFUSED = {
     uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # or the kernel would copy by itself
     uapi.FUSE_COPY_FILE_RANGE_64: errno.EINVAL,
     uapi.FUSE_CREATE: errno.EACCES,
-    uapi.FUSE_MKNOD: errno.EPERM,
     uapi.FUSE_MKDIR: errno.EPERM,
     uapi.FUSE_RMDIR: errno.EPERM,
     uapi.FUSE_SYMLINK: errno.EPERM,

@@ -40,6 +40,7 @@ from loopfs.intercept.mount import (
     may_mount,
     remount_context,
     set_limit,
+    text,
 )
 from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
@@ -202,10 +203,12 @@ class ContextHandlers:
         may_wait()
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF
-        fstype = _text(process, call.args[0], PAGE)
+        if flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
+            call.proceed()
+            return
+        fstype = text(process, call.args[0])
         call.note(fsname=fstype)
-        ours = fstype == LOOP or fstype in block_types()
-        if not ours or flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
+        if not (fstype == LOOP or fstype in block_types()):
             call.proceed()
             return
         if not call.alive():
@@ -219,19 +222,17 @@ class ContextHandlers:
 
     def _fspick(self, call: Call) -> None:
         process, mounts = call.process, self._mounts
+        flags = call.args[2] & 0xFFFFFFFF
+        if flags & ~uapi.FSPICK_FLAGS or not may_mount(process):
+            call.proceed()
+            return
         path = os.fsdecode(process.read_string(call.args[1], PAGE))
         call.note(path=path)
-        flags = call.args[2] & 0xFFFFFFFF
-        known = uapi.FSPICK_CLOEXEC | uapi.FSPICK_SYMLINK_NOFOLLOW
-        known |= uapi.FSPICK_NO_AUTOMOUNT | uapi.FSPICK_EMPTY_PATH
         dirfd = ctypes.c_int(call.args[0] & 0xFFFFFFFF).value
         devices = mounts.device_numbers()
         start = None if dirfd == uapi.AT_FDCWD or path.startswith("/") else dirfd
-        if (
-            flags & ~known
-            or (not path and not flags & uapi.FSPICK_EMPTY_PATH)
-            or self._certainly_elsewhere(process, start, path, devices)
-            or not may_mount(process)
+        if (not path and not flags & uapi.FSPICK_EMPTY_PATH) or self._certainly_elsewhere(
+            process, start, path, devices
         ):
             call.proceed()
             return
@@ -279,12 +280,11 @@ class ContextHandlers:
             elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
                 self._create(call, opened)
             else:
-                name = _text(call.process, key, NAME_LIMIT)
-                is_string = command == uapi.FSCONFIG_SET_STRING
-                text = _text(call.process, value, NAME_LIMIT) if is_string else None
-                call.note(key=name, value=text)
+                name = text(call.process, key, NAME_LIMIT)
+                string = _value(call.process, command, value, aux)
+                call.note(key=name, value=string)
                 if call.alive():
-                    opened.context.set(name, text)
+                    opened.context.set(name, string)
         except DriverError as problem:
             if problem.strerror != os.strerror(problem.code):
                 opened.say(str(problem.strerror))
@@ -313,7 +313,7 @@ class ContextHandlers:
 
     def _create_instance(self, call: Call, context: FsContext) -> int:
         owner = Owner.of(call.process)
-        channel, message = begin_instance(self._mounts, call.process, context, None, 0)
+        channel, message = begin_instance(self._mounts, call.process, context)
         channel.close()
         made = adopt_instance(self._mounts, owner, context, message)
         assert isinstance(context.parameters, LoopParameters)
@@ -397,11 +397,20 @@ def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def _text(process: Process, address: int, limit: int) -> str:
-    """A string argument as strndup_user reads it."""
-    try:
-        return os.fsdecode(process.read_string(address, limit))
-    except OSError as problem:
-        if problem.errno != errno.ENAMETOOLONG:
-            raise
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+def _value(process: Process, command: int, address: int, aux: int) -> str | None:
+    """The value of a parameter if it is a string; others must be there, and are no use to us.
+
+    Raises:
+        OSError: as fsconfig(2): EFAULT, EINVAL, ENOENT, ENAMETOOLONG, EBADF.
+    """
+    if command == uapi.FSCONFIG_SET_STRING:
+        return text(process, address, NAME_LIMIT)
+    if command == uapi.FSCONFIG_SET_BINARY:
+        process.read(address, aux)
+    elif command in (uapi.FSCONFIG_SET_PATH, uapi.FSCONFIG_SET_PATH_EMPTY):
+        path = process.read_string(address, PAGE)
+        if not path and command == uapi.FSCONFIG_SET_PATH:
+            raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
+    elif command == uapi.FSCONFIG_SET_FD and not os.path.lexists(process.path(f"fd/{aux}")):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    return None

@@ -30,6 +30,7 @@ from loopfs.process import Process
 from loopfs.uapi.mount import (
     MS_BIND,
     MS_NOT_NEW,
+    MS_NOUSER_AND_ABOVE,
     MS_REMOUNT,
     NS_GET_USERNS,
     mount_flags,
@@ -50,7 +51,9 @@ class MountHandler:
 
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
-        if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
+        if flags & MS_NOUSER_AND_ABOVE:
+            call.proceed()  # EINVAL
+        elif flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
             may_wait()
             self._remount(call, flags)
         elif flags & MS_NOT_NEW:
@@ -66,13 +69,14 @@ class MountHandler:
 
     def _mount(self, call: Call, flags: int) -> None:
         process = call.process
-        fstype = _string(process, call.args[2])
+        fstype = optional_text(process, call.args[2])
         call.note(fstype=fstype)
         if fstype is None or not self._may_be_ours(fstype):
             call.proceed()
             return
-        source, target = (_string(process, address) for address in call.args[:2])
-        data = _string(process, call.args[4]) or ""
+        source = optional_text(process, call.args[0])
+        data = _data(process, call.args[4])
+        target = _path(process, call.args[1])
         call.note(source=source, target=target, data=data)
         if target is None or not may_mount(process):
             call.proceed()
@@ -99,9 +103,10 @@ class MountHandler:
         context = FsContext(LOOP, LoopParameters)
         if source is not None:
             context.set("source", source)
-        context.set_all(data)
+        refused = _refusal(context, data)
         owner = Owner.of(call.process)
-        channel, message = begin_instance(self._mounts, call.process, context, target, flags)
+        job = (target, flags, refused)
+        channel, message = begin_instance(self._mounts, call.process, context, *job)
         try:
             adopt_instance(self._mounts, owner, context, message)
             if call.alive():
@@ -134,7 +139,7 @@ class MountHandler:
 
     def _remount(self, call: Call, flags: int) -> None:
         process, mounts = call.process, self._mounts
-        target = _string(process, call.args[1])
+        target = _path(process, call.args[1])
         call.note(target=target)
         if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
             call.proceed()
@@ -142,14 +147,12 @@ class MountHandler:
         if not may_mount(process):
             call.proceed()
             return
+        for register in (2, 0):  # the type and the source mean nothing here, but must be readable
+            optional_text(process, call.args[register])
         context = remount_context(LOOP)
-        data = _string(process, call.args[4]) or ""
+        data = _data(process, call.args[4])
         call.note(data=data)
-        refused = 0
-        try:
-            context.set_all(data)
-        except OSError as problem:  # it matters only if the target is an instance
-            refused = problem.errno or errno.EINVAL
+        refused = _refusal(context, data)  # it matters only if the target is an instance
         if not call.alive():
             return
         with caller_descriptors(process) as fds:
@@ -176,19 +179,28 @@ def _answer(call: Call, code: int) -> None:
 
 
 def begin_instance(
-    mounts: Mounts, process: Process, context: FsContext, target: str | None, flags: int
+    mounts: Mounts,
+    process: Process,
+    context: FsContext,
+    target: str | None = None,
+    flags: int = 0,
+    refused: int = 0,
 ) -> tuple[Channel, Message]:
     """Have an instance made in the caller's namespaces.
 
+    Args:
+        target: None for a context.
+        flags: MS_*.
+        refused: the errno if there is such a target, else 0.
     Returns:
         the job's channel, and the answer for :func:`adopt_instance`.
     Raises:
         OSError: as mount(2).
     """
-    source = "none" if context.source is None else context.source
+    source = context.source or "none"  # FUSE takes no empty one
     assert isinstance(context.parameters, LoopParameters)
     with caller_descriptors(process) as fds:
-        job = (source, context.sb_flags, target, flags, context.parameters.links)
+        job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
     message = channel.receive()
     code, _ = result(message)
@@ -300,8 +312,50 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
     return message, device
 
 
-def _string(process: Process, address: int) -> str | None:
+def text(process: Process, address: int, limit: int = PAGE) -> str:
+    """A string argument as strndup_user() reads it.
+
+    Raises:
+        OSError: EFAULT; EINVAL when there is no NUL within ``limit`` bytes.
+    """
+    try:
+        return os.fsdecode(process.read_string(address, limit))
+    except OSError as problem:
+        if problem.errno != errno.ENAMETOOLONG:
+            raise
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+def optional_text(process: Process, address: int) -> str | None:
+    """As :func:`text`, but a null pointer is nothing (copy_mount_string())."""
+    return text(process, address) if address else None
+
+
+def _path(process: Process, address: int) -> str | None:
     return os.fsdecode(process.read_string(address, PAGE)) if address else None
+
+
+def _data(process: Process, address: int) -> str:
+    """The last argument: a page, of which what cannot be read is NULs (copy_mount_options())."""
+    if not address:
+        return ""
+    data = process.read_some(address, PAGE - address % PAGE)
+    if 0 not in data and len(data) < PAGE:
+        try:
+            data += process.read_some(address + len(data), PAGE - len(data))
+        except OSError as problem:
+            if problem.errno != errno.EFAULT:
+                raise
+    return os.fsdecode(data[: PAGE - 1].partition(b"\0")[0])
+
+
+def _refusal(context: FsContext, data: str) -> int:
+    """Give a context its options; the errno for them, or 0."""
+    try:
+        context.set_all(data)
+    except OSError as problem:
+        return problem.errno or errno.EINVAL
+    return 0
 
 
 @cache
