@@ -310,6 +310,30 @@ def test_fifty_at_once(inside: Lines) -> None:
     assert lines[60:] == ["1", "0", "before", "before"]
 
 
+def test_a_hundred_instances(inside: Lines) -> None:
+    """Each has its devices and its limit; no control node reaches another's devices."""
+    lines = inside("""
+        for n in $(seq 100); do mkdir i$n; mount -t loop -o max=2 none i$n; done
+        python3 - <<'END'
+import errno, fcntl, os
+controls = [os.open(f"i{n}/loop-control", os.O_RDWR) for n in range(1, 101)]
+def ask(control, request, number=-1):
+    try:
+        return fcntl.ioctl(control, request, number)
+    except OSError as problem:
+        return errno.errorcode[problem.errno]
+owners = {ask(control, 0x4C80): control for control in controls for _ in range(2)}
+print(len(owners), {ask(control, 0x4C80) for control in controls})
+print({ask(control, 0x4C80, number) for number in owners for control in controls[::9]})
+print({ask(c, 0x4C81, n) for n, owner in owners.items() for c in controls[::9] if c != owner})
+print({len(os.listdir(f"i{n}")) for n in range(1, 101)})
+END
+        ls /sys/block | grep -c loop >during; umount i?; umount i??; umount i100
+        ls -d i*/* 2>/dev/null || echo $(($(cat during) - $(ls /sys/block | grep -c loop || :)))
+    """)
+    assert lines == ["200 {'ENOSPC'}", "{'EEXIST'}", "{'EACCES'}", "{3}", "200"]
+
+
 # --- without an instance: the transcripts ------------------------------------------------------
 
 

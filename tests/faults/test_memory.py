@@ -5,6 +5,8 @@ The programs end with a device that is attached, written and detached as ever.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.faults.conftest import Program
@@ -44,6 +46,13 @@ def test_arguments_that_never_come(program: Program) -> None:
     assert answers.pop("others were answered")
     assert answers.pop("still waiting")
     assert set(answers.values()) == {"EFAULT"}, answers
+
+
+def test_callers_that_are_killed_while_their_arguments_are_awaited(program: Program) -> None:
+    """Each of them dies at once, and whoever comes next is answered."""
+    answers = program("memory", "killed")
+    assert len(answers) == 24
+    assert set(answers.values()) == {signal.SIGKILL}, answers
 
 
 def test_a_backing_file_that_never_answers(program: Program) -> None:

@@ -26,7 +26,7 @@ from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
-from loopfs.process import Process
+from loopfs.process import Process, user_namespaces
 from loopfs.uapi.mount import (
     MS_BIND,
     MS_NOT_NEW,
@@ -371,14 +371,13 @@ def block_types() -> frozenset[str]:
 
 
 def may_mount(process: Process) -> bool:
-    """The caller has CAP_SYS_ADMIN over its mount namespace, by its own user namespace."""
+    """The caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace that owns it,
+    or in one around that."""
+    if not process.has_capability():
+        return False
     fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         owner = fcntl.ioctl(fd, NS_GET_USERNS)
     finally:
         os.close(fd)
-    try:
-        same = os.fstat(owner).st_ino == process.namespace("user")
-    finally:
-        os.close(owner)
-    return same and process.has_capability()
+    return process.namespace("user") in user_namespaces(owner)

@@ -250,7 +250,7 @@ def parameters(the: Questions) -> None:
     null: tuple[str | None, str | None] = (None, None)
     for command in (*range(10), 99):
         for key, value in (null, ("ro", None), ("source", "file"), ("source", ""), (None, "x")):
-            for aux in (0, 1, HERE, -1, 1 << 20, 999):
+            for aux in (0, 1, HERE, -1, (1 << 20) + 1):
                 label = f"{command} {key} {value} {aux}"
                 the.ask_context(label, command, key, value, aux)
     for number in (0, 1, 2, 1 << 31):
