@@ -28,7 +28,7 @@ def transcript(result: Result, place: Path) -> Transcript:
 
     def alike(text: str) -> list[str]:
         text = text.replace(str(place), "HERE")
-        text = re.sub(r"\bloop(\d+)\b", lambda match: _named(names, match[1]), text)
+        text = re.sub(r"\bloop(\d+)(?=\b|p[\d*])", lambda match: _named(names, match[1]), text)
         # The width of such a column is that of the names.
         return re.sub(r"^(loop\w|NAME|DEVICE) +", r"\1 ", text, flags=re.MULTILINE).splitlines()
 
@@ -45,4 +45,6 @@ def detach_all(place: Path) -> None:
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
             if path.read_text().startswith(f"{place}/"):
-                subprocess.run(["losetup", "-d", f"/dev/{path.parts[3]}"], check=False)
+                device = f"/dev/{path.parts[3]}"
+                subprocess.run(["partx", "-d", device], check=False, stderr=subprocess.DEVNULL)
+                subprocess.run(["losetup", "-d", device], check=False)

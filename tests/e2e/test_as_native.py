@@ -11,6 +11,7 @@ from difflib import ndiff
 import pytest
 
 from tests.e2e.conftest import Compare
+from tests.e2e.jobs import JOBS, TABLES
 
 pytestmark = pytest.mark.e2e
 
@@ -179,7 +180,7 @@ LISTS = {
     "lsblk": """
         truncate -s 1M disk.img; d=$(losetup -f --show disk.img)
         lsblk $d | tr -s ' ' | cut -d' ' -f3-
-        lsblk -D $d
+        lsblk -D $d | tr -s ' '
         lsblk -bno NAME,KNAME,SIZE,TYPE,RO,RM,PHY-SEC,LOG-SEC,MIN-IO,OPT-IO,ALIGNMENT,SCHED,TRAN $d
         lsblk -S $d; losetup -d $d
     """,
@@ -190,7 +191,7 @@ LISTS = {
         blkid -U $uuid | bare; findfs LABEL=$label | bare; try findfs LABEL=missing
         mount LABEL=$label mnt; echo text >mnt/file; umount mnt
         mount UUID=$uuid mnt; cat mnt/file; findmnt -no SOURCE mnt | bare; umount mnt
-        wipefs $d | bare; wipefs -a $d | bare; wipefs $d; losetup -d $d
+        wipefs $d | bare | tr -s ' '; wipefs -a $d | bare; wipefs $d; losetup -d $d
     """,
     "fdisk": """
         truncate -s 4M disk.img; d=$(losetup -f --show disk.img); fdisk -l $d
@@ -213,9 +214,17 @@ LISTS = {
 }
 
 
+FAMILIES = {
+    "losetup": LOSETUP,
+    "data": DATA,
+    "mount": MOUNT,
+    "list": LISTS,
+    "job": JOBS,
+    "table": TABLES,
+}
 SCRIPTS = [
     pytest.param(script, id=f"{family}, {name}")
-    for family, scripts in {"losetup": LOSETUP, "data": DATA, "mount": MOUNT, "list": LISTS}.items()
+    for family, scripts in FAMILIES.items()
     for name, script in scripts.items()
 ]
 

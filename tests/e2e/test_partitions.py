@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines
+from tests.e2e.jobs import MAKERS, SECTORS
 from tests.support.skip import need
+from tests.support.user import User
 
 pytestmark = pytest.mark.e2e
 
@@ -97,7 +99,7 @@ def test_a_filesystem_on_a_partition(inside: Lines, workdir: Path) -> None:
         mount -o loop,ro,offset=$((3 * 1024 * 1024)) disk.img mnt; cat mnt/file; umount mnt
     """)
     )
-    assert lines[:2] == ["ext4", "/dev/loopfs/loopNp2 fuse.ext4"]
+    assert lines[:2] == ["ext4", "/dev/loopNp2 fuse.ext4"]
     assert lines[2:] == ["1", "Device or resource busy", "/dev/loopN", "hello"]
 
 
@@ -118,3 +120,98 @@ def test_parted_reads_and_writes_a_table(inside: Lines) -> None:
         "1:2048s:10239s:8192s:::;",
         "2:10240s:16383s:6144s:::;",
     ]
+
+
+def test_a_table_is_read_anew_in_four_ways(inside: Lines) -> None:
+    lines = without_numbers(
+        inside(rf"""
+        parts() {{ echo "$1: $(cd /dev; ls ${{d##*/}}p* 2>/dev/null | wc -l)"; }}
+        truncate -s 16M disk.img; d=$(losetup -f --show -P disk.img)
+        printf '{GPT}' | sfdisk -q $d; parts sfdisk
+        blockdev --rereadpt $d; parts blockdev; partx -d $d; parts partx
+        printf 'label: dos\n,1M\n,1M\n,1M\n' | sfdisk -q --no-reread --no-tell-kernel $d
+        parts nobody
+        partprobe $d 2>/dev/null; parts partprobe
+        printf 'label: dos\n,1M\n' | sfdisk -q -w always $d; losetup -d $d; parts detached
+        d=$(losetup -f --show -P disk.img); parts losetup; losetup -d $d; parts again
+        d=$(losetup -f --show disk.img); parts 'without -P'; losetup -d $d
+    """)
+    )
+    assert lines == [
+        "sfdisk: 2",
+        "blockdev: 2",
+        "partx: 0",
+        "nobody: 0",
+        "partprobe: 3",
+        "detached: 0",
+        "losetup: 1",
+        "again: 0",
+        "without -P: 0",
+    ]
+
+
+def test_a_disk_made_without_root_is_the_kernels_to_mount(
+    inside: Lines, root: User, workdir: Path
+) -> None:
+    """A boot partition and a root filesystem, which the kernel finds at their offsets."""
+    made = inside(r"""
+        truncate -s 64M disk.img; mkdir mnt; d=$(losetup -f --show -P disk.img)
+        printf 'label: dos\n,16M,c,*\n,,83\n' | sfdisk -q $d
+        mkfs.vfat -n BOOT ${d}p1 >/dev/null; seq 5000 >kernel
+        mcopy -i ${d}p1 kernel ::/kernel 2>/dev/null  # it says that there is no geometry
+        mkfs.ext4 -q -L rootfs ${d}p2; mount ${d}p2 mnt; mkdir -p mnt/etc/deep mnt/bin
+        seq 100000 >mnt/etc/deep/numbers; ln -s deep/numbers mnt/etc/link; cp /bin/sh mnt/bin/sh
+        chmod 4755 mnt/bin/sh; chown 12:34 mnt/etc/deep; setfattr -n user.note -v text mnt/etc \
+            2>/dev/null || :
+        (cd mnt; find . ! -name lost+found -printf '%p %m %U:%G %l\n' | sort
+         cksum etc/deep/numbers bin/sh)
+        umount mnt; losetup -d $d
+    """)
+    offset = (16 << 20) + (1 << 20)
+    script = rf"""
+        set -eu; e2fsck -fn 'disk.img?offset={offset}' >log 2>&1 || cat log
+        dd if=disk.img of=boot bs=1M skip=1 count=16 status=none; fsck.vfat -n boot >log || cat log
+        mcopy -i boot ::/kernel - | cmp - kernel
+        mount -t ext4 -o loop,offset={offset} disk.img mnt
+        (cd mnt; find . ! -name lost+found -printf '%p %m %U:%G %l\n' | sort
+         cksum etc/deep/numbers bin/sh)
+        echo more >>mnt/etc/deep/numbers; umount mnt
+        e2fsck -fn 'disk.img?offset={offset}' >log 2>&1 || cat log
+    """
+    seen = root.run(["unshare", "--mount", "sh", "-c", script], cwd=workdir)
+    assert (seen.returncode, seen.stderr) == (0, "")
+    assert seen.stdout.splitlines() == made
+    assert len(made) > 8
+    again = inside(f"""
+        mount -o loop,offset={offset} disk.img mnt; tail -n 1 mnt/etc/deep/numbers; umount mnt
+    """)
+    assert again == ["more"]
+
+
+@pytest.mark.parametrize(
+    ("maker", "sector"), [(maker, sector) for maker in MAKERS for sector in SECTORS[maker]]
+)
+def test_partitions_are_there_when_the_tool_has_ended(
+    inside: Lines, maker: str, sector: int
+) -> None:
+    """Of a device that looks for them; no kernel of a container's host does that."""
+    lines = without_numbers(
+        inside(f"""
+        truncate -s 32M disk.img; d=$(losetup -f --show -P -b {sector} disk.img)
+        ({MAKERS[maker]}) >log 2>&1; for p in ${{d}}p*; do
+            size=$(blockdev --getsize64 $p); echo $p: $((size / 1024)) KiB of $(blockdev --getss $p)
+            test $size -gt 4096 || continue
+            mkfs.ext4 -q $p 2>/dev/null; blkid -o value -s TYPE $p
+        done; losetup -d $d; ls ${{d}}*
+        d=$(losetup -f --show -P -b {sector} disk.img); (cd /dev; ls ${{d##*/}}p*); losetup -d $d
+    """)
+    )
+    boot = max(1, sector // 1024)  # KiB of an extended partition
+    sizes = {1: 2048, 2: 3072} if "GPT" in maker else {1: 1024, 2: boot, 5: 2048, 6: 1024}
+    if maker.startswith("sfdisk, MBR"):
+        sizes = {1: 1024, 2: boot, 3: 2048, 4: 1024, 5: 1024}
+    shown = []
+    for number, size in sizes.items():
+        shown += [f"/dev/loopNp{number}: {size} KiB of {sector}"]
+        shown += ["ext4"] if size > boot else []
+    assert lines == [*shown, "/dev/loopN", *(f"loopNp{number}" for number in sizes)]

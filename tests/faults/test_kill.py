@@ -83,6 +83,59 @@ def test_a_supervisor_that_is_killed_while_an_engine_starts(started: Start, _tur
     assert process.returncode == -signal.SIGKILL
 
 
+STOPPED = """
+    truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+    echo ready; read line
+"""
+
+
+def test_an_engine_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None:
+    """The leak check looks for it."""
+    process = started(STOPPED)
+    (engine,) = parts_of(process.pid).engines
+    os.kill(engine, signal.SIGSTOP)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_engine_that_hangs_is_waited_for_until_somebody_interrupts(
+    started: Start, number: signal.Signals
+) -> None:
+    process = started(STOPPED)
+    (engine,) = parts_of(process.pid).engines
+    os.kill(engine, signal.SIGSTOP)
+    process.send_signal(number)
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(
+        f"loopfs: still waiting for fuse2fs (process {engine}) to write what was mounted"
+    )
+    assert process.poll() is None
+    process.send_signal(number)
+    output, complaint = process.communicate(timeout=PATIENCE)
+    assert (output, complaint, process.returncode) == ("", "", 128 + number)
+
+
+def test_a_signal_after_the_command_has_ended_does_not_cost_what_it_wrote(
+    started: Start, workdir: Path, run_as_user: Run
+) -> None:
+    """As timeout(1) sends it, to the process and to the group."""
+    process = started(STOPPED.replace("echo ready", "echo text >mnt/file; echo ready"))
+    parts = parts_of(process.pid)
+    (engine,) = parts.engines
+    os.kill(engine, signal.SIGSTOP)
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    wait_until(lambda: not os.path.exists(f"/proc/{parts.child}"), "the command has ended")
+    process.send_signal(signal.SIGTERM)
+    os.kill(engine, signal.SIGCONT)
+    output, complaint = process.communicate(timeout=PATIENCE)
+    assert (output, complaint, process.returncode) == ("", "", 0)
+    assert content(workdir / "disk.img", "file", run_as_user) == "text\n"
+
+
 def kill_when_an_engine_starts(helper: int, victim: int | None = None) -> None:
     """Kill ``victim``, or the job that starts it."""
 

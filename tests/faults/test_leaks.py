@@ -43,6 +43,7 @@ def test_turns_leave_nothing(started: Start, turn: str) -> None:
     def held() -> Held:
         return Held(descriptors(supervisor), threads(supervisor), len(children_of(parts.helper)))
 
+    wait_until(lambda: not children_of(parts.helper), "the last job has ended")
     before = held()
     go_on(process)
     assert process.stdout is not None

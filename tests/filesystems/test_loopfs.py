@@ -16,7 +16,7 @@ from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC
 from loopfs.uapi.fuse import encode_dev
 from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LoopInfo64
 from tests.filesystems.conftest import FIRST, SIZE, Mounted, configure, names
-from tests.fuse.wire import Reply, served
+from tests.fuse.wire import Reply, entries, served
 
 PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
@@ -58,6 +58,24 @@ def test_a_lookup_that_is_no_open_finds_the_special_face(mounted: Mounted) -> No
     assert (attr[0], attr[9], attr[13]) == (12, stat.S_IFBLK | 0o600, encode_dev(7, 9))
     assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop8\0").code == errno.ENOENT
     assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop9\0", nodeid).code == errno.ENOENT
+
+
+def test_a_directory_that_changes_while_it_is_read(mounted: Mounted) -> None:
+    """Nothing that stays is missed or seen twice."""
+    for number in range(10, 40):
+        mounted.control(loop.LOOP_CTL_ADD, number)
+    seen: list[bytes] = []
+    offset = 0
+    while True:
+        body = fuse.READ_IN.pack(0, offset, 200, 0, 0, 0, 0)
+        found = entries(mounted.kernel.ask(fuse.FUSE_READDIR, body).data)
+        if not found:
+            break
+        seen += [entry.name for entry in found]
+        offset = found[-1].offset
+        for number in (10, 11, 25, 26):  # when they are gone, for nothing
+            mounted.control(loop.LOOP_CTL_REMOVE, number)
+    assert seen[3:] == [b"loop%d" % n for n in range(10, 40) if n not in (25, 26)]
 
 
 def test_a_device_that_is_gone_cannot_be_opened(mounted: Mounted) -> None:

@@ -54,9 +54,11 @@ def wait_for_leftovers_to_go(user: User, before: Host) -> list[str]:
 
 
 def _bound_devices() -> Iterator[str]:
+    """Those that are bound to files of tests; somebody else may use others meanwhile."""
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
-            yield f"/dev/{path.parts[3]} on {path.read_text().strip()}"
+            if (file := path.read_text().strip()).startswith("/var/tmp/loopfs-"):
+                yield f"/dev/{path.parts[3]} on {file}"
 
 
 def _processes(user: User) -> Iterator[str]:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterable
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener
-from loopfs.driver.event import Event, Uevent
+from loopfs.driver.event import Event, Invalidate, Uevent
 from loopfs.driver.statistics import Statistics
 from loopfs.errors import DriverError
 from loopfs.lean import TYPE_CHECKING, NamedTuple
@@ -125,8 +125,9 @@ class Partitions(dict[int, Partition]):
 
     def _add(self, found: Found) -> None:
         major, minor = self._disk.minors.claim_extended()
-        self[found.number] = Partition(self._disk, found, major, minor, self._events)
-        self._events.append(Uevent("add", self[found.number]))
+        partition = Partition(self._disk, found, major, minor, self._events)
+        self._disk.minors.extended[minor] = self[found.number] = partition
+        self._events.append(Uevent("add", partition))
 
     def delete(self, number: int) -> None:
         """BLKPG_DEL_PARTITION.
@@ -153,7 +154,7 @@ class Partitions(dict[int, Partition]):
         if self._overlap(found, partition):
             raise DriverError(errno.EBUSY, "it would overlap another partition")
         partition.size = found.size
-        self._events.append(Uevent("change", partition, ("RESIZE=1",)))
+        self._events += (Invalidate(partition), Uevent("change", partition, ("RESIZE=1",)))
 
     def drop_all(self) -> None:
         """Forget them all; none may be open."""

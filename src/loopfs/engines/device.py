@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 
 from loopfs import syscalls
 from loopfs.engines import paths
 from loopfs.filesystems.nodes import FIRST_DEVICE_INO, device_name
 from loopfs.lean import NamedTuple
 from loopfs.uapi.block import BLKROGET, INT
+from loopfs.uapi.mount import AT_FDCWD
+
+# A name that a stage can have as well, beside what an engine needs there.
+SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs|device)[\w-]+(/[\w-]+)*")
 
 
 class DeviceNode(NamedTuple):
@@ -29,6 +34,23 @@ class DeviceNode(NamedTuple):
     @property
     def name(self) -> str:
         return device_name(self.ino)
+
+    def shown(self, source: str) -> str:
+        """What mountinfo is to show for a device that the caller named ``source``.
+
+        mount(8) follows links, and the kernel's devices are none: where the name in /dev leads to
+        this one, it is shown.
+        """
+        link = f"/dev/{self.name}"
+        if not SHOWABLE.fullmatch(source) or self._is_at(link):
+            return link
+        return source
+
+    def _is_at(self, path: str) -> bool:
+        try:
+            return (syscalls.statx_dev(AT_FDCWD, path), os.stat(path).st_ino) == self[2:]
+        except OSError:
+            return False
 
     def open(self, read_only: bool, *, claim: bool = False) -> int:
         """Open the device as a mount does: exclusively, but leaving the claim to the engine.

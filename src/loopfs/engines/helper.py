@@ -46,6 +46,7 @@ class Helper:
                 ours.close()
                 if not _serve(helpers):
                     os.write(2, KILLED)  # the supervisor's own, as it has no other use for us
+                    _kill_children()
             except BaseException:  # nothing may return into the supervisor's code
                 sys.excepthook(*sys.exc_info())
             finally:
@@ -132,6 +133,16 @@ def result(message: Message) -> tuple[int, object]:
 def answer(channel: Channel, code: int, value: object = None, fds: tuple[int, ...] = ()) -> None:
     """Send a job's answer."""
     channel.send(marshal.dumps((code, value)), fds)  # type: ignore[arg-type]
+
+
+def _kill_children() -> None:
+    """Kill jobs and engines: the devices of these are gone, and one that hangs would stay."""
+    with open("/proc/thread-self/children", encoding="ascii") as file:
+        for pid in file.read().split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue  # it has just ended
 
 
 def _serve(channel: Channel) -> bool:

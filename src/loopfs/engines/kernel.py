@@ -22,7 +22,7 @@ from loopfs.engines import paths
 from loopfs.engines.device import find_device
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.jobs import Job, enter, enter_user
-from loopfs.engines.stage import MOUNTPOINT, SHOWABLE
+from loopfs.engines.stage import MOUNTPOINT
 from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS
@@ -57,8 +57,7 @@ def _claim(
     if not stat.S_ISDIR(os.fstat(place).st_mode):
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     device = node.open(read_only, claim=True)
-    shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
-    answer(channel, 0, (node.instance, node.ino, shown), (device, place))
+    answer(channel, 0, (node.instance, node.ino, node.shown(source)), (device, place))
 
 
 def _kernel_mount(

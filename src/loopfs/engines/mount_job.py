@@ -17,7 +17,7 @@ from loopfs.engines.helper import NOT_OURS, SERVE, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
-from loopfs.engines.stage import MOUNTPOINT, SHOWABLE, Server, Stage
+from loopfs.engines.stage import MOUNTPOINT, Server, Stage
 from loopfs.engines.superblock import (
     connection_of,
     disconnected,
@@ -53,7 +53,7 @@ class _Mount:
         if node is None:
             return False
         self.node: DeviceNode = node
-        self._shown = source if SHOWABLE.fullmatch(source) else f"/dev/{node.name}"
+        self._shown = node.shown(source)
         return True
 
     def resolve(self, target: str | None) -> None:

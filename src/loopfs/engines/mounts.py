@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import select
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 
 from loopfs import syscalls
 from loopfs.channel import close_all
@@ -14,7 +15,10 @@ from loopfs.engines.engine import Served
 from loopfs.engines.helper import Helper
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
+from loopfs.lean import signal
 from loopfs.process import Process
+
+PATIENCE = 5.0  # seconds that engines may write without a word of it
 
 
 class Engine:
@@ -51,6 +55,14 @@ class Engine:
             return False
         timeout = None if timeout_ms is None else timeout_ms / 1000
         return self._source is None or self._source.gone.wait(timeout)
+
+    def name(self) -> str:
+        """What it is called."""
+        try:
+            with open(f"/proc/{self.pid}/comm", encoding="utf-8", errors="replace") as file:
+                return f"{file.read().strip()} (process {self.pid})"
+        except FileNotFoundError:  # it has just ended
+            return f"process {self.pid}"
 
     def sync(self) -> None:
         """Have in the image, synced, all that it has written. Raises OSError."""
@@ -145,15 +157,27 @@ class Mounts:
             if engine.device == device and engine.disconnected():
                 engine.ended(None)
 
-    def finish(self) -> None:
+    def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
         """Return once the engines have written everything and ended.
 
         To be called when no process of the sandbox is left, and so none of its mounts; but
         an image may lie on a filesystem that it keeps from ending.
+
+        Args:
+            slow: is told of those that take longer than some seconds.
         """
         self.instances.detach_unused()
-        for engine in self.alive():
+        engines, end = self.alive(), monotonic() + PATIENCE
+        late = [each for each in engines if not each.ended(max(0, int(1000 * (end - monotonic()))))]
+        if late:
+            slow(late)
+        for engine in late:
             engine.ended(None)
+
+    def give_up(self) -> None:
+        """Kill the engines: what they have not written is lost."""
+        for engine in self.alive():
+            signal.pidfd_send_signal(engine.pidfd, signal.SIGKILL)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import select
 import sys
 from contextlib import suppress
@@ -20,7 +19,6 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
 MOUNTPOINT = "/dev/filesystem"
 _DEVICE = "/dev/device"
-SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs|device)[\w-]+(/[\w-]+)*")
 _NODES = ("null", "fuse")  # what an engine needs
 _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")

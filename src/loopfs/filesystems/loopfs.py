@@ -11,7 +11,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 
 from loopfs import syscalls
@@ -149,8 +149,10 @@ class LoopFilesystem(Operations):
         node.change(changes, time.time_ns())
         return node.attr(nodeid)
 
-    def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
-        return [(node.name, node.ino, node.kind) for node in list(self.nodes.by_name.values())]
+    def entries(
+        self, request: Request, nodeid: int, handle: int, place: int
+    ) -> Iterator[tuple[int, bytes, int, int]]:
+        return ((n, node.name, node.ino, node.kind) for n, node in self.nodes.after(place))
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:
         def unlink_device() -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from itertools import count
+from threading import Lock
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.partition import Partition
@@ -16,6 +19,7 @@ ROOT_INO = 1
 CONTROL_INO = 2
 FIRST_DEVICE_INO = 3  # loopN has inode N + 3 (patch 2/8)
 PARTITION_INO_SHIFT = 24  # beyond all minors: the partition's number
+_AT_ONCE = 64  # nodes that a reader of the directory is given
 CONTROL_NAME = b"loop-control"
 
 
@@ -112,6 +116,8 @@ class Nodes:
         self.by_ino = {ROOT_INO: self.root}
         self.by_name: dict[bytes, Node] = {}
         self._of_device: dict[BlockDevice, Node] = {}
+        self._order: list[int] = []  # ids of the special faces, which only grow
+        self._order_lock = Lock()
         rdev = encode_dev(MISC_MAJOR, LOOP_CTRL_MINOR)
         self.control = Node(CONTROL_NAME, CONTROL_INO, stat.S_IFCHR, rdev, now, None)
         self._add(self.control)
@@ -129,7 +135,26 @@ class Nodes:
         node = self._of_device.pop(device)
         del self.by_name[node.name], self.by_ino[node.ino]
         del self.by_id[node.special], self.by_id[node.data]
+        with self._order_lock:
+            del self._order[bisect_left(self._order, node.special)]
         return node
+
+    def after(self, place: int) -> Iterator[tuple[int, Node]]:
+        """The nodes beside the root, older ones first, each with the place after it.
+
+        Args:
+            place: as given with a node, however many have come and gone since; or 0.
+        """
+        while True:
+            with self._order_lock:
+                first = bisect_right(self._order, place)
+                ids = self._order[first : first + _AT_ONCE]
+            if not ids:
+                return
+            for nodeid in ids:
+                if (node := self.by_id.get(nodeid)) is not None:
+                    yield nodeid, node
+            place = ids[-1]
 
     def of_device(self, device: BlockDevice) -> Node:
         return self._of_device[device]
@@ -148,6 +173,8 @@ class Nodes:
 
     def _add(self, node: Node) -> None:
         node.special, node.data = next(self._ids), next(self._ids)
+        with self._order_lock:
+            self._order.append(node.special)
         self.by_id[node.special] = self.by_id[node.data] = node
         self.by_name[node.name] = self.by_ino[node.ino] = node
         if node.device is not None:

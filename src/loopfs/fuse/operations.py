@@ -9,6 +9,8 @@ from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.uapi.fuse import Attr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from loopfs.fuse.session import Request
 
 Buffer = bytes | bytearray | memoryview
@@ -74,6 +76,16 @@ class Operations:
     def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
         """Name, inode number and S_IF* type of each entry but "." and ".."."""
         raise _refused(errno.ENOTDIR)
+
+    def entries(
+        self, request: Request, nodeid: int, handle: int, place: int
+    ) -> Iterable[tuple[int, bytes, int, int]]:
+        """As :meth:`readdir`, from ``place`` on, each with the place after it.
+
+        For a directory of which one page is to cost no more when there are many.
+        """
+        all_of_them = self.readdir(request, nodeid, handle)
+        return ((n + 1, *all_of_them[n]) for n in range(place, len(all_of_them)))
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:
         """Must reply."""

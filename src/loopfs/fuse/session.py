@@ -14,7 +14,7 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.uapi import fuse as uapi
@@ -295,10 +295,27 @@ class Session:
 
     def _readdir(self, request: Request, body: bytes) -> bytes:
         handle, offset, size, *_ = uapi.READ_IN.unpack_from(body)
+        out: list[bytes] = []
+        for place, name, ino, kind in self._entries(request, handle, offset):
+            packed = uapi.pack_dirent(ino, place, kind >> 12, name)
+            size -= len(packed)
+            if size < 0:
+                break
+            out.append(packed)
+        return b"".join(out)
+
+    def _entries(
+        self, request: Request, handle: int, offset: int
+    ) -> Iterator[tuple[int, bytes, int, int]]:
+        """The entries of a directory from ``offset`` on, with the offset after each."""
         own = self.filesystem.getattr(request.nodeid).ino
-        entries = [(b".", own, stat.S_IFDIR), (b"..", own, stat.S_IFDIR)]
-        entries += self.filesystem.readdir(request, request.nodeid, handle)
-        return pack_directory(entries, offset, size)
+        dots = (b".", b"..")
+        for index in range(offset, len(dots)):
+            yield index + 1, dots[index], own, stat.S_IFDIR
+        start = max(offset - len(dots), 0)
+        entries = self.filesystem.entries(request, request.nodeid, handle, start)
+        for place, name, ino, kind in entries:
+            yield place + len(dots), name, ino, kind
 
     def _fsync(self, request: Request, body: bytes) -> None:
         handle, flags, _ = uapi.FSYNC_IN.unpack_from(body)
@@ -394,22 +411,3 @@ def unpack_setattr(body: bytes, now: int) -> SetAttr:
         mtime=moment(uapi.FATTR_MTIME, uapi.FATTR_MTIME_NOW, mtime * 1_000_000_000 + mn),
         by_handle=bool(valid & uapi.FATTR_FH),
     )
-
-
-def pack_directory(entries: list[tuple[bytes, int, int]], offset: int, size: int) -> bytes:
-    """As many struct fuse_dirent as fit.
-
-    Args:
-        entries: name, inode number and S_IF* type of each.
-        offset: how many entries the caller has already.
-        size: bytes that the caller has room for.
-    """
-    out: list[bytes] = []
-    for index in range(offset, len(entries)):
-        name, ino, kind = entries[index]
-        packed = uapi.pack_dirent(ino, index + 1, kind >> 12, name)
-        size -= len(packed)
-        if size < 0:
-            break
-        out.append(packed)
-    return b"".join(out)

@@ -11,7 +11,7 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines.helper import Helper
 from loopfs.errors import SetupError
-from loopfs.lean import TYPE_CHECKING, signal
+from loopfs.lean import TYPE_CHECKING, Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.sandbox.run import FORWARDED
 from loopfs.settings import Settings
@@ -19,6 +19,7 @@ from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 if TYPE_CHECKING:
     from loopfs.driver.bdev import BlockDevice
+    from loopfs.engines.mounts import Engine
     from loopfs.filesystems.sysfs import SysfsDirectory
     from loopfs.fuse.session import Session
     from loopfs.intercept import notify
@@ -187,11 +188,30 @@ class Supervisor:
                 pid, status = os.waitpid(self._child, os.WNOHANG)
                 if pid:
                     if self._serving.is_set():
-                        self._mounts.finish()
+                        self._mounts.finish(self._tell_of_slow)
+                    _drop_signals()
                     return messages.exit_status(status)
             elif info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
                 # A hangup is sent to the session's leader alone, and that can be us.
                 self._forward(info.si_signo)
+
+    def _tell_of_slow(self, engines: Sequence[Engine]) -> None:
+        """Say what we wait for, and let who is tired of it end it.
+
+        Not before: a signal that was to end the command must not cost what it has written.
+        """
+        _drop_signals()
+        enders = signal.SIGINT, signal.SIGTERM
+        for number in enders:
+            signal.signal(number, lambda *_: self._mounts.give_up())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, enders)
+        names = ", ".join(engine.name() for engine in engines)
+        print(
+            f"loopfs: still waiting for {names} to write what was mounted;"
+            " interrupt (SIGINT, SIGTERM) to lose what is not yet written",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _forward(self, number: int) -> None:
         target = self._command
@@ -202,6 +222,12 @@ class Supervisor:
                 os.kill(target, number)
         except ProcessLookupError:
             return  # it has just ended
+
+
+def _drop_signals() -> None:
+    """Drop those that were to be passed on to a command that has ended."""
+    while signal.sigtimedwait(FORWARDED, 0):
+        pass
 
 
 def _forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:

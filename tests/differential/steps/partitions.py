@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import uapi
-from .bench import Bench, Device, content, flags_of, ioctl, number_out, scenario, size_of
+from .bench import Bench, Device, aligned, content, flags_of, ioctl, number_out, scenario, size_of
 
 SECTOR = 512
 END = 1 << 20
@@ -244,3 +244,112 @@ def a_disk_that_shrinks_under_a_partition(bench: Bench) -> None:
         bench.step("partition", lambda: size_of(part))
         bench.step("read what is there", lambda: os.pread(part, 4096, 0))
         bench.step("read what is not", lambda: os.pread(part, 4096, 400 * SECTOR))
+
+
+@scenario
+def a_partition_that_is_resized_while_it_is_open(bench: Bench) -> None:
+    """Descriptors that were open before see it at once."""
+    image = bench.image(END, b"A")
+    with bench.bound(image) as (device, fd):
+        pg(fd, blkpg(ADD, 1, 4096, 8192))
+        one = partition(device, 1)
+        with one.opened() as part, one.opened(os.O_RDONLY) as reader:
+            bench.step("read to the end", lambda: len(os.pread(reader, END, 0)))
+            for size in (16384, 4096, 12288, 8192 + 512, END - 4096, 512, 8192):
+                what = f"to {size}"
+                bench.step(what, lambda s=size: pg(fd, blkpg(RESIZE, 1, 4096, s)))
+                bench.step(f"{what}: size", lambda: size_of(part))
+                bench.step(f"{what}: end", lambda: os.lseek(reader, 0, os.SEEK_END))
+                bench.step(f"{what}: read", lambda: len(os.pread(reader, END, 0)))
+                bench.step(f"{what}: write", lambda s=size: os.pwrite(part, b"B" * 1024, s - 512))
+                os.fsync(part)  # a kernel forgets what it has not written when the end moves
+                bench.step(f"{what}: at the end", lambda s=size: os.pwrite(part, b"C" * 512, s))
+                bench.step(f"{what}: see", lambda s=size: os.pread(reader, 512, s - 512)[:4])
+        bench.note("image", content(image))
+
+
+@scenario
+def partitions_of_large_sectors(bench: Bench) -> None:
+    with bench.bound(bench.image(END, b"A"), block_size=4096) as (device, fd):
+        for start, size in ((4096, 8192), (512, 4096), (4096, 512), (16384, 4096 + 512)):
+            step = f"{start} {size}"
+            bench.step(f"add {step}", lambda s=start, n=size: pg(fd, blkpg(ADD, 1, s, n)))
+            bench.step(f"resize {step}", lambda s=start, n=size: pg(fd, blkpg(RESIZE, 1, s, n)))
+        with partition(device, 1).opened() as part:
+            bench.step("size", lambda: size_of(part))
+            bench.step("sector", lambda: number_out(part, uapi.BLKSSZGET, 4))
+            bench.step("block", lambda: number_out(part, uapi.BLKBSZGET, 4))
+            bench.step("discard half a sector", lambda: _discard(part, 0, 512))
+            bench.step("discard one", lambda: _discard(part, 0, 4096))
+            bench.step("write", lambda: os.pwrite(part, b"B" * 512, 1024))
+            bench.step("over the end", lambda: os.pwrite(part, b"C" * 1024, 8192 - 512))
+            bench.step("smaller sectors", lambda: ioctl(fd, uapi.LOOP_SET_BLOCK_SIZE, 512))
+            bench.step("its sector then", lambda: number_out(part, uapi.BLKSSZGET, 4))
+        bench.step("add a small one", lambda: pg(fd, blkpg(ADD, 2, 16384 + 512, 512)))
+        bench.step("nodes", lambda: nodes(device))
+
+
+def _discard(fd: int, start: int, length: int) -> int:
+    return ioctl(fd, uapi.BLKDISCARD, uapi.byte_range(start, length))
+
+
+@scenario
+def a_held_partition(bench: Bench) -> None:
+    """What is claimed is claimed for its disk, and the other way round."""
+    with parted(bench) as (device, fd):
+        one, three = partition(device, 1), partition(device, 3)
+        with one.opened(os.O_RDWR | os.O_EXCL):
+            bench.step("delete it", lambda: pg(fd, blkpg(DELETE, 1)))
+            bench.step("resize it", lambda: pg(fd, blkpg(RESIZE, 1, 8 * SECTOR, 50 * SECTOR)))
+            bench.step("delete another", lambda: pg(fd, blkpg(DELETE, 3)))
+            bench.step("add one", lambda: pg(fd, blkpg(ADD, 3, 1000 * SECTOR, 8 * SECTOR)))
+            bench.step("another, exclusively", lambda: os.close(three.open(os.O_EXCL)))
+            bench.step("block size", lambda: ioctl(fd, uapi.BLKBSZSET, b"\0\x04\0\0"))
+            bench.step("the disk's status", lambda: flags_of(fd))
+            bench.step("capacity", lambda: ioctl(fd, uapi.LOOP_SET_CAPACITY))
+            info = uapi.info64(offset=512)
+            bench.step("offset", lambda: ioctl(fd, uapi.LOOP_SET_STATUS64, info))
+        with device.opened(os.O_RDWR | os.O_EXCL) as holder:
+            bench.step("add while the disk is held", lambda: pg(fd, blkpg(ADD, 9, 8192, 4096)))
+            bench.step("add by the holder", lambda: pg(holder, blkpg(ADD, 7, 65536, 4096)))
+            bench.step("delete by the holder", lambda: pg(holder, blkpg(DELETE, 7)))
+            bench.step("clear by another", lambda: ioctl(fd, uapi.LOOP_CLR_FD))
+    bench.step("nodes", lambda: nodes(device))
+
+
+@scenario
+def what_disk_partition_and_file_show(bench: Bench) -> None:
+    """Each has a cache of its own: what one writes the others show once they forget theirs."""
+    image = bench.image(END, b"A")
+    start = 8 * SECTOR
+    with parted(bench, image) as (device, fd), partition(device, 1).opened() as part:
+        with open(image, "r+b", buffering=0) as file:
+
+            def show(step: str) -> None:
+                bench.step(f"{step}: disk", lambda: os.pread(fd, 3, start))
+                bench.step(f"{step}: partition", lambda: os.pread(part, 3, 0))
+                bench.step(f"{step}: file", lambda: os.pread(file.fileno(), 3, start))
+
+            show("at first")
+            os.pwrite(part, b"B" * 4096, 0)
+            os.fsync(part)
+            show("written to the partition")
+            ioctl(fd, uapi.BLKFLSBUF)
+            show("the disk's cache flushed")
+            os.pwrite(fd, b"C" * 4096, start)
+            os.fsync(fd)
+            show("written to the disk")
+            ioctl(part, uapi.BLKFLSBUF)
+            show("the partition's cache flushed")
+            os.pwrite(file.fileno(), b"D" * 4096, start)
+            show("written to the file")
+        for each in (fd, part):
+            ioctl(each, uapi.BLKFLSBUF)
+        show_again = [os.pread(fd, 3, start), os.pread(part, 3, 0)]
+        bench.note("all flushed", show_again)
+        with partition(device, 1).opened(os.O_RDONLY | os.O_DIRECT) as straight:
+            os.pwrite(fd, b"E" * 4096, start)
+            os.fsync(fd)
+            memory = aligned(4096)
+            os.preadv(straight, [memory], 0)
+            bench.note("read without a cache", memory[:3])
