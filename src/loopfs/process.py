@@ -135,19 +135,7 @@ class Process:
 
     def user_namespaces(self) -> set[int]:
         """Its user namespace and those around it, up to ours (their inode numbers)."""
-        found = set()
-        fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while True:
-                found.add(os.fstat(fd).st_ino)
-                try:
-                    parent = fcntl.ioctl(fd, NS_GET_PARENT)
-                except PermissionError:  # beyond ours
-                    return found
-                os.close(fd)
-                fd = parent
-        finally:
-            os.close(fd)
+        return user_namespaces(os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC))
 
     def id_map(self, kind: str) -> str:
         """The text of its uid_map or gid_map; the outer ids are as we see them."""
@@ -178,3 +166,23 @@ def _when_it_sleeps(fd: int) -> list[bytes]:
         else:
             time.sleep(0.001)
     return fields
+
+
+def user_namespaces(fd: int) -> set[int]:
+    """A user namespace and those around it, up to ours (their inode numbers).
+
+    Args:
+        fd: its file, which is closed.
+    """
+    found = set()
+    try:
+        while True:
+            found.add(os.fstat(fd).st_ino)
+            try:
+                parent = fcntl.ioctl(fd, NS_GET_PARENT)
+            except PermissionError:  # beyond ours
+                return found
+            os.close(fd)
+            fd = parent
+    finally:
+        os.close(fd)

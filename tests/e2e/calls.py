@@ -12,8 +12,8 @@ from tests.support.sandbox import Lines
 CALLS = r"""
 import ctypes, errno, os
 libc = ctypes.CDLL(None, use_errno=True)
-NUMBERS = dict(open_tree=428, move_mount=429, fsopen=430, fsconfig=431, fsmount=432, fspick=433)
-NUMBERS |= dict(mount_setattr=442)
+NUMBERS = dict(open_tree=428, move_mount=429, fsopen=430, fsconfig=431, fsmount=432, fspick=433,
+               mount_setattr=442)
 FLAG, STRING, PATH, FD, CREATE, RECONFIGURE = 0, 1, 3, 5, 6, 7
 HERE = -100
 def call(name, *words):

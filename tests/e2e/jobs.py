@@ -142,7 +142,8 @@ def _table(make: str, sector: int) -> str:
     """
 
 
-_MAKERS = {
+# By what and as what: to be run with a device as $d.
+MAKERS = {
     "sfdisk, MBR": f"printf '{_DOS}' | try sfdisk -q $d",
     "sfdisk, GPT": f"printf '{_GPT}' | try sfdisk -q $d",
     "fdisk, MBR": f"printf '{_FDISK_DOS}' | try fdisk $d | {_SHOWN}",
@@ -152,10 +153,10 @@ _MAKERS = {
     "parted, GPT": """try parted -s $d mklabel gpt mkpart first 1MiB 3MiB \\
         mkpart second 3MiB 6MiB""",
 }
+# parted 3.5 crashes there now and then, on the kernel's devices as well.
+SECTORS = {maker: (512,) if maker == "parted, MBR" else (512, 4096) for maker in MAKERS}
 TABLES = {
     f"{maker}, sectors of {sector}": _table(make, sector)
-    for maker, make in _MAKERS.items()
-    for sector in (512, 4096)
-    # parted 3.5 crashes there now and then, on the kernel's devices as well.
-    if (maker, sector) != ("parted, MBR", 4096)
+    for maker, make in MAKERS.items()
+    for sector in SECTORS[maker]
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,75 @@ finally:
 print(mounted >= 15)
 """
 
+# Every argument is now this and now that, while it is read; and so is whether there is a place.
+REWRITE = r"""
+import ctypes, errno, itertools, os, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
+device, = sys.argv[1:]
+texts = {
+    "source": (b"none", device.encode(), b"/dev/null", b"missing"),
+    "target": (b"one", b"two", b"come", b"missing", b"/proc/self/cwd/one"),
+    "type": (b"loop", b"ext4", b"tmpfs", b"proc", b"strange"),
+    "data": (b"max=1", b"ro", b"", b"strange"),
+}
+buffers = {name: ctypes.create_string_buffer(64) for name in texts}
+source, target, kind, data = buffers.values()
+stop = False
+def rewrite(name):
+    while not stop:
+        for text in texts[name]:
+            ctypes.memmove(buffers[name], text + b"\0", len(text) + 1)
+def come_and_go():
+    while not stop:
+        for change in (os.mkdir, os.rmdir):
+            try:
+                change("come")
+            except OSError:
+                pass
+def configure():
+    fd = libc.syscall(430, kind, 1)
+    if fd < 0:
+        return
+    libc.syscall(431, fd, 1, b"source", source, 0)
+    libc.syscall(431, fd, 1, data, source, 0)
+    if libc.syscall(431, fd, 6, None, None, 0) == 0:
+        mount = libc.syscall(432, fd, 1, 0)
+        libc.syscall(429, mount, b"", -100, target, 4)
+        os.close(mount)
+    os.close(fd)
+def reconfigure():
+    fd = libc.syscall(433, -100, target, 1)
+    if fd >= 0:
+        libc.syscall(431, fd, 1, b"max", data, 0)
+        libc.syscall(431, fd, 7, None, None, 0)
+        os.close(fd)
+def umount_all():
+    for place in (b"one", b"two", b"come"):
+        while libc.umount2(place, 2) == 0:
+            pass
+sys.setswitchinterval(1e-5)
+threads = [threading.Thread(target=rewrite, args=(name,)) for name in texts]
+threads.append(threading.Thread(target=come_and_go))
+for thread in threads:
+    thread.start()
+answers = set()
+try:
+    for flags in (0, 32, 1) * 15:
+        answer = libc.mount(source, target, kind, flags, data)
+        answers.add(errno.errorcode[ctypes.get_errno()] if answer else 0)
+        configure()
+        reconfigure()
+        libc.statfs(target, ctypes.create_string_buffer(256))
+        libc.umount2(target, 8)
+        umount_all()
+finally:
+    stop = True
+    for thread in threads:
+        thread.join()
+umount_all()
+print(0 in answers, sorted(answers - {0}))
+"""
+
 # Contexts, instances and mounts that are abandoned at every stage.
 ABANDON = r"""
 import ctypes, os, sys
@@ -66,6 +136,7 @@ def _places(image: Path) -> None:
     (image.parent / "one").mkdir(mode=0o777)
     (image.parent / "two").mkdir(mode=0o777)
     (image.parent / "race.py").write_text(RACE)
+    (image.parent / "rewrite.py").write_text(REWRITE)
     (image.parent / "abandon.py").write_text(ABANDON)
 
 
@@ -78,6 +149,21 @@ def test_names_that_change_meanwhile(inside: Lines) -> None:
         e2fsck -fn disk.img >log 2>&1
     """)
     assert lines == ["True", "clean"]
+
+
+def test_arguments_that_change_meanwhile(inside: Lines) -> None:
+    """Each call gets an answer of the kernel's for one of its arguments or another, and what is
+    mounted can be unmounted."""
+    answers, *rest = inside("""
+        d=$(losetup -f --show disk.img); python3 rewrite.py $d
+        grep $PWD /proc/self/mountinfo || echo clean; losetup -d $d; losetup -a
+        mount -t loop none one; umount one; ls one; e2fsck -fn disk.img >log 2>&1
+    """)
+    succeeded, refused = answers.split(" ", 1)
+    assert succeeded == "True"
+    known = ("EACCES", "EBUSY", "EINVAL", "ENODEV", "ENOENT", "ENOTDIR", "EPERM")
+    assert set(ast.literal_eval(refused)) <= set(known)
+    assert rest == ["clean"]
 
 
 def test_callers_that_die_meanwhile(inside: Lines) -> None:

@@ -291,21 +291,64 @@ def test_other_mounts_are_the_kernels(inside: Lines) -> None:
     assert lines.count("status 32") == 2
 
 
-def test_many_at_once(inside: Lines) -> None:
-    """50 instances, each with a device and a filesystem on it, mounted and unmounted at once."""
+def test_fifty_at_once(inside: Lines) -> None:
+    """All are there at one time, each with a filesystem on a device; so are mounts of others, and
+    more of them come and go."""
     lines = inside("""
         one() {
-            mkdir -p i$1 m$1; cp --sparse=always disk.img $1.img; mount -t loop none i$1
-            number=$(./control i$1 free); losetup $PWD/i$1/loop$number $1.img
-            mount i$1/loop$number m$1; echo $1 >m$1/file; umount m$1; umount i$1
-            debugfs -R 'cat file' $1.img 2>/dev/null; e2fsck -fn $1.img >/dev/null 2>&1
+            mkdir i$1 m$1; cp --sparse=always disk.img $1.img; mount -t loop none i$1
+            number=$(./control i$1 free); losetup $PWD/i$1/loop$number $1.img; echo $number >n$1
+            mount i$1/loop$number m$1; echo $1 >m$1/file; echo >up$1
+            until test -e go; do sleep 0.02; done
+            umount m$1; umount i$1; debugfs -R 'cat file' $1.img 2>/dev/null
+            e2fsck -fn $1.img >/dev/null 2>&1
         }
-        for batch in 0 1 2 3 4; do
-            for n in 0 1 2 3 4 5 6 7 8 9; do one $batch$n & done; wait
-        done
-        losetup -a; ls -d i*/* m*/* 2>/dev/null || :
+        others() {
+            mkdir $1; mount -t tmpfs none $1; cd $1; mkdir a b c d lower upper work; echo $1 >a/file
+            mount --bind a b; mount -t proc proc c
+            mount -t overlay none -o lowerdir=a,upperdir=upper,workdir=work d
+            cat b/file d/file; ls -d c/self/fd/0
+        }
+        mounted() { grep -c " - fuse.$1 " /proc/self/mountinfo || :; }
+        (others before); grep $PWD/before /proc/self/mountinfo >before.mounts
+        for n in $(seq 50); do one $n & done
+        (others meanwhile; cd ..; umount -R meanwhile; ls meanwhile)
+        until test $(ls -d up* 2>/dev/null | wc -l) = 50; do sleep 0.02; done
+        cat n* | sort -u | wc -l; grep -l $PWD /sys/block/loop*/loop/backing_file | wc -l
+        mounted loop; mounted ext4
+        >go; wait
+        losetup -a; ls -d i*/* m*/* 2>/dev/null || :; mounted loop; mounted ext4
+        grep $PWD/before /proc/self/mountinfo | cmp - before.mounts; cat before/[bd]/file
     """)
-    assert sorted(lines) == [f"{n:02}" for n in range(50)]
+    of_others, counts = ["before"] * 2 + ["c/self/fd/0"], ["50", "50", "51", "50"]
+    assert lines[:6] == [*of_others, "meanwhile", "meanwhile", "c/self/fd/0"]
+    assert lines[6:10] == counts
+    assert sorted(lines[10:60], key=int) == [str(n) for n in range(1, 51)]
+    assert lines[60:] == ["1", "0", "before", "before"]
+
+
+def test_a_hundred_instances(inside: Lines) -> None:
+    """Each has its devices and its limit; no control node reaches another's devices."""
+    lines = inside("""
+        for n in $(seq 100); do mkdir i$n; mount -t loop -o max=2 none i$n; done
+        python3 - <<'END'
+import errno, fcntl, os
+controls = [os.open(f"i{n}/loop-control", os.O_RDWR) for n in range(1, 101)]
+def ask(control, request, number=-1):
+    try:
+        return fcntl.ioctl(control, request, number)
+    except OSError as problem:
+        return errno.errorcode[problem.errno]
+owners = {ask(control, 0x4C80): control for control in controls for _ in range(2)}
+print(len(owners), {ask(control, 0x4C80) for control in controls})
+print({ask(control, 0x4C80, number) for number in owners for control in controls[::9]})
+print({ask(c, 0x4C81, n) for n, owner in owners.items() for c in controls[::9] if c != owner})
+print({len(os.listdir(f"i{n}")) for n in range(1, 101)})
+END
+        ls /sys/block | grep -c loop >during; umount i?; umount i??; umount i100
+        ls -d i*/* 2>/dev/null || echo $(($(cat during) - $(ls /sys/block | grep -c loop || :)))
+    """)
+    assert lines == ["200 {'ENOSPC'}", "{'EEXIST'}", "{'EACCES'}", "{3}", "200"]
 
 
 # --- without an instance: the transcripts ------------------------------------------------------

@@ -90,6 +90,123 @@ os.close(context)
     assert lines[2:] == ["0"]
 
 
+def test_a_copy_keeps_its_instance(calls: Lines) -> None:
+    """open_tree(2) of it or of one of its nodes, a descriptor below, a mapping, a working
+    directory, a descriptor on its way: each as long as it is there, and no longer."""
+    lines = calls("""
+import fcntl, mmap, socket, time
+def mounted():
+    global path
+    assert libc.mount(b"none", b"one", b"loop", 0, None) == 0
+    with open("one/loop-control", "r+b", buffering=0) as control:
+        number = fcntl.ioctl(control, 0x4C82)
+    path = f"/sys/block/loop{number}"
+    return f"one/loop{number}"
+def there():
+    try:
+        return os.stat(path).st_uid == 0  # and not the host's
+    except FileNotFoundError:
+        return False
+home = os.getcwd()
+def umount(flags=0):
+    return libc.umount2(b"one", flags)
+mounted()
+copy = call("open_tree", HERE, "one", 1)
+assert umount() == 0 and there()
+directory = os.open(".", os.O_RDONLY, dir_fd=copy)
+os.close(copy)
+assert there() and len(os.listdir(directory)) == 2
+os.close(directory)
+while there():
+    time.sleep(0.01)
+
+node = mounted()
+copy = call("open_tree", HERE, node, 1)
+open("place", "w").close()
+show("move_mount", copy, "", HERE, "place", 4)
+os.close(copy)
+assert umount() == 0 and there()
+print(oct(os.stat("place").st_mode))
+assert libc.umount2(b"place", 0) == 0 and not there(), "umount(2) waits for its end"
+
+with open("backing", "w+b") as backing, open(mounted(), "r+b", buffering=0) as device:
+    backing.truncate(4096)
+    fcntl.ioctl(device, 0x4C00, backing.fileno())
+    pages = mmap.mmap(device.fileno(), 4096)
+assert umount() == -1 and umount(2) == 0 and there()
+pages[:4] = b"text"
+pages.close()
+while there():
+    time.sleep(0.01)
+print(open("backing").read(4))
+
+mounted()
+os.chdir("one")
+assert libc.umount2(b"../one", 2) == 0 and there() and len(os.listdir(".")) == 2
+os.chdir(home)
+while there():
+    time.sleep(0.01)
+
+mounted()
+here, other = socket.socketpair()
+control = os.open("one/loop-control", os.O_RDWR)
+socket.send_fds(here, [b"x"], [control])
+os.close(control)
+assert umount(2) == 0 and there()
+here.close()
+other.close()
+while there():
+    time.sleep(0.01)
+print("gone")
+""")
+    assert lines == ["0", "0o60600", "text", "gone"]
+
+
+def test_mount_setattr_of_an_instance(calls: Lines) -> None:
+    """Flags of the mount, by the kernel; ids are not mapped, as it says of what cannot."""
+    lines = calls(
+        """
+import struct
+def change(place, what, userns=0, path="", clear=0, flags=0x1000):
+    return show("mount_setattr", place, path, flags, struct.pack("4Q", what, clear, 0, userns), 32)
+def flags():
+    os.system("findmnt -no VFS-OPTIONS one")
+def say(function, *arguments):
+    try:
+        function(*arguments)
+    except OSError as problem:
+        print(errno.errorcode[problem.errno])
+    else:
+        print("done")
+change(HERE, 1 | 8, path="one", flags=0)
+flags()
+say(os.chmod, "one/loop-control", 0o600)
+say(os.unlink, "one/loop9")
+say(os.mkdir, "one/new")
+change(HERE, 2, path="one", clear=1 | 8, flags=0)
+flags()
+say(os.chmod, "one/loop-control", 0o600)
+change(HERE, 1 << 40, path="one", flags=0)
+change(HERE, 1, path="one/loop-control", flags=0)
+change(HERE, 1, path="missing", flags=0)
+copy = call("open_tree", HERE, "one", 1)
+change(copy, 4)
+userns = os.open("/proc/self/ns/user", os.O_RDONLY)
+change(copy, 0x100000, userns)
+show("move_mount", copy, "", HERE, "two", 4)
+os.close(copy)
+os.system("umount one; findmnt -no VFS-OPTIONS two; umount two; ls two")
+""",
+        before="mount -t loop none one",
+    )
+    assert lines[:2] == ["0", "ro,noexec,relatime"]
+    assert lines[2:5] == ["EROFS"] * 3
+    assert lines[5:8] == ["0", "rw,nosuid,relatime", "done"]
+    assert lines[8:12] == ["EINVAL", "EINVAL", "ENOENT", "0"]
+    assert lines[12] in ("EINVAL", "EPERM")
+    assert lines[13:] == ["0", "rw,nosuid,nodev,relatime"]
+
+
 def test_links_beside_the_place_of_an_instance(calls: Lines) -> None:
     """They are where move_mount(2) first puts it, if it does."""
     lines = calls("""

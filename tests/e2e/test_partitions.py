@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines
+from tests.e2e.jobs import MAKERS, SECTORS
 from tests.support.skip import need
 from tests.support.user import User
 
@@ -185,3 +186,32 @@ def test_a_disk_made_without_root_is_the_kernels_to_mount(
         mount -o loop,offset={offset} disk.img mnt; tail -n 1 mnt/etc/deep/numbers; umount mnt
     """)
     assert again == ["more"]
+
+
+@pytest.mark.parametrize(
+    ("maker", "sector"), [(maker, sector) for maker in MAKERS for sector in SECTORS[maker]]
+)
+def test_partitions_are_there_when_the_tool_has_ended(
+    inside: Lines, maker: str, sector: int
+) -> None:
+    """Of a device that looks for them; no kernel of a container's host does that."""
+    lines = without_numbers(
+        inside(f"""
+        truncate -s 32M disk.img; d=$(losetup -f --show -P -b {sector} disk.img)
+        ({MAKERS[maker]}) >log 2>&1; for p in ${{d}}p*; do
+            size=$(blockdev --getsize64 $p); echo $p: $((size / 1024)) KiB of $(blockdev --getss $p)
+            test $size -gt 4096 || continue
+            mkfs.ext4 -q $p 2>/dev/null; blkid -o value -s TYPE $p
+        done; losetup -d $d; ls ${{d}}*
+        d=$(losetup -f --show -P -b {sector} disk.img); (cd /dev; ls ${{d##*/}}p*); losetup -d $d
+    """)
+    )
+    boot = max(1, sector // 1024)  # KiB of an extended partition
+    sizes = {1: 2048, 2: 3072} if "GPT" in maker else {1: 1024, 2: boot, 5: 2048, 6: 1024}
+    if maker.startswith("sfdisk, MBR"):
+        sizes = {1: 1024, 2: boot, 3: 2048, 4: 1024, 5: 1024}
+    shown = []
+    for number, size in sizes.items():
+        shown += [f"/dev/loopNp{number}: {size} KiB of {sector}"]
+        shown += ["ext4"] if size > boot else []
+    assert lines == [*shown, "/dev/loopN", *(f"loopNp{number}" for number in sizes)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ Program = Callable[..., Any]
 
 
 @pytest.fixture
-def program(loopfs_run: Run, run_as_user: Run, workdir: Path) -> Program:
+def program(loopfs_run: Run, run_as_user: Run) -> Program:
     """Run a module of tests/faults/programs in a sandbox; what it printed, as JSON.
 
     With ``natively`` it runs outside, as root of a user and mount namespace.
@@ -31,7 +30,7 @@ def program(loopfs_run: Run, run_as_user: Run, workdir: Path) -> Program:
     def run(name: str, *arguments: str, natively: bool = False) -> Any:
         words = [*PYTHON, "-m", f"tests.faults.programs.{name}", *arguments]
         if natively:
-            result = run_as_user(["unshare", "-Urm", *words], cwd=workdir, timeout=TIMEOUT)
+            result = run_as_user(["unshare", "-Urm", *words], timeout=TIMEOUT)
         else:
             result = loopfs_run(words, timeout=TIMEOUT)
         assert (result.returncode, result.stderr) == (0, ""), result.stdout

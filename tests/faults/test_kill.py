@@ -122,23 +122,18 @@ def test_a_signal_after_the_command_has_ended_does_not_cost_what_it_wrote(
 ) -> None:
     """As timeout(1) sends it, to the process and to the group."""
     process = started(STOPPED.replace("echo ready", "echo text >mnt/file; echo ready"))
-    (engine,) = parts_of(process.pid).engines
+    parts = parts_of(process.pid)
+    (engine,) = parts.engines
     os.kill(engine, signal.SIGSTOP)
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    wait_until(lambda: not parts_alive(process.pid), "the command has ended")
+    wait_until(lambda: not os.path.exists(f"/proc/{parts.child}"), "the command has ended")
     process.send_signal(signal.SIGTERM)
     os.kill(engine, signal.SIGCONT)
     output, complaint = process.communicate(timeout=PATIENCE)
     assert (output, complaint, process.returncode) == ("", "", 0)
     assert content(workdir / "disk.img", "file", run_as_user) == "text\n"
-
-
-def parts_alive(supervisor: int) -> list[int]:
-    """The children of a supervisor but for its helper."""
-    own = os.readlink(f"/proc/{supervisor}/ns/user")
-    return [pid for pid in children_of(supervisor) if os.readlink(f"/proc/{pid}/ns/user") == own]
 
 
 def kill_when_an_engine_starts(helper: int, victim: int | None = None) -> None:

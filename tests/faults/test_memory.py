@@ -5,6 +5,8 @@ The programs end with a device that is attached, written and detached as ever.
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.faults.conftest import Program
@@ -46,6 +48,13 @@ def test_arguments_that_never_come(program: Program) -> None:
     assert set(answers.values()) == {"EFAULT"}, answers
 
 
+def test_callers_that_are_killed_while_their_arguments_are_awaited(program: Program) -> None:
+    """Each of them dies at once, and whoever comes next is answered."""
+    answers = program("memory", "killed")
+    assert len(answers) == 24
+    assert set(answers.values()) == {signal.SIGKILL}, answers
+
+
 def test_a_backing_file_that_never_answers(program: Program) -> None:
     answers = program("memory", "stalled_backing")
     assert answers == {"still waiting": True, "read": "EIO"}
@@ -60,10 +69,3 @@ def test_memory_under_userfaultfd(program: Program) -> None:
 def test_descriptors_of_other_things_as_backing_file(program: Program) -> None:
     """The device was bound before any was looked at, which is what the kernel finds first."""
     assert program("memory", "files") == {"answers": ["EBUSY"]}
-
-
-def test_bad_pointers_in_every_trapped_call(program: Program) -> None:
-    """As of a tmpfs, outside: each pointer null, unmapped, the kernel's, without an end..."""
-    natively = program("pointers", "tmpfs", natively=True)
-    assert len(natively) > 300
-    assert program("pointers", "loop") == natively

@@ -28,9 +28,18 @@ SIZE = 192 << 10
 
 
 class Mounted:
-    """An instance that is served, and what a program would do with it."""
+    """An instance that is served, and what a program would do with it.
 
-    def __init__(self) -> None:
+    Args:
+        instances: it and the others; by default there is no other.
+        device_number: its st_dev.
+    """
+
+    def __init__(self, instances: Instances | None = None, device_number: int = 0xFFFF) -> None:
+        self.instances = instances or Instances(
+            Minors(FIRST), lambda fd: facts(os.fstat(fd)), read_table
+        )
+        self._device_number = device_number
         self.told: list[tuple[str, str]] = []
         self.kernel: Kernel
         self.filesystem: LoopFilesystem
@@ -38,15 +47,13 @@ class Mounted:
     def make(self, fd: int) -> Callable[[], None]:
         owner = Owner.of(Process(os.getpid()))
         told = self.told
-        fstat = lambda number: facts(os.fstat(number))  # noqa: E731
-        instances = Instances(Minors(FIRST), fstat, read_table)
-        self.filesystem = instances.add(
+        self.filesystem = self.instances.add(
             os.dup(fd),
-            0xFFFF,
+            self._device_number,
             owner,
             lambda *what: told.append(what),
         )
-        return lambda: instances.serve(self.filesystem)
+        return lambda: self.instances.serve(self.filesystem)
 
     def node(self, name: bytes) -> int:
         """The node id of the face to open."""

@@ -11,7 +11,7 @@ from loopfs.uapi import fuse, loop
 from loopfs.uapi.loop import LO_FLAGS_PARTSCAN, LoopInfo64
 from tests.filesystems.conftest import Mounted, configure, names
 
-RENAME_EXCHANGE, RENAME_WHITEOUT = 2, 4
+EXCHANGE, WHITEOUT = 2, 4
 
 # --- unlink and rename (patch 2/8) -----------------------------------------------------------
 
@@ -79,27 +79,31 @@ def test_a_rename_replaces_only_what_is_unused(mounted: Mounted, bound: int) -> 
 
 
 def test_two_devices_exchange_their_names(mounted: Mounted, bound: int) -> None:
-    """Neither goes, though one is in use."""
+    """simple_rename_exchange(): none of them goes, so one may be bound."""
     mounted.control(loop.LOOP_CTL_ADD, 9)
-    inodes = [mounted.filesystem.nodes.by_name[name].ino for name in (b"loop8", b"loop9")]
+    nodes = mounted.filesystem.nodes
+    inodes = [nodes.by_name[name].ino for name in (b"loop8", b"loop9")]
     mounted.told.clear()
-    assert rename(mounted, b"loop8", b"loop9", RENAME_EXCHANGE) == 0
-    by_name = mounted.filesystem.nodes.by_name
-    assert [by_name[name].ino for name in (b"loop9", b"loop8")] == inodes
+    assert rename(mounted, b"loop8", b"loop9", EXCHANGE) == 0
+    assert [nodes.by_name[name].ino for name in (b"loop9", b"loop8")] == inodes
     assert mounted.told == [("remove", "loop8"), ("remove", "loop9")]
-    assert mounted.control(loop.LOOP_CTL_REMOVE, 8) == -errno.EBUSY, "the number is the device's"
-    mounted.told.clear()
-    assert rename(mounted, b"loop8", b"loop9", RENAME_EXCHANGE) == 0
-    assert mounted.told == [("add", "loop9"), ("add", "loop8")]
     assert mounted.control(loop.LOOP_CTL_REMOVE, 9) == 0
-    assert sorted(names(mounted)) == [b"loop-control", b"loop8"]
+    assert sorted(names(mounted)) == [b"loop-control", b"loop9"]
+    mounted.control(loop.LOOP_CTL_ADD, 10)
+    assert rename(mounted, b"loop10", b"loop9", EXCHANGE) == 0
+    assert rename(mounted, b"loop10", b"loop8") == 0
+    assert nodes.by_name[b"loop8"].ino == inodes[0]
+    assert mounted.told[-1] == ("add", "loop8")
 
 
 def test_renames_that_are_refused(mounted: Mounted) -> None:
+    """The control node's EPERM comes before a flag's EINVAL."""
     mounted.control(loop.LOOP_CTL_ADD, 8)
-    assert rename(mounted, b"loop8", b"disk", RENAME_WHITEOUT) == errno.EINVAL
-    assert rename(mounted, b"loop8", b"loop-control", RENAME_EXCHANGE) == errno.EPERM
-    assert rename(mounted, b"loop-control", b"other", RENAME_WHITEOUT) == errno.EPERM
+    assert rename(mounted, b"loop8", b"disk", EXCHANGE) == errno.ENOENT
+    assert rename(mounted, b"loop8", b"disk", WHITEOUT) == errno.EINVAL
+    for flags in (EXCHANGE, WHITEOUT):
+        assert rename(mounted, b"loop8", b"loop-control", flags) == errno.EPERM
+        assert rename(mounted, b"loop-control", b"loop8", flags) == errno.EPERM
     assert rename(mounted, b"loop8", b"loop9p1") == errno.EPERM, "a scan may need the name"
     assert rename(mounted, b"loop7", b"disk") == errno.ENOENT
 

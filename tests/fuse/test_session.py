@@ -230,6 +230,12 @@ def test_rename_of_either_kind(kernel: Kernel, filesystem: Recorder) -> None:
     assert filesystem.asked == [(1, b"from", 9, b"to", 0), (1, b"from", 9, b"to", 1)]
 
 
+def test_nothing_is_made_by_mknod(kernel: Kernel) -> None:
+    for kind, code in ((stat.S_IFREG, errno.EACCES), (stat.S_IFBLK, errno.EPERM)):
+        body = fuse.MKNOD_IN.pack(kind | 0o600, 0, 0) + b"name\0"
+        assert kernel.ask(fuse.FUSE_MKNOD, body).code == code
+
+
 def test_statfs(kernel: Kernel) -> None:
     reply = kernel.ask(fuse.FUSE_STATFS)
     assert len(reply.data) == 80
@@ -343,10 +349,17 @@ def test_ioctl_on_a_directory(kernel: Kernel, filesystem: Recorder) -> None:
 # --- what is refused, and what is not answered -----------------------------------------------
 
 
+@pytest.mark.parametrize("room", [0, 4096])
+def test_there_are_no_extended_attributes(kernel: Kernel, room: int) -> None:
+    data = b"" if room else fuse.GETXATTR_OUT.pack(0)
+    assert kernel.ask(fuse.FUSE_LISTXATTR, fuse.GETXATTR_IN.pack(room)) == Reply(0, data)
+
+
 @pytest.mark.parametrize(
     ("opcode", "code"),
     [
         (fuse.FUSE_CREATE, errno.EACCES),
+        (fuse.FUSE_MKNOD, errno.EPERM),
         (fuse.FUSE_MKDIR, errno.EPERM),
         (fuse.FUSE_RMDIR, errno.EPERM),
         (fuse.FUSE_SYMLINK, errno.EPERM),
@@ -358,26 +371,6 @@ def test_ioctl_on_a_directory(kernel: Kernel, filesystem: Recorder) -> None:
 )
 def test_nothing_can_be_made_or_removed(kernel: Kernel, opcode: int, code: int) -> None:
     assert kernel.ask(opcode, bytes(64) + b"name\0") == Reply(code, b"")
-
-
-@pytest.mark.parametrize(
-    ("kind", "code"), [(stat.S_IFREG, errno.EACCES), (stat.S_IFIFO, errno.EPERM)]
-)
-def test_mknod_of_a_file_is_refused_as_creat(kernel: Kernel, kind: int, code: int) -> None:
-    body = fuse.MKNOD_IN.pack(kind | 0o644, 0, 0o22) + b"name\0"
-    assert kernel.ask(fuse.FUSE_MKNOD, body) == Reply(code, b"")
-
-
-@pytest.mark.parametrize("room", [0, 4096])
-def test_there_are_no_extended_attributes(kernel: Kernel, room: int) -> None:
-    data = b"" if room else fuse.GETXATTR_OUT.pack(0)
-    assert kernel.ask(fuse.FUSE_LISTXATTR, fuse.GETXATTR_IN.pack(room)) == Reply(0, data)
-
-
-def test_names_that_are_too_long(kernel: Kernel) -> None:
-    """FUSE has more room than the VFS's own filesystems."""
-    for length, code in ((255, errno.ENOENT), (256, errno.ENAMETOOLONG)):
-        assert kernel.ask(fuse.FUSE_LOOKUP, b"x" * length + b"\0").code == code
 
 
 @pytest.mark.parametrize("opcode", [0, 7, 33, 50, 99, 4096, 2**32 - 1, fuse.FUSE_POLL])

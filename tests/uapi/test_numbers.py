@@ -31,6 +31,10 @@ OURS = {
     "LOOP_CONFIG_SIZE": loop.LOOP_CONFIG_SIZE,
     "FUSE_KERNEL_MINOR_VERSION": fuse.FUSE_KERNEL_MINOR_VERSION,  # how much of it we use
     "MS_NOT_NEW": mount.MS_NOT_NEW,  # below
+    # sets of flags, which tests/faults/test_arguments.py tries on a kernel
+    "MS_NOUSER_AND_ABOVE": mount.MS_NOUSER_AND_ABOVE,
+    "UMOUNT_FLAGS": mount.UMOUNT_FLAGS,
+    "FSPICK_FLAGS": mount.FSPICK_FLAGS,
     "CAP_LAST_CAP_BIT": 63,  # bits that /proc/PID/status shows
 }
 

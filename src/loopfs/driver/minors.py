@@ -11,6 +11,7 @@ from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopfs.driver.instance import Instance
+    from loopfs.driver.partition import Partition
 
 MINORMASK = (1 << 20) - 1
 BLOCK_EXT_MAJOR = 259
@@ -56,6 +57,7 @@ class Minors:
         self._lowest_free = first
         # Each is one step, for threads that serve different instances.
         self._freed: list[int] = []
+        self.extended: dict[int, Partition] = {}  # by minor
         self._extended = count(FIRST_EXTENDED)
         self._diskseqs = count(1)
 
@@ -94,7 +96,8 @@ class Minors:
     def claim_extended(self) -> tuple[int, int]:
         """A device number for a partition (blk_alloc_ext_minor).
 
-        The host gives out its own from 0 on; ours lie where it hardly comes.
+        The host gives out its own from 0 on; ours lie where it hardly comes. Who takes one puts
+        the partition into ``extended``.
         """
         try:
             return BLOCK_EXT_MAJOR, self._freed.pop()
@@ -102,4 +105,6 @@ class Minors:
             return BLOCK_EXT_MAJOR, next(self._extended)
 
     def free_extended(self, minor: int) -> None:
+        """Its partition is gone."""
+        del self.extended[minor]
         self._freed.append(minor)

@@ -125,8 +125,9 @@ class Partitions(dict[int, Partition]):
 
     def _add(self, found: Found) -> None:
         major, minor = self._disk.minors.claim_extended()
-        self[found.number] = Partition(self._disk, found, major, minor, self._events)
-        self._events.append(Uevent("add", self[found.number]))
+        partition = Partition(self._disk, found, major, minor, self._events)
+        self._disk.minors.extended[minor] = self[found.number] = partition
+        self._events.append(Uevent("add", partition))
 
     def delete(self, number: int) -> None:
         """BLKPG_DEL_PARTITION.

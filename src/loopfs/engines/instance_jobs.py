@@ -31,11 +31,9 @@ def _instance(
 ) -> None:
     """Make a superblock that the caller's user namespace owns.
 
-    ``refused`` is the errno for its options, or 0.
-
     Answers with its device number, its /dev/fuse and the context that has made it. With a
     target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
-    what :func:`_link` wants.
+    what :func:`_link` wants. ``refused`` is the errno if there is such a target, or 0.
     """
     pidfd, root, cwd, process, thread = fds
     enter_user(pidfd)
@@ -45,8 +43,6 @@ def _instance(
     enter(pidfd, root, cwd)
     proc = paths.CallerProc(process, thread)
     place = None if target is None else paths.resolve(target, proc)
-    if place is not None and not refused and not stat.S_ISDIR(os.fstat(place).st_mode):
-        refused = errno.ENOTDIR  # what mount(2) says; move_mount(2) has EINVAL
     if refused:
         raise OSError(refused, os.strerror(refused))
     context = fuse_context(fuse, source, LOOP, sb_flags)
@@ -56,6 +52,8 @@ def _instance(
     if place is None:
         answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
         return
+    if not stat.S_ISDIR(os.fstat(place).st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     apply_flags(tree, flags)
     if with_links:
         assert target is not None

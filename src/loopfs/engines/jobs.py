@@ -136,9 +136,8 @@ def _umount(
         answer(channel, NOT_OURS)
         return
     os.fchdir(directory)
-    if not flags & uapi.MNT_EXPIRE:
-        # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
-        flags &= ~uapi.MNT_FORCE
+    # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
+    flags &= ~uapi.MNT_FORCE
     syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
     answer(channel, 0, number)
 

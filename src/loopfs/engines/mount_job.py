@@ -61,8 +61,10 @@ class _Mount:
         self._place = None
         if target is not None:
             self._place = paths.resolve(target, self._proc)
-            if not stat.S_ISDIR(os.fstat(self._place).st_mode):
-                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+    def _check_place(self) -> None:
+        if self._place is not None and not stat.S_ISDIR(os.fstat(self._place).st_mode):
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def again(self, engine: Engine, served: tuple[tuple[object, ...], ...]) -> bool:
         """Mount it from the superblock that an engine serves already, if one does."""
@@ -77,6 +79,7 @@ class _Mount:
                 _wait_for_end(engine_of.pid, self._caller)  # it still claims the device
                 self._enter_callers()
                 return False
+            self._check_place()
             if self._place is None:
                 answer(self._channel, 0, None, (context,))
             else:
@@ -93,6 +96,7 @@ class _Mount:
         read_only = self._read_only(engine)
         device = self.node.open(read_only)
         engine.check(device, self._fstype)
+        self._check_place()
         self._stage.build(self._fstype)
         fuse = self._stage.mount_device()
         answer(self._channel, SERVE, (self.node.instance, self.node.ino), (fuse,))
@@ -159,11 +163,12 @@ def _mount(
     request = _Mount(channel, fds, fstype, flags)
     if not request.find(source, instances):
         answer(channel, NOT_OURS)
-    elif refused:
+        return
+    request.resolve(target)
+    if refused:
         answer(channel, refused, _holds(request.node, fstype))
     else:
         engine = BY_NAME[engine_name]
-        request.resolve(target)
         if not request.again(engine, served):
             request.start(engine, options)
 

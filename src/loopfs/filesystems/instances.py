@@ -13,6 +13,7 @@ from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.instance import MAX_DEVICES, Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
+from loopfs.driver.partition import Partition
 from loopfs.filesystems.backing import Stat
 from loopfs.filesystems.loopfs import DeviceListener, IdMap, LoopFilesystem, TableReader
 from loopfs.fuse.session import Connection
@@ -175,6 +176,10 @@ class Instances:
                 around = Process(tid).user_namespaces()
                 return device if filesystem.userns in around else None
         return None
+
+    def partition(self, minor: int) -> Partition | None:
+        """The partition with a minor number, whoever may see it."""
+        return self._minors.extended.get(minor)
 
     def detach_unused(self) -> None:
         """Have each device of all instances detached as soon as nobody has it open."""

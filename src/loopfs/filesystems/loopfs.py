@@ -41,8 +41,8 @@ from loopfs.uapi.fuse import (
     Attr,
 )
 
-RENAME_NOREPLACE = 1
-RENAME_EXCHANGE = 2
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+NAME_MAX = 255  # bytes
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
@@ -114,6 +114,8 @@ class LoopFilesystem(Operations):
     # --- names and attributes --------------------------------------------------
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
+        if len(name) > NAME_MAX:
+            raise _error(errno.ENAMETOOLONG)
         node = self.nodes.by_name.get(name)
         if node is None or parent != self.nodes.root.special:
             raise _error(errno.ENOENT)
@@ -166,13 +168,13 @@ class LoopFilesystem(Operations):
     ) -> None:
         def rename_device() -> None:
             device = self._renamable(name)
-            victim = self._renamable(to_name) if to_name in self.nodes.by_name else None
+            other = self._renamable(to_name) if to_name in self.nodes.by_name else None
             if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
                 raise _error(errno.EINVAL)
-            if flags & RENAME_EXCHANGE and victim is not None:
-                self._exchange(device, victim)
+            if flags & RENAME_EXCHANGE:
+                self._exchange(device, self._renamable(to_name))
             else:
-                self._rename(device, to_name, victim)
+                self._rename(device, to_name, other)
             request.reply()
 
         self.worker.now_if_idle(blockdev.answering(request, rename_device))
@@ -187,24 +189,24 @@ class LoopFilesystem(Operations):
             with self._instances.numbers:
                 self.instance.remove_unused(victim)
             self._settle()
-        self._announce("remove", device)
-        self.instance.rename(device, os.fsdecode(name))
-        self.nodes.rename(self.nodes.of_device(device), name)
-        self._announce("add", device)
+        self._name({device: name})
 
-    def _exchange(self, *devices: LoopDevice) -> None:
-        """Give each of two devices' nodes the other's name."""
-        for device in devices:
-            self._announce("remove", device)
-        self.nodes.exchange(*map(self.nodes.of_device, devices))
-        for device in devices:
-            self.instance.rename(device, os.fsdecode(self.nodes.of_device(device).name))
-            self._announce("add", device)
+    def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
+        """Give each of two devices the other's name; none goes, so both may be in use."""
+        names = [self.nodes.of_device(each).name for each in (other, device)]
+        self._name(dict(zip((device, other), names, strict=True)))
 
-    def _announce(self, action: str, device: LoopDevice) -> None:
-        """Tell of a node; but of one that is renamed nobody who goes by the name."""
-        if self.nodes.of_device(device).name == device.name.encode():
-            self.on_device(action, device.name)
+    def _name(self, names: dict[LoopDevice, bytes]) -> None:
+        """Rename nodes, to names that no others have."""
+        for device in names:
+            if self.nodes.of_device(device).name == device.name.encode():
+                self.on_device("remove", device.name)
+        for device, name in names.items():
+            self.instance.rename(device, os.fsdecode(name))
+        self.nodes.rename({self.nodes.of_device(device): name for device, name in names.items()})
+        for device, name in names.items():
+            if name == device.name.encode():
+                self.on_device("add", device.name)
 
     def _renamable(self, name: bytes) -> LoopDevice:
         """The disk whose node can be removed and renamed: not the control node or a partition."""

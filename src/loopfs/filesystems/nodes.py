@@ -163,17 +163,13 @@ class Nodes:
         """The node with the inode number ``ino``, if there is one."""
         return self.by_ino.get(ino)
 
-    def rename(self, node: Node, name: bytes) -> None:
-        """Give a node another name, which no other has."""
-        del self.by_name[node.name]
-        node.name = name
-        self.by_name[name] = node
-
-    def exchange(self, first: Node, second: Node) -> None:
-        """Give each of two nodes the other's name; both names lead to one of them all the time."""
-        first.name, second.name = second.name, first.name
-        self.by_name[first.name] = first
-        self.by_name[second.name] = second
+    def rename(self, names: dict[Node, bytes]) -> None:
+        """Give nodes other names, which no others have."""
+        for node in names:
+            del self.by_name[node.name]
+        for node, name in names.items():
+            node.name = name
+            self.by_name[name] = node
 
     def _add(self, node: Node) -> None:
         node.special, node.data = next(self._ids), next(self._ids)

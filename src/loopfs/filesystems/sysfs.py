@@ -15,11 +15,14 @@ from itertools import count
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
+from loopfs.driver.minors import BLOCK_EXT_MAJOR
+from loopfs.driver.partition import Partition
 from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk, place
 from loopfs.fuse.operations import Buffer, Entry, Operations
 from loopfs.fuse.session import Request
 from loopfs.lean import NamedTuple, Protocol
 from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FUSE_ROOT_ID, Attr
+from loopfs.uapi.loop import LOOP_MAJOR
 
 HOST = "/sys"
 DEVICES = "devices/virtual/block"
@@ -59,6 +62,9 @@ class Disks(Protocol):
     def seen(self, number: int, tid: int | None) -> LoopDevice | None:
         """One of them; of all if ``tid`` is None."""
 
+    def partition(self, minor: int) -> Partition | None:
+        """One of their partitions."""
+
 
 class SysfsDirectory(Operations):
     """One of the directories (:data:`loopfs.sandbox.sysfs.PLACES`).
@@ -96,11 +102,30 @@ class SysfsDirectory(Operations):
 
     def _device(self, name: str, tid: int | None) -> BlockDevice | None:
         """The device that is called so here, as :meth:`_own` has it."""
-        disk, _, part = name.removeprefix("loop").partition("p")
-        if self._place == "dev/block" or part or not disk.isdecimal():
-            return self._own(tid).get(name)
-        device = self._disks.seen(int(disk), tid)
-        return device if device is not None and device.name == name else None
+        if self._place == "dev/block":
+            device = self._numbered(*name.partition(":")[::2], tid)
+        else:
+            disk, _, part = name.removeprefix("loop").partition("p")
+            device = self._numbered(str(LOOP_MAJOR), disk, tid)
+            if part and device is not None:
+                device = self._part(device, part)
+        return device if device is not None and self.name_of(device) == name else None
+
+    def _part(self, device: BlockDevice, part: str) -> BlockDevice | None:
+        if self._place != "class/block" or not part.isdecimal():
+            return None
+        return device.disk.partitions.get(int(part))
+
+    def _numbered(self, major: str, minor: str, tid: int | None) -> BlockDevice | None:
+        """The device with a device number, of which the caller compares the name."""
+        if not minor.isdecimal():
+            return None
+        if major == str(LOOP_MAJOR):
+            return self._disks.seen(int(minor), tid)
+        part = self._disks.partition(int(minor)) if major == str(BLOCK_EXT_MAJOR) else None
+        if part is None or self._disks.seen(part.disk.number, tid) is not part.disk:
+            return None
+        return part
 
     def name_of(self, device: BlockDevice) -> str:
         """What a device is called here."""

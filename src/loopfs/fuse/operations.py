@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from loopfs.fuse.session import Request
 
 Buffer = bytes | bytearray | memoryview
-NAME_MAX = 255  # bytes; FUSE itself lets longer names pass
 
 
 class Entry(NamedTuple):
@@ -32,7 +31,7 @@ class Statfs(NamedTuple):
     """FUSE_STATFS: block size in bytes, the longest name, blocks in all (none is free)."""
 
     bsize: int = 4096
-    namelen: int = NAME_MAX
+    namelen: int = 255
     blocks: int = 0
 
 

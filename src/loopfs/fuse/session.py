@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from loopfs.fuse.operations import NAME_MAX, Buffer, Operations, SetAttr
+from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.uapi import fuse as uapi
 
 MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
@@ -245,10 +245,7 @@ class Session:
         return uapi.INIT_OUT.pack(*version, readahead, flags & self._wanted, *background, *limits)
 
     def _lookup(self, request: Request, body: bytes) -> Answer:
-        name = _name(body)
-        if len(name) > NAME_MAX:
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        entry = self.filesystem.lookup(request, request.nodeid, name)
+        entry = self.filesystem.lookup(request, request.nodeid, _name(body))
         return None if entry is None else pack_entry(*entry)
 
     def _getattr(self, request: Request, body: bytes) -> bytes:
@@ -261,12 +258,6 @@ class Session:
     def _readlink(self, request: Request, body: bytes) -> bytes:
         return self.filesystem.readlink(request.nodeid)
 
-    def _mknod(self, request: Request, body: bytes) -> None:
-        """Refused, as the VFS refuses it where there is no such operation."""
-        mode, *_ = uapi.MKNOD_IN.unpack_from(body)
-        code = errno.EACCES if stat.S_ISREG(mode) else errno.EPERM
-        raise OSError(code, os.strerror(code))
-
     def _listxattr(self, request: Request, body: bytes) -> bytes:
         """There are none, which is no error."""
         (room,) = uapi.GETXATTR_IN.unpack_from(body)
@@ -274,6 +265,11 @@ class Session:
 
     def _unlink(self, request: Request, body: bytes) -> None:
         self.filesystem.unlink(request, request.nodeid, _name(body))
+
+    def _mknod(self, request: Request, body: bytes) -> None:
+        mode, *_ = uapi.MKNOD_IN.unpack_from(body)
+        # A regular file is made by another operation (vfs_create).
+        request.fail(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
 
     def _rename(self, request: Request, body: bytes) -> None:
         self._do_rename(request, body, uapi.RENAME_IN, 0)
@@ -356,9 +352,9 @@ _HANDLERS: dict[int, Handler] = {
     uapi.FUSE_GETATTR: Session._getattr,
     uapi.FUSE_SETATTR: Session._setattr,
     uapi.FUSE_READLINK: Session._readlink,
-    uapi.FUSE_MKNOD: Session._mknod,
     uapi.FUSE_LISTXATTR: Session._listxattr,
     uapi.FUSE_UNLINK: Session._unlink,
+    uapi.FUSE_MKNOD: Session._mknod,
     uapi.FUSE_RENAME: Session._rename,
     uapi.FUSE_RENAME2: Session._rename2,
     uapi.FUSE_OPEN: Session._open,

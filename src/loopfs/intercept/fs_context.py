@@ -18,6 +18,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from loopfs import syscalls
 from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
@@ -28,6 +29,7 @@ from loopfs.engines.policy import Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.worker import spawn
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,
@@ -88,12 +90,15 @@ class OpenContext:
         context: what was configured.
         log: the pipe's writing end.
         picked: what was chosen, if it is to be reconfigured.
+        userns: the user namespace of who opened it (its inode number).
     """
 
-    def __init__(self, context: FsContext, log: int, picked: Picked | None) -> None:
+    def __init__(self, context: FsContext, log: int, picked: Picked | None, userns: int) -> None:
         self.context = context
+        self.userns = userns
         self.picked = picked
-        self.lock = threading.Lock()
+        self.lock = threading.Lock()  # for who acts on it, after all has been read of the caller
+        self.closed = False
         self._log = log
 
     def say(self, sentence: str) -> None:
@@ -104,10 +109,22 @@ class OpenContext:
             return  # full: nobody reads them
 
     def close(self) -> None:
-        with self.lock:
-            os.close(self._log)
-            if self.picked is not None:
-                os.close(self.picked.context)
+        """Nobody has it open any more: once nobody acts on it."""
+        if self.lock.acquire(blocking=False):
+            self._close()
+        else:
+            spawn(self._close_later)
+
+    def _close_later(self) -> None:
+        self.lock.acquire()
+        self._close()
+
+    def _close(self) -> None:
+        self.closed = True
+        os.close(self._log)
+        if self.picked is not None:
+            os.close(self.picked.context)
+        self.lock.release()
 
 
 class OpenContexts:
@@ -120,10 +137,11 @@ class OpenContexts:
 
     def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
         """Answer ``call`` with a descriptor of ``context``."""
+        userns = call.process.namespace("user")
         theirs, ours = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
         inode = os.fstat(theirs).st_ino
         with self._lock:
-            self._contexts[ours] = inode, OpenContext(context, ours, picked)
+            self._contexts[ours] = inode, OpenContext(context, ours, picked, userns)
             if self._poller is None:
                 self._poller = select.epoll()
                 threading.Thread(target=self._watch, name="contexts", daemon=True).start()
@@ -189,8 +207,7 @@ class ContextHandlers:
                 call.proceed()
                 return
             may_wait()
-            with opened.lock:
-                handler(call, opened)
+            handler(call, opened)
 
         return checked
 
@@ -203,10 +220,12 @@ class ContextHandlers:
         may_wait()
         process = call.process
         flags = call.args[1] & 0xFFFFFFFF
-        fstype = text(process, call.args[0], PAGE)
+        if flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
+            call.proceed()
+            return
+        fstype = text(process, call.args[0])
         call.note(fsname=fstype)
-        ours = fstype == LOOP or fstype in block_types()
-        if not ours or flags & ~uapi.FSOPEN_CLOEXEC or not may_mount(process):
+        if not (fstype == LOOP or fstype in block_types()):
             call.proceed()
             return
         if not call.alive():
@@ -220,19 +239,17 @@ class ContextHandlers:
 
     def _fspick(self, call: Call) -> None:
         process, mounts = call.process, self._mounts
+        flags = call.args[2] & 0xFFFFFFFF
+        if flags & ~uapi.FSPICK_FLAGS or not may_mount(process):
+            call.proceed()
+            return
         path = os.fsdecode(process.read_string(call.args[1], PAGE))
         call.note(path=path)
-        flags = call.args[2] & 0xFFFFFFFF
-        known = uapi.FSPICK_CLOEXEC | uapi.FSPICK_SYMLINK_NOFOLLOW
-        known |= uapi.FSPICK_NO_AUTOMOUNT | uapi.FSPICK_EMPTY_PATH
         dirfd = ctypes.c_int(call.args[0] & 0xFFFFFFFF).value
         devices = mounts.device_numbers()
         start = None if dirfd == uapi.AT_FDCWD or path.startswith("/") else dirfd
-        if (
-            flags & ~known
-            or (not path and not flags & uapi.FSPICK_EMPTY_PATH)
-            or self._certainly_elsewhere(process, start, path, devices)
-            or not may_mount(process)
+        if (not path and not flags & uapi.FSPICK_EMPTY_PATH) or self._certainly_elsewhere(
+            process, start, path, devices
         ):
             call.proceed()
             return
@@ -274,28 +291,32 @@ class ContextHandlers:
         command, key, value = call.args[1] & 0xFFFFFFFF, *call.args[2:4]
         aux = ctypes.c_int(call.args[4] & 0xFFFFFFFF).value
         check_arguments(command, bool(key), bool(value), aux)
-        try:
-            if command == uapi.FSCONFIG_CMD_RECONFIGURE:
-                self._reconfigure(call, opened)
-            elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
-                self._create(call, opened)
-            else:
-                name = text(call.process, key, NAME_LIMIT)
-                string = value_of(call.process, command, value, aux)
-                call.note(key=name, value=string)
-                if call.alive():
-                    opened.context.set(name, string)
-        except DriverError as problem:
-            if problem.strerror != os.strerror(problem.code):
-                opened.say(str(problem.strerror))
-            raise
+        act: Callable[[], None]
+        if command == uapi.FSCONFIG_CMD_RECONFIGURE:
+            act = partial(self._reconfigure, call, opened)
+        elif command in (uapi.FSCONFIG_CMD_CREATE, uapi.FSCONFIG_CMD_CREATE_EXCL):
+            act = partial(self._create, call, opened)
+        else:
+            name = text(call.process, key, NAME_LIMIT)
+            string = _value(call.process, command, value, aux)
+            call.note(key=name, value=string)
+            act = partial(opened.context.set, name, string)
+        with opened.lock:
+            if opened.closed or not call.alive():  # by another thread of the caller's
+                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            try:
+                act()
+            except DriverError as problem:
+                if problem.strerror != os.strerror(problem.code):
+                    opened.say(str(problem.strerror))
+                raise
         call.finish()
 
     def _create(self, call: Call, opened: OpenContext) -> None:
         context = opened.context
         context.check_phase(Phase.CREATE_PARAMS)
         call.note(fstype=context.fstype, source=context.source)
-        if not may_mount(call.process):
+        if call.process.namespace("user") != opened.userns or not may_mount(call.process):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         fd = call.args[0] & 0xFFFFFFFF
         close_on_exec = syscalls.descriptor_info(call.process.tid, fd).flags & os.O_CLOEXEC
@@ -347,6 +368,8 @@ class ContextHandlers:
         context.check_phase(Phase.RECONF_PARAMS)
         assert picked is not None
         try:
+            if not call.process.has_capability():
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
             self._reconfigure_kernels(call.process, context, picked.context)
         except OSError:
             context.fail()
@@ -397,19 +420,19 @@ def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 
-def value_of(process: Process, command: int, value: int, aux: int) -> str | None:
-    """The string of a parameter, None if it has none; a value of another kind is only read, as
-    no filesystem of ours wants one.
+def _value(process: Process, command: int, address: int, aux: int) -> str | None:
+    """The value of a parameter if it is a string; others must be there, and are no use to us.
 
     Raises:
-        OSError: EFAULT, EINVAL, ENAMETOOLONG, ENOENT, EBADF.
+        OSError: as fsconfig(2): EFAULT, EINVAL, ENOENT, ENAMETOOLONG, EBADF.
     """
     if command == uapi.FSCONFIG_SET_STRING:
-        return text(process, value, NAME_LIMIT)
+        return text(process, address, NAME_LIMIT)
     if command == uapi.FSCONFIG_SET_BINARY:
-        process.read(value, aux)
+        process.read(address, aux)
     elif command in (uapi.FSCONFIG_SET_PATH, uapi.FSCONFIG_SET_PATH_EMPTY):
-        if not process.read_string(value, PAGE) and command == uapi.FSCONFIG_SET_PATH:
+        path = process.read_string(address, PAGE)
+        if not path and command == uapi.FSCONFIG_SET_PATH:
             raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
     elif command == uapi.FSCONFIG_SET_FD and not os.path.lexists(process.path(f"fd/{aux}")):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))

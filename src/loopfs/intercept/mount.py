@@ -26,10 +26,11 @@ from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
-from loopfs.process import Process
+from loopfs.process import Process, user_namespaces
 from loopfs.uapi.mount import (
     MS_BIND,
     MS_NOT_NEW,
+    MS_NOUSER_AND_ABOVE,
     MS_REMOUNT,
     NS_GET_USERNS,
     mount_flags,
@@ -50,7 +51,9 @@ class MountHandler:
 
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
-        if flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
+        if flags & MS_NOUSER_AND_ABOVE:
+            call.proceed()  # EINVAL
+        elif flags & (MS_REMOUNT | MS_BIND) == MS_REMOUNT:
             may_wait()
             self._remount(call, flags)
         elif flags & MS_NOT_NEW:
@@ -66,13 +69,13 @@ class MountHandler:
 
     def _mount(self, call: Call, flags: int) -> None:
         process = call.process
-        fstype = _name(process, call.args[2])
+        fstype = optional_text(process, call.args[2])
         call.note(fstype=fstype)
         if fstype is None or not self._may_be_ours(fstype):
             call.proceed()
             return
-        source = _name(process, call.args[0])
-        data = _options(process, call.args[4])
+        source = optional_text(process, call.args[0])
+        data = _data(process, call.args[4])
         target = _path(process, call.args[1])
         call.note(source=source, target=target, data=data)
         if target is None or not may_mount(process):
@@ -100,10 +103,10 @@ class MountHandler:
         context = FsContext(LOOP, LoopParameters)
         if source is not None:
             context.set("source", source)
-        refused = _refused(context, data)  # after a target that is not there
+        refused = _refusal(context, data)
         owner = Owner.of(call.process)
-        where = (target, flags, refused)
-        channel, message = begin_instance(self._mounts, call.process, context, where)
+        job = (target, flags, refused)
+        channel, message = begin_instance(self._mounts, call.process, context, *job)
         try:
             adopt_instance(self._mounts, owner, context, message)
             if call.alive():
@@ -144,12 +147,12 @@ class MountHandler:
         if not may_mount(process):
             call.proceed()
             return
+        for register in (2, 0):  # the type and the source mean nothing here, but must be readable
+            optional_text(process, call.args[register])
         context = remount_context(LOOP)
-        for unused in (call.args[2], call.args[0]):
-            _name(process, unused)  # the kernel reads them all the same
-        data = _options(process, call.args[4])
+        data = _data(process, call.args[4])
         call.note(data=data)
-        refused = _refused(context, data)  # it matters only if the target is an instance
+        refused = _refusal(context, data)  # it matters only if the target is an instance
         if not call.alive():
             return
         with caller_descriptors(process) as fds:
@@ -179,21 +182,25 @@ def begin_instance(
     mounts: Mounts,
     process: Process,
     context: FsContext,
-    where: tuple[str | None, int, int] = (None, 0, 0),
+    target: str | None = None,
+    flags: int = 0,
+    refused: int = 0,
 ) -> tuple[Channel, Message]:
     """Have an instance made in the caller's namespaces.
 
     Args:
-        where: the target, if it is to be mounted, MS_* flags, and the errno for the options or 0.
+        target: None for a context.
+        flags: MS_*.
+        refused: the errno if there is such a target, else 0.
     Returns:
         the job's channel, and the answer for :func:`adopt_instance`.
     Raises:
         OSError: as mount(2).
     """
-    source = "none" if context.source is None else context.source
+    source = context.source or "none"  # FUSE takes no empty one
     assert isinstance(context.parameters, LoopParameters)
     with caller_descriptors(process) as fds:
-        job = (source, context.sb_flags, *where, context.parameters.links)
+        job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
         channel = mounts.helper.begin("instance", job, fds)
     message = channel.receive()
     code, _ = result(message)
@@ -305,21 +312,11 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
     return message, device
 
 
-def _path(process: Process, address: int) -> str | None:
-    return os.fsdecode(process.read_string(address, PAGE)) if address else None
+def text(process: Process, address: int, limit: int = PAGE) -> str:
+    """A string argument as strndup_user() reads it.
 
-
-def _name(process: Process, address: int) -> str | None:
-    return text(process, address, PAGE) if address else None
-
-
-def text(process: Process, address: int, limit: int) -> str:
-    """A string argument as strndup_user reads it.
-
-    Args:
-        limit: bytes with the NUL.
     Raises:
-        OSError: EFAULT; EINVAL when it is longer.
+        OSError: EFAULT; EINVAL when there is no NUL within ``limit`` bytes.
     """
     try:
         return os.fsdecode(process.read_string(address, limit))
@@ -329,22 +326,31 @@ def text(process: Process, address: int, limit: int) -> str:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
 
-def _options(process: Process, address: int) -> str:
-    """The data argument as copy_mount_options reads it: what can be read, up to a page."""
+def optional_text(process: Process, address: int) -> str | None:
+    """As :func:`text`, but a null pointer is nothing (copy_mount_string())."""
+    return text(process, address) if address else None
+
+
+def _path(process: Process, address: int) -> str | None:
+    return os.fsdecode(process.read_string(address, PAGE)) if address else None
+
+
+def _data(process: Process, address: int) -> str:
+    """The last argument: a page, of which what cannot be read is NULs (copy_mount_options())."""
     if not address:
         return ""
-    data = process.read_some(address, min(PAGE - address % PAGE, PAGE - 1))
-    if b"\0" not in data and len(data) < PAGE - 1:
+    data = process.read_some(address, PAGE - address % PAGE)
+    if 0 not in data and len(data) < PAGE:
         try:
-            data += process.read_some(address + len(data), PAGE - 1 - len(data))
+            data += process.read_some(address + len(data), PAGE - len(data))
         except OSError as problem:
             if problem.errno != errno.EFAULT:
                 raise
-    return os.fsdecode(data.partition(b"\0")[0])
+    return os.fsdecode(data[: PAGE - 1].partition(b"\0")[0])
 
 
-def _refused(context: FsContext, data: str) -> int:
-    """Give a context the data of mount(2); 0, or the errno that they are refused with."""
+def _refusal(context: FsContext, data: str) -> int:
+    """Give a context its options; the errno for them, or 0."""
     try:
         context.set_all(data)
     except OSError as problem:
@@ -365,14 +371,13 @@ def block_types() -> frozenset[str]:
 
 
 def may_mount(process: Process) -> bool:
-    """The caller has CAP_SYS_ADMIN over its mount namespace, by its own user namespace."""
+    """The caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace that owns it,
+    or in one around that."""
+    if not process.has_capability():
+        return False
     fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
     try:
         owner = fcntl.ioctl(fd, NS_GET_USERNS)
     finally:
         os.close(fd)
-    try:
-        same = os.fstat(owner).st_ino == process.namespace("user")
-    finally:
-        os.close(owner)
-    return same and process.has_capability()
+    return process.namespace("user") in user_namespaces(owner)

@@ -9,6 +9,7 @@ from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
 
 
 class UmountHandler:
@@ -18,15 +19,16 @@ class UmountHandler:
         self._mounts = mounts
 
     def __call__(self, call: Call) -> None:
-        if self._mounts.device_numbers():
-            may_wait()
-            self._umount(call)
-        else:
-            call.proceed()
-
-    def _umount(self, call: Call) -> None:
-        process = call.process
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
+        # MNT_EXPIRE asks whether anybody has looked at the mount, and looking is what we do.
+        if flags & ~UMOUNT_FLAGS or flags & MNT_EXPIRE or not self._mounts.device_numbers():
+            call.proceed()
+        else:
+            may_wait()
+            self._umount(call, flags)
+
+    def _umount(self, call: Call, flags: int) -> None:
+        process = call.process
         target = os.fsdecode(process.read_string(call.args[0], PAGE))
         call.note(target=target)
         devices = self._mounts.device_numbers()

@@ -200,6 +200,11 @@ class Supervisor:
 
         Not before: a signal that was to end the command must not cost what it has written.
         """
+        _drop_signals()
+        enders = signal.SIGINT, signal.SIGTERM
+        for number in enders:
+            signal.signal(number, lambda *_: self._mounts.give_up())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, enders)
         names = ", ".join(engine.name() for engine in engines)
         print(
             f"loopfs: still waiting for {names} to write what was mounted;"
@@ -207,11 +212,6 @@ class Supervisor:
             file=sys.stderr,
             flush=True,
         )
-        _drop_signals()
-        enders = signal.SIGINT, signal.SIGTERM
-        for number in enders:
-            signal.signal(number, lambda *_: self._mounts.give_up())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, enders)
 
     def _forward(self, number: int) -> None:
         target = self._command

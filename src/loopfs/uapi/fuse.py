@@ -111,7 +111,7 @@ LSEEK_IN = struct.Struct("=QQII")
 LSEEK_OUT = struct.Struct("=Q")
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 DIRENT = struct.Struct("=QQII")
-MKNOD_IN = struct.Struct("=3I4x")
+MKNOD_IN = struct.Struct("=3I4x")  # mode, rdev, umask
 RENAME_IN = struct.Struct("=Q")
 RENAME2_IN = struct.Struct("=QI4x")
 GETXATTR_IN = struct.Struct("=I4x")

@@ -26,6 +26,7 @@ MS_SHARED = 1 << 20
 MS_RELATIME = 1 << 21
 MS_STRICTATIME = 1 << 24
 MS_LAZYTIME = 1 << 25
+MS_NOUSER_AND_ABOVE = -1 << 31  # MS_NOUSER is a negative int: the register's upper half, too
 MS_MGC_VAL = 0xC0ED0000
 MS_MGC_MSK = 0xFFFF0000
 
@@ -35,14 +36,14 @@ MS_NOT_NEW = MS_REMOUNT | MS_BIND | MS_MOVE | MS_UNBINDABLE | MS_PRIVATE | MS_SL
 
 def mount_flags(argument: int) -> int:
     """The MS_* flags of mount(2)'s fourth argument, which may have the magic number of old."""
-    flags = argument & 0xFFFFFFFF
-    return flags & ~MS_MGC_MSK if flags & MS_MGC_MSK == MS_MGC_VAL else flags
+    return argument & 0xFFFF if argument & MS_MGC_MSK == MS_MGC_VAL else argument
 
 
 MNT_FORCE = 1
 MNT_DETACH = 2
 MNT_EXPIRE = 4
 UMOUNT_NOFOLLOW = 8
+UMOUNT_FLAGS = MNT_FORCE | MNT_DETACH | MNT_EXPIRE | UMOUNT_NOFOLLOW
 
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
@@ -50,6 +51,7 @@ FSPICK_CLOEXEC = 1
 FSPICK_SYMLINK_NOFOLLOW = 2
 FSPICK_NO_AUTOMOUNT = 4
 FSPICK_EMPTY_PATH = 8
+FSPICK_FLAGS = FSPICK_CLOEXEC | FSPICK_SYMLINK_NOFOLLOW | FSPICK_NO_AUTOMOUNT | FSPICK_EMPTY_PATH
 
 # enum fsconfig_command
 FSCONFIG_SET_FLAG = 0

@@ -188,6 +188,10 @@ class Executor:
         memory = aligned(length, bytes([byte]))
         return os.pwritev(self._fds[slot], [memoryview(memory)[:length]], offset)
 
+    def seek_end(self, slot: int) -> Result:
+        """Where the VFS thinks that the device ends."""
+        return os.lseek(self._fds[slot], 0, os.SEEK_END)
+
     def fsync(self, slot: int) -> Result:
         os.fsync(self._fds[slot])
         return None

@@ -298,6 +298,11 @@ class Machine(RuleBasedStateMachine):
         self.same("read", self.slot(data), offset, length)
 
     @precondition(lambda self: self.open_slots)
+    @rule(data=st.data())
+    def seek_end(self, data: st.DataObject) -> None:
+        self.same("seek_end", self.slot(data))
+
+    @precondition(lambda self: self.open_slots)
     @rule(data=st.data(), offset=positions, length=lengths, byte=st.integers(97, 122))
     def write(self, data: st.DataObject, offset: int, length: int, byte: int) -> None:
         slot = self.slot(data)

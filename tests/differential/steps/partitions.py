@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from . import uapi
-from .bench import Bench, Device, content, flags_of, ioctl, number_out, scenario, size_of
+from .bench import Bench, Device, aligned, content, flags_of, ioctl, number_out, scenario, size_of
 
 SECTOR = 512
 END = 1 << 20
@@ -315,3 +315,41 @@ def a_held_partition(bench: Bench) -> None:
             bench.step("delete by the holder", lambda: pg(holder, blkpg(DELETE, 7)))
             bench.step("clear by another", lambda: ioctl(fd, uapi.LOOP_CLR_FD))
     bench.step("nodes", lambda: nodes(device))
+
+
+@scenario
+def what_disk_partition_and_file_show(bench: Bench) -> None:
+    """Each has a cache of its own: what one writes the others show once they forget theirs."""
+    image = bench.image(END, b"A")
+    start = 8 * SECTOR
+    with parted(bench, image) as (device, fd), partition(device, 1).opened() as part:
+        with open(image, "r+b", buffering=0) as file:
+
+            def show(step: str) -> None:
+                bench.step(f"{step}: disk", lambda: os.pread(fd, 3, start))
+                bench.step(f"{step}: partition", lambda: os.pread(part, 3, 0))
+                bench.step(f"{step}: file", lambda: os.pread(file.fileno(), 3, start))
+
+            show("at first")
+            os.pwrite(part, b"B" * 4096, 0)
+            os.fsync(part)
+            show("written to the partition")
+            ioctl(fd, uapi.BLKFLSBUF)
+            show("the disk's cache flushed")
+            os.pwrite(fd, b"C" * 4096, start)
+            os.fsync(fd)
+            show("written to the disk")
+            ioctl(part, uapi.BLKFLSBUF)
+            show("the partition's cache flushed")
+            os.pwrite(file.fileno(), b"D" * 4096, start)
+            show("written to the file")
+        for each in (fd, part):
+            ioctl(each, uapi.BLKFLSBUF)
+        show_again = [os.pread(fd, 3, start), os.pread(part, 3, 0)]
+        bench.note("all flushed", show_again)
+        with partition(device, 1).opened(os.O_RDONLY | os.O_DIRECT) as straight:
+            os.pwrite(fd, b"E" * 4096, start)
+            os.fsync(fd)
+            memory = aligned(4096)
+            os.preadv(straight, [memory], 0)
+            bench.note("read without a cache", memory[:3])

@@ -10,7 +10,7 @@ import tempfile
 from tests.differential.steps.bench import Bench
 from tests.differential.surface.asker import WORDS, Asker, program
 from tests.differential.surface.commands import Command, commands
-from tests.differential.surface.nodes import CONTROL, KINDS, Kind, Masked, Place
+from tests.differential.surface.nodes import CONTROL, INCAPABLE_CONTROL, KINDS, Kind, Masked, Place
 
 Answers = dict[str, dict[str, object]]  # by the kind of node, then by what was asked
 
@@ -26,16 +26,18 @@ def ask_all(programs: str, width: str) -> Answers:
     """What every kind of node answered a program of one width."""
     answers: Answers = {}
     with tempfile.TemporaryDirectory(dir=programs) as directory:
-        asker = Asker(programs, width)
-        place = Place(Bench(directory, lambda *_: None, lambda _: None), asker)
-        table = list(commands(asker.word))
-        with place.control():
-            answers[CONTROL] = {}
-            for command in table:
-                ask(place, command, answers[CONTROL])
-        for name, kind in KINDS.items():
-            answers[name] = of_kind(place, table, kind)
-        place.leave()
+        for capable in (True, False):
+            asker = Asker(programs, width, capable=capable)
+            place = Place(Bench(directory, lambda *_: None, lambda _: None), asker)
+            table = list(commands(asker.word))
+            with place.control():
+                named = answers[CONTROL if capable else INCAPABLE_CONTROL] = {}
+                for command in table:
+                    ask(place, command, named)
+            for name, kind in KINDS.items():
+                if kind.capable == capable:
+                    answers[name] = of_kind(place, table, kind)
+            place.leave()
     return answers
 
 

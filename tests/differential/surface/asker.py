@@ -80,12 +80,14 @@ class Asker:
     Args:
         directory: where :func:`build` has put it.
         width: a key of WORDS.
+        capable: it has CAP_SYS_ADMIN.
     """
 
-    def __init__(self, directory: str, width: str) -> None:
+    def __init__(self, directory: str, width: str, *, capable: bool = True) -> None:
         self.word = WORDS[width]
         pipe = subprocess.PIPE
-        command = [program(directory, width)]
+        without = [] if capable else ["setpriv", "--bounding-set", "-sys_admin", "--"]
+        command = [*without, program(directory, width)]
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, bufsize=0)
 
     def stop(self) -> None:

@@ -24,15 +24,18 @@ class Kind(NamedTuple):
         image: how its file is opened.
         opening: how its node is.
         partition: the node of a partition is asked.
+        capable: who asks has CAP_SYS_ADMIN.
     """
 
     config: dict[str, int] | None = None
     image: int = os.O_RDWR
     opening: int = os.O_RDWR
     partition: bool = False
+    capable: bool = True
 
 
 CONTROL = "loop-control"
+INCAPABLE_CONTROL = f"{CONTROL} without the capability"
 KINDS = {
     "unbound": Kind(),
     "bound": Kind({}),
@@ -46,6 +49,10 @@ KINDS = {
     "partition open for reading": Kind(
         {"flags": uapi.PARTSCAN}, opening=os.O_RDONLY, partition=True
     ),
+    "without the capability": Kind({}, capable=False),
+    "without it, open for reading": Kind({}, opening=os.O_RDONLY, capable=False),
+    "without it, unbound": Kind(opening=os.O_RDONLY, capable=False),
+    "partition without it": Kind({"flags": uapi.PARTSCAN}, partition=True, capable=False),
 }
 
 Masked = list[object]

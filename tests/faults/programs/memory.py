@@ -6,12 +6,14 @@ import ctypes
 import errno
 import mmap
 import os
+import signal
 import stat
 import struct
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from loopfs import syscalls
 from loopfs.uapi.block import BLKGETSIZE64, BLKROGET
@@ -43,6 +45,7 @@ from tests.faults.programs.stalled import stalled_file
 
 SIZE = 1 << 20
 AT_FDCWD, AT_EMPTY_PATH = -100, 0x1000
+MS_REMOUNT = 32
 UFFD_USER_MODE_ONLY, UFFDIO_API, UFFDIO_REGISTER = 1, 0xC018AA3F, 0xC020AA00
 USERFAULTFD = {"x86_64": 323, "aarch64": 282}
 
@@ -148,6 +151,85 @@ def stalled() -> dict[str, object]:
     return answers
 
 
+def killed() -> dict[str, object]:
+    """Callers that are killed in the middle of each call, by each of its pointers.
+
+    Returns:
+        how each ended: the number of the signal.
+    """
+    device = new_device(new_file("disk.img", SIZE))
+    os.mkdir("instance")
+    syscalls.mount("none", "instance", "loop", 0, None)
+    answers: dict[str, object] = {}
+    with stalled_file("stalled") as file:
+        never = Area(SIZE, file).start
+        instance = os.open("instance", os.O_RDONLY)
+        context = syscalls.fsopen("loop")
+        calls: dict[str, tuple[int | bytes | None, ...]] = {
+            "mount source": (never, b"instance", b"loop", 0, None),
+            "mount target": (b"none", never, b"loop", 0, None),
+            "mount type": (b"none", b"instance", never, 0, None),
+            "mount data": (b"none", b"instance", b"loop", 0, never),
+            "mount remounted": (None, never, None, MS_REMOUNT, None),
+            "mount remount": (None, b"instance", None, MS_REMOUNT, never),
+            "umount2": (never, 0),
+            "fsopen": (never, 0),
+            "fsconfig flag": (context, 0, never, None, 0),
+            "fsconfig key": (context, 1, never, b"1", 0),
+            "fsconfig value": (context, 1, b"max", never, 0),
+            "fsconfig binary": (context, 2, b"max", never, PAGE),
+            "fsconfig path": (context, 3, b"max", never, AT_FDCWD),
+            "fspick": (AT_FDCWD, never, 0),
+            "fspick place": (instance, never, 8),
+            "statfs path": (never, never),
+            "statfs": (b"instance", never),
+            "fstatfs": (instance, never),
+            "fstat": (device, never),
+            "newfstatat path": (device, never, never, AT_EMPTY_PATH),
+            "newfstatat": (device, b"", never, AT_EMPTY_PATH),
+            "statx path": (device, never, AT_EMPTY_PATH, 0xFFF, never),
+            "statx": (device, b"", AT_EMPTY_PATH, 0xFFF, never),
+        }
+        for label, arguments in calls.items():
+            number = NR[label.split()[0]]
+            answers[label] = _killed_in(number, partial(syscall, number, *arguments))
+        os.close(instance)
+        answers["fspick and fsconfig"] = _killed_in(NR["fsconfig"], lambda: _picked(never))
+        # Contexts that are gone keep nothing, whoever is still stalled.
+        other = new_device(new_file("other.img", SIZE), directory="instance")
+        path = f"/sys/block/loop{status(other).number}/loop/backing_file"
+        os.close(other)
+        syscalls.umount2("instance", 0)
+        while os.path.exists(path):
+            pass
+        cycle("cycle.img", b"text")
+        syscalls.mount("none", "instance", "loop", 0, None)
+        syscalls.umount2("instance", 0)
+    return answers
+
+
+def _picked(never: int) -> int | str:
+    instance = os.open("instance", os.O_RDONLY)
+    return syscall(NR["fsconfig"], syscalls.fspick(instance), 1, b"max", never, 0)
+
+
+def _waits_in(process: int, number: int) -> bool:
+    with open(f"/proc/{process}/syscall", encoding="ascii") as file:
+        return file.read().split()[0] == str(number)
+
+
+def _killed_in(number: int, call: Callable[[], object]) -> int:
+    """How a process ends that is killed while it waits in a system call."""
+    child = os.fork()
+    if child == 0:
+        call()
+        os._exit(0)
+    while not _waits_in(child, number):
+        pass
+    os.kill(child, signal.SIGKILL)
+    return -os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def stalled_backing() -> dict[str, object]:
     """A device on a file that is not served costs only its own users anything."""
     with stalled_file("stalled") as file:
@@ -202,7 +284,8 @@ def files() -> dict[str, object]:
 
 
 SCENARIOS = {
-    f.__name__: f for f in (protected, own_pages, stalled, stalled_backing, userfault, files)
+    f.__name__: f
+    for f in (protected, own_pages, stalled, killed, stalled_backing, userfault, files)
 }
 
 if __name__ == "__main__":
