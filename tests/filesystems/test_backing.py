@@ -60,6 +60,8 @@ def test_a_regular_file(image: Path, opened: Open) -> None:
     assert file.size() == SIZE
     assert file.path == str(image)
     os.truncate(image, 5)
+    assert file.size() == SIZE  # what it was when it was last looked at
+    file.refresh()
     assert file.size() == 5
 
 

@@ -272,9 +272,6 @@ def test_the_end_of_the_mount_frees_everything(image: Path) -> None:
         mounted.control(loop.LOOP_CTL_ADD, 8)
         configure(mounted, mounted.handle(b"loop8"), image, LoopInfo64())
         assert holders(image) == 1
-    thread = mounted.filesystem.worker._thread
-    assert thread is not None
-    thread.join(10)
     assert mounted.told[-1] == ("remove", "loop8")
     assert holders(image) == 0
 

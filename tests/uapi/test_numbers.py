@@ -26,6 +26,7 @@ OURS = {
     "SECTOR_SIZE": 512,
     "SECTOR_SHIFT": 9,
     "LOOP_CTRL_MINOR": 237,
+    "WORDS_APART": 4 << 16,  # sizeof(size_t) in an ioctl's number
     "LOOPFS_SUPER_MAGIC": 0x6C6F6F71,  # patch 2/8
     "LOOP_INFO64_SIZE": loop.LOOP_INFO64_SIZE,  # test_layouts.py
     "LOOP_CONFIG_SIZE": loop.LOOP_CONFIG_SIZE,

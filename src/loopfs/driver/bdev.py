@@ -8,7 +8,7 @@ from loopfs.driver.event import Event, Invalidate
 from loopfs.driver.statistics import Statistics
 from loopfs.driver.world import Backing
 from loopfs.errors import DriverError
-from loopfs.lean import TYPE_CHECKING
+from loopfs.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from loopfs.driver.loop import LoopDevice
@@ -31,6 +31,19 @@ class Opener:
         self.blocks_writers = False
         self.write = write
         self.exclusive = exclusive
+
+
+class Use(NamedTuple):
+    """What a filesystem that is mounted for writing uses of its disk.
+
+    Args:
+        name: of the device that it is mounted from.
+        start, end: bytes from the disk's start.
+    """
+
+    name: str
+    start: int
+    end: int
 
 
 class BlockDevice:
@@ -125,10 +138,42 @@ class BlockDevice:
             holder.blocks_writers = True
         self.writes_blocked = True
 
-    def check_may_write(self) -> None:
+    def check_may_open_for_writing(self) -> None:
         """Raises DriverError EBUSY: a mounted filesystem of the kernel's relies on the data."""
         if self.writes_blocked:
             raise DriverError(errno.EBUSY, f"{self.name} is mounted by the kernel")
+
+    def mounted(self, start: int, end: int) -> Use:
+        """An engine serves the device for writing, until :meth:`unmounted`.
+
+        Args:
+            start, end: what the filesystem uses of it, in bytes.
+        Raises:
+            DriverError: EBUSY: another one uses a part of that.
+        """
+        use = Use(self.name, self.start + start, self.start + end)
+        disk = self.disk
+        _check_unused(disk, use.start, use.end)
+        disk.uses = (*disk.uses, use)
+        return use
+
+    def unmounted(self, use: Use) -> None:
+        """The engine has let go of the device."""
+        self.disk.uses = tuple(each for each in self.disk.uses if each is not use)
+
+    def check_may_write(self, position: int, length: int) -> None:
+        """What a node may be written to: the bytes that no mounted filesystem uses.
+
+        Args:
+            position: bytes from the device's start.
+            length: bytes.
+        Raises:
+            DriverError: EBUSY.
+        """
+        self.check_may_open_for_writing()
+        if self.disk.uses:
+            start = self.start + position
+            _check_unused(self.disk, start, start + length)
 
     def closed(self, opener: Opener) -> None:
         """An opener is gone."""
@@ -174,6 +219,12 @@ class BlockDevice:
         if size != self.soft_block_size:
             self.soft_block_size = size
             self._events.append(Invalidate(self))
+
+
+def _check_unused(disk: LoopDevice, start: int, end: int) -> None:
+    for use in disk.uses:
+        if start < use.end and use.start < end:
+            raise DriverError(errno.EBUSY, f"a filesystem is mounted from {use.name}")
 
 
 def valid_block_size(size: int) -> bool:

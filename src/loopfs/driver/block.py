@@ -155,13 +155,15 @@ def zero_range(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> t
 
     Raises:
         DriverError: EBADF (opened for reading), EINVAL (not aligned to the block size,
-            empty, or past the end), EPERM (read-only disk).
+            empty, or past the end), EPERM (read-only disk), EBUSY (a mounted filesystem
+            uses some of it).
         OSError: EFAULT.
     """
     _check_writer(opener)
     start, length = uapi.RANGE.unpack(caller.read(arg, uapi.RANGE.size))
     _check_range(bdev, start, length)
     _check_writable(bdev)
+    bdev.check_may_write(start, length)
     return start, length
 
 
@@ -178,6 +180,7 @@ def discard_range(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -
     _check_writer(opener)
     _check_writable(bdev)
     _check_range(bdev, start, length)
+    bdev.check_may_write(start, length)
     return start, length
 
 
@@ -233,10 +236,9 @@ BLOCK_IOCTLS: dict[int, Handler] = {
 
 # Three numbers carry sizeof(size_t) of the caller, who can only use his own; what they transfer
 # has one size for all. The kernel's compat_blkdev_ioctl has BLKBSZGET say what BLKSSZGET says.
-_WORDS_APART = (8 - 4) << 16
 _SIZED = (uapi.BLKBSZGET, uapi.BLKBSZSET, uapi.BLKGETSIZE64)
-_FOR_32_BITS = {cmd - _WORDS_APART: BLOCK_IOCTLS[cmd] for cmd in _SIZED}
-_FOR_32_BITS[uapi.BLKBSZGET - _WORDS_APART] = BLOCK_IOCTLS[uapi.BLKSSZGET]
+_FOR_32_BITS = {cmd - uapi.WORDS_APART: BLOCK_IOCTLS[cmd] for cmd in _SIZED}
+_FOR_32_BITS[uapi.BLKBSZGET - uapi.WORDS_APART] = BLOCK_IOCTLS[uapi.BLKSSZGET]
 
 
 def find(cmd: int, word: int) -> Handler | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 from enum import Enum
 
-from loopfs.driver.bdev import BlockDevice, Extent, Opener, valid_block_size
+from loopfs.driver.bdev import BlockDevice, Extent, Opener, Use, valid_block_size
 from loopfs.driver.event import Event, Invalidate, ReadPartitions, Uevent
 from loopfs.driver.minors import Minors, NumberSet
 from loopfs.driver.partition import Partitions
@@ -75,6 +75,8 @@ class LoopDevice(BlockDevice):
         self.write_cache = False
         self.discards = False
         self.partitions = Partitions(self, events)
+        # Replaced as a whole, as the window is; of its partitions too.
+        self.uses: tuple[Use, ...] = ()
         self._reset()
 
     def _reset(self) -> None:
@@ -112,7 +114,7 @@ class LoopDevice(BlockDevice):
         if exclusive and self.claimed:
             raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
         if write:
-            self.check_may_write()
+            self.check_may_open_for_writing()
         self.check_may_open()
         return self.opened(write=write, exclusive=exclusive)
 

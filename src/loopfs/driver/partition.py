@@ -67,7 +67,7 @@ class Partition(BlockDevice):
         if exclusive and self.claimed:
             raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
         if write:
-            self.check_may_write()
+            self.check_may_open_for_writing()
         self._disk.check_may_open()
         if self._disk.partitions.get(self.number) is not self:
             raise DriverError(errno.ENXIO, f"{self.name} is gone")

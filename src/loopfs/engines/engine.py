@@ -65,6 +65,21 @@ class Served(NamedTuple):
     superblock: int
 
 
+class Wanted(NamedTuple):
+    """What a job asks the supervisor to serve: a device for an engine.
+
+    Args:
+        instance, ino: st_dev of the instance and the node's inode number.
+        start, end: the bytes of the device that the filesystem uses.
+    """
+
+    instance: int
+    ino: int
+    read_only: bool
+    start: int
+    end: int
+
+
 def find_program(name: str) -> str | None:
     """Where a program lies on :data:`SEARCH_PATH`."""
     paths = (f"{place}/{name}" for place in SEARCH_PATH.split(":"))
@@ -83,6 +98,12 @@ def program(name: str, package: str) -> Callable[[str], str | None]:
 
 
 Check = Callable[[int, str], None]
+Extent = Callable[[int], tuple[int, int]]
+
+
+def whole(device: int) -> tuple[int, int]:
+    """The bytes of an open device, from the first to the last: a filesystem may use all."""
+    return 0, os.lseek(device, 0, os.SEEK_END)
 
 
 class Engine(NamedTuple):
@@ -100,6 +121,8 @@ class Engine(NamedTuple):
             would refuse.
         writes: it can.
         environment: given the open device, variables for the program.
+        extent: given the open device, the bytes of it that the filesystem uses, which nobody
+            else may write: the first, and the one after the last.
     """
 
     name: str
@@ -110,6 +133,7 @@ class Engine(NamedTuple):
     check: Check
     writes: bool = True
     environment: Callable[[int], dict[str, str]] = lambda device: {}
+    extent: Extent = whole
 
     def translated(self, data: str) -> tuple[str, ...]:
         """The data argument of mount(2) as the program's options.

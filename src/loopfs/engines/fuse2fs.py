@@ -57,16 +57,31 @@ def check(device: int, fstype: str) -> None:
     data = os.pread(device, _SUPERBLOCK.size, SUPERBLOCK_OFFSET)
     if len(data) < _SUPERBLOCK.size:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    blocks, log_block_size, magic, incompat, blocks_high = _SUPERBLOCK.unpack(data)
-    if incompat & INCOMPAT_64BIT:
-        blocks |= blocks_high << 32
+    _, log_block_size, magic, incompat, _ = _SUPERBLOCK.unpack(data)
     if (
         magic != MAGIC
         or log_block_size > MAX_LOG_BLOCK_SIZE
-        or blocks << (10 + log_block_size) > os.lseek(device, 0, os.SEEK_END)
+        or _end(data) > os.lseek(device, 0, os.SEEK_END)
         or incompat & ~_INCOMPAT.get(fstype, incompat)
     ):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+
+def extent(device: int) -> tuple[int, int]:
+    """The bytes of a device that its filesystem uses: not the boot block before the superblock,
+    and nothing after the last block.
+
+    Args:
+        device: the open device, which :func:`check` has passed.
+    """
+    return SUPERBLOCK_OFFSET, _end(os.pread(device, _SUPERBLOCK.size, SUPERBLOCK_OFFSET))
+
+
+def _end(superblock: bytes) -> int:
+    blocks, log_block_size, _, incompat, blocks_high = _SUPERBLOCK.unpack(superblock)
+    if incompat & INCOMPAT_64BIT:
+        blocks |= blocks_high << 32
+    return int(blocks << (10 + log_block_size))
 
 
 def environment(device: int) -> dict[str, str]:

@@ -12,7 +12,7 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import DeviceNode, find_device
-from loopfs.engines.engine import Engine, Launch, Served
+from loopfs.engines.engine import Engine, Launch, Served, Wanted
 from loopfs.engines.helper import NOT_OURS, SERVE, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
@@ -95,12 +95,17 @@ class _Mount:
         """Have an engine serve it."""
         read_only = self._read_only(engine)
         device = self.node.open(read_only)
+        os.fsync(device)  # what has only been stored by mmap(2) yet is in the image, or we fail
         engine.check(device, self._fstype)
+        used = (0, 0) if read_only else engine.extent(device)
         self._check_place()
         self._stage.build(self._fstype)
         fuse = self._stage.mount_device()
-        answer(self._channel, SERVE, (self.node.instance, self.node.ino), (fuse,))
+        wanted = Wanted(self.node.instance, self.node.ino, read_only, *used)
+        answer(self._channel, SERVE, tuple(wanted), (fuse,))
         os.close(fuse)
+        if code := int(self._channel.receive().data or errno.EINTR):
+            raise OSError(code, os.strerror(code))
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
         environment = engine.environment(device)

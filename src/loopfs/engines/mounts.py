@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from loopfs import syscalls
 from loopfs.channel import close_all
-from loopfs.engines.engine import Served
+from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.helper import Helper
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
+from loopfs.fuse.session import Connection
 from loopfs.lean import signal
 from loopfs.process import Process
 
@@ -124,23 +127,29 @@ class Mounts:
         """What the engines have whose superblocks can be mounted once more."""
         return tuple(engine.served for engine in self.alive() if engine.served is not None)
 
-    def serve(self, instance: int, ino: int, fuse: int) -> EngineDevice | None:
+    def serve(self, wanted: Wanted, fuse: int) -> EngineDevice:
         """Serve the mount that an engine is to have its device from.
 
         Args:
-            instance, ino: st_dev and st_ino of the device.
+            wanted: what the job asks for.
             fuse: an open /dev/fuse; ours from now on.
-        Returns:
-            None when the device is gone, and so is what was mounted.
+        Raises:
+            OSError: ENXIO (the device is gone), EBUSY (another engine writes a part of it);
+                and so is what was mounted.
         """
-        filesystem = self.instances.find(instance)
-        node = filesystem.nodes.of_inode(ino) if filesystem is not None else None
-        if filesystem is None or node is None:
-            os.close(fuse)
-            return None
-        device = EngineDevice(filesystem, node)
-        device.serve_in_thread(fuse)
-        return device
+        connection = Connection(fuse)
+        filesystem = self.instances.find(wanted.instance)
+        node = filesystem.nodes.of_inode(wanted.ino) if filesystem is not None else None
+        if filesystem is None or node is None or node.device is None:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        device, use = node.device, None
+        filesystem.drop_pages(device)  # of the disk's other nodes: the job has synced its own
+        if not wanted.read_only:
+            use = filesystem.drive(partial(device.mounted, wanted.start, wanted.end))
+            filesystem.drop_pages(device)  # what was stored meanwhile
+        served = EngineDevice(filesystem, node, use)
+        served.serve_in_thread(connection)
+        return served
 
     def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
         engine = Engine(pidfd, served.superblock, served.superblock, served, source)

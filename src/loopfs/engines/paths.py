@@ -13,7 +13,7 @@ import stat
 
 from loopfs import syscalls
 from loopfs.lean import NamedTuple
-from loopfs.uapi.mount import PROC_SUPER_MAGIC
+from loopfs.uapi.magic import PROC_SUPER_MAGIC
 
 MAX_LINKS = 40  # MAXSYMLINKS
 _PROC_ROOT_INO = 1

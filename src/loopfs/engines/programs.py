@@ -67,6 +67,7 @@ FUSE2FS = Engine(
     fuse2fs.command,
     fuse2fs.check,
     environment=fuse2fs.environment,
+    extent=fuse2fs.extent,
 )
 SQUASHFUSE = Engine(
     "squashfuse",

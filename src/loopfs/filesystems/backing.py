@@ -17,11 +17,21 @@ from loopfs.filesystems.nodes import Node
 from loopfs.fuse.operations import Buffer
 from loopfs.lean import NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
-from loopfs.uapi.mount import FUSE_SUPER_MAGIC, PROC_SUPER_MAGIC, TMPFS_MAGIC
+from loopfs.uapi.magic import (
+    FIEMAP,
+    FS_IOC_FIEMAP,
+    FUSE_SUPER_MAGIC,
+    LOCAL_FILESYSTEMS,
+    OVERLAYFS_SUPER_MAGIC,
+    PROC_SUPER_MAGIC,
+    TMPFS_MAGIC,
+)
 
 # A mapping covers so much of a file at a time, in bytes, and serves transfers from so many on.
 VIEW_WINDOW = 64 << 20
 VIEW_MINIMUM = 64 << 10
+
+_QUIETLY = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 # What a block layer can say (block/blk-core.c: blk_errors); everything else is EIO.
 _BLOCK_ERRORS = frozenset(
@@ -83,6 +93,9 @@ def _close(fd: int) -> None:
 class BackingFile:
     """The :class:`~loopfs.driver.world.Backing` that is a descriptor.
 
+    To make one may wait for the file's server, as may :meth:`refresh`; what the driver asks
+    waits for nothing.
+
     Args:
         fd: a duplicate of the workload's descriptor; ours from now on.
         node: its node, if the file is a device of ours.
@@ -94,32 +107,36 @@ class BackingFile:
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
         self.direct = bool(flags & os.O_DIRECT)
-        path_only = bool(flags & os.O_PATH)
-        # A file that is served by a process of the sandbox: waiting for it in a thread
-        # that this process needs to make progress would be a deadlock.
-        filesystem = 0 if path_only else syscalls.filesystem_type(fd)
+        filesystem = 0 if flags & os.O_PATH else syscalls.filesystem_type(fd)
         self.slow = filesystem == FUSE_SUPER_MAGIC
-        if flags & (os.O_DIRECT | os.O_APPEND) and not path_only:
-            fd = _reopened(fd, flags)
         self._file: _Descriptor | None = _Descriptor(fd, self.slow)
-        if path_only:
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        if flags & os.O_PATH:
+            raise _error(errno.EBADF)
         self._fstat = fstat
         # There a hole that is read through a mapping becomes memory.
         self._on_tmpfs = filesystem == TMPFS_MAGIC
-        self._window: tuple[int, memoryview] | None = None
+        # A mapping for each thread that reads: another thread would replace it under this one.
+        self._views = threading.local()
+        st = self._stat()
         if node is None:
-            st = self._stat()
             self.identity = FileIdentity(st.dev, st.ino, st.rdev)
             self.transfers = not stat.S_ISDIR(st.mode)
             # In /proc are files that look regular and are not, such as mem.
             self.supported = filesystem != PROC_SUPER_MAGIC and (
                 stat.S_ISREG(st.mode) or stat.S_ISBLK(st.mode)
             )
+            self.slow = not stat.S_ISBLK(st.mode) and _served_by_a_process(fd, filesystem)
         else:
             dev = syscalls.statx_dev(fd)
             self.identity = FileIdentity(dev, node.ino, node.device_number)
             self.transfers = self.supported = True
+        self._size = self._min_dio_size = 0
+        if self.supported:
+            if flags & (os.O_DIRECT | os.O_APPEND):  # which would change what a write does
+                self._file = _Descriptor(_reopened(fd, flags), self.slow)
+            self._file.slow = self.slow
+            self._min_dio_size = self._ask_min_dio_size()
+            self.refresh()
 
     def _stat(self) -> FileFacts:
         fd = self._open().fd
@@ -134,9 +151,15 @@ class BackingFile:
         return os.readlink(f"/proc/self/fd/{self._open().fd}")
 
     def size(self) -> int:
-        """Bytes in the file now."""
-        if self.loop_device is not None:
-            return self.loop_device.capacity
+        """Bytes in the file when it was last looked at."""
+        return self._size if self.loop_device is None else self.loop_device.capacity
+
+    def refresh(self) -> None:
+        """See how large the file is now."""
+        if self.loop_device is None:
+            self._size = self._ask_size()
+
+    def _ask_size(self) -> int:
         st = self._stat()
         if stat.S_ISBLK(st.mode):
             with open(f"/sys/dev/block/{os.major(st.rdev)}:{os.minor(st.rdev)}/size") as file:
@@ -145,9 +168,16 @@ class BackingFile:
 
     def min_dio_size(self) -> int:
         """Bytes; 0 where the filesystem has no direct I/O (loop_query_min_dio_size)."""
+        if self.loop_device is None:
+            return self._min_dio_size
+        return self.loop_device.disk.block_size
+
+    def _ask_min_dio_size(self) -> int:
         fd = self._open().fd
+        if self.loop_device is not None:
+            return 0
         try:
-            os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT))
+            os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | _QUIETLY | os.O_DIRECT))
         except OSError as problem:
             if problem.errno in (errno.EINVAL, errno.EACCES):  # or it cannot be opened again
                 return 0
@@ -156,11 +186,11 @@ class BackingFile:
 
     def close(self) -> None:
         self._file = None
-        self._window = None
+        self._views = threading.local()
 
     def _open(self) -> _Descriptor:
         if (file := self._file) is None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+            raise _error(errno.EIO)
         return file
 
     def fileno(self) -> int:
@@ -178,7 +208,7 @@ class BackingFile:
             except OSError as problem:
                 raise _block_error(problem) from None
             if count == 0:
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise _error(errno.EIO)
             done += count
 
     def view(self, offset: int, length: int) -> memoryview | None:
@@ -193,20 +223,22 @@ class BackingFile:
         start = offset - offset % VIEW_WINDOW
         if offset + length > start + VIEW_WINDOW:
             return None
-        if self._window is None or self._window[0] != start:
+        views = self._views
+        if getattr(views, "start", None) != start:
             try:
-                self._window = start, self._map(start)
+                views.view = self._map(start)
             except (OSError, ValueError):  # it does not reach that far, or cannot be mapped
                 return None
-        view = self._window[1]
+            views.start = start
+        view: memoryview = views.view
         if offset - start + length > len(view):
-            self._window = None  # the file may have grown: next time
+            views.start = None  # the file may have grown: next time
             return None
         return view[offset - start : offset - start + length]
 
     def _map(self, start: int) -> memoryview:
         fd = self._open().fd
-        length = min(VIEW_WINDOW, max(self.size() - start, 0))
+        length = min(VIEW_WINDOW, max(self._ask_size() - start, 0))
         mapping = mmap(fd, length, MAP_SHARED, PROT_READ, offset=start)
         mapping.madvise(MADV_SEQUENTIAL)
         return memoryview(mapping)
@@ -241,7 +273,7 @@ def _block_error(problem: OSError) -> OSError:
     """A file's error as the one of a disk."""
     if problem.errno in _BLOCK_ERRORS:
         return problem
-    return OSError(errno.EIO, os.strerror(errno.EIO))
+    return _error(errno.EIO)
 
 
 def facts(st: os.stat_result) -> FileFacts:
@@ -249,11 +281,34 @@ def facts(st: os.stat_result) -> FileFacts:
 
 
 def _reopened(fd: int, flags: int) -> int:
-    """The same file without O_DIRECT and O_APPEND, which would change what a write does."""
-    plain = flags & os.O_ACCMODE | os.O_CLOEXEC
+    """The same file without O_DIRECT and O_APPEND."""
+    plain = flags & os.O_ACCMODE | _QUIETLY
     try:
         return os.open(f"/proc/self/fd/{fd}", plain)
     except PermissionError:
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
-    finally:
-        os.close(fd)
+        raise _error(errno.EINVAL) from None
+
+
+def _served_by_a_process(fd: int, filesystem: int) -> bool:
+    """Who waits for the file may wait for a process, which may wait for us: it is on no
+    filesystem that this kernel answers for from its own disks.
+
+    Args:
+        filesystem: the type, as statfs(2) has it.
+    """
+    if filesystem in LOCAL_FILESYSTEMS:
+        return False
+    # What overlayfs shows can lie anywhere. It passes FIEMAP on, which FUSE does not have.
+    return filesystem != OVERLAYFS_SUPER_MAGIC or not _has_extents(fd)
+
+
+def _has_extents(fd: int) -> bool:
+    try:
+        fcntl.ioctl(fd, FS_IOC_FIEMAP, FIEMAP.pack(0, 1, 0, 0, 0, 0))
+    except OSError:
+        return False
+    return True
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))

@@ -16,7 +16,7 @@ from time import monotonic_ns
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.statistics import DISCARD, FLUSH, READ, WRITE
 from loopfs.filesystems.backing import BackingFile
-from loopfs.filesystems.worker import spawn
+from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer
 from loopfs.fuse.session import Request
 from loopfs.uapi.falloc import (
@@ -89,8 +89,14 @@ def read(
     return None
 
 
-def write(device: BlockDevice, request: Request, offset: int, data: memoryview) -> int | None:
-    """FUSE_WRITE: how many bytes were stored. None when a thread will answer."""
+def write(
+    device: BlockDevice, request: Request, offset: int, data: memoryview, answer: int | None = None
+) -> int | None:
+    """FUSE_WRITE: how many bytes were stored. None when a thread will answer.
+
+    Args:
+        answer: what is said to have been stored, if it is to be more than what is to be.
+    """
     extent = extent_of(device, offset, len(data))
     if extent is None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -98,13 +104,13 @@ def write(device: BlockDevice, request: Request, offset: int, data: memoryview) 
     if not backing.slow:
         with _Counted(device, WRITE, length):
             backing.write(data[:length], position)
-        return length
+        return answer or length
     own = bytes(data[:length])  # the buffer is the next request's
 
     def write_slowly() -> None:
         with _Counted(device, WRITE, length):
             backing.write(own, position)
-        request.reply(WRITE_OUT.pack(length, 0))
+        request.reply(WRITE_OUT.pack(answer or length, 0))
 
     spawn(answering(request, write_slowly))
     return None

@@ -1,8 +1,9 @@
 """The device that an engine serves from: a mount of its own with one file, for it alone.
 
-Nobody else writes to a device that is mounted, so the kernel may keep what an engine writes until
-the engine syncs or closes it, as it does for a filesystem of its own; and it joins small writes.
-On the instance, where a write must see the device's end, it may not.
+Nobody else writes what a mounted filesystem uses (:mod:`loopfs.driver.pages`), so the kernel may
+keep what an engine writes until the engine syncs or closes it, as it does for a filesystem of
+its own; and it joins small writes. On the instance, where a write must see the device's end, it
+may not.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import os
 import stat
 import threading
 
-from loopfs.driver.bdev import BlockDevice
+from loopfs.driver.bdev import BlockDevice, Use
 from loopfs.filesystems import blockdev
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import MAX_WRITE, Connection, Request, Session
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
@@ -30,20 +32,21 @@ class EngineDevice(Operations):
     Args:
         instance: the device's.
         node: the device's.
+        use: what the engine may write, if anything; it ends with the engine.
     """
 
-    def __init__(self, instance: LoopFilesystem, node: Node) -> None:
+    def __init__(self, instance: LoopFilesystem, node: Node, use: Use | None) -> None:
         assert node.device is not None
         self._instance = instance
         self._node = node
         self._device: BlockDevice = node.device
+        self._use = use
         self._buffer = memoryview(bytearray(MAX_WRITE))
         self._session: Session | None = None
         self.gone = threading.Event()  # and nothing of it is open any more
 
-    def serve_in_thread(self, fuse: int) -> None:
-        """Serve what is mounted with an open /dev/fuse (ours from now on), in a thread."""
-        connection = Connection(fuse)
+    def serve_in_thread(self, connection: Connection) -> None:
+        """Serve what is mounted with an open /dev/fuse, in a thread."""
         threading.Thread(target=self._serve, args=(connection,), name="engine", daemon=True).start()
 
     def sync(self) -> None:
@@ -56,13 +59,22 @@ class EngineDevice(Operations):
             blockdev.sync(self._device, datasync=False)
 
     def _serve(self, connection: Connection) -> None:
-        self._instance.cached_elsewhere.append(self._device)
         self._session = Session(connection, self, writeback=True)
         try:
             self._session.serve()
         finally:
-            self._instance.cached_elsewhere.remove(self._device)
-            self._instance.release_all(connection, self.gone.set)
+            try:
+                self._let_go(connection)
+            finally:
+                self.gone.set()
+
+    def _let_go(self, connection: int) -> None:
+        """What was cached of the device is old. A page that is dirty by a store of the time when
+        the engine had it is refused, and so dropped, as long as the use lasts."""
+        if self._use is not None:
+            self._instance.drop_pages(self._device)
+            self._device.unmounted(self._use)
+        self._instance.release_all(connection)
 
     # --- names and attributes ----------------------------------------------------
 
@@ -97,13 +109,31 @@ class EngineDevice(Operations):
     def write(
         self, request: Request, handle: int, offset: int, data: memoryview, flags: int
     ) -> int | None:
-        return self._instance.write(request, handle, offset, data, flags)
+        """What lies outside of the use is another's, and in the same page only by chance."""
+        if self._use is None or self._device.read_only:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        start = self._use.start - self._device.start
+        first = max(start - offset, 0)
+        own = data[first : max(self._use.end - self._device.start - offset, 0)]
+        if not own:
+            return len(data)
+        return blockdev.write(self._device, request, offset + first, own, len(data))
 
     def fsync(self, request: Request, handle: int, datasync: bool) -> None:
-        self._instance.fsync(request, handle, datasync)
+        def sync() -> None:
+            blockdev.sync(self._device, datasync)
+            # Who has the device open sees what a sync has brought, at the latest.
+            self._instance.drop_pages(self._device)
+            request.reply()
+
+        spawn(blockdev.answering(request, sync))
 
     def fallocate(self, request: Request, handle: int, mode: int, offset: int, length: int) -> None:
-        self._instance.fallocate(request, handle, mode, offset, length)
+        def fallocate() -> None:
+            blockdev.fallocate(self._device, mode, offset, length)
+            request.reply()
+
+        spawn(blockdev.answering(request, fallocate))
 
     def ioctl(
         self, request: Request, handle: int, cmd: int, arg: int, data: bytes, compat: bool

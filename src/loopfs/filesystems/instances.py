@@ -100,7 +100,6 @@ class Instances:
     def serve(self, filesystem: LoopFilesystem) -> None:
         """Serve an instance until its last mount and descriptor are gone."""
         filesystem.serve()
-        filesystem.worker.join()  # it is shut down
         with self._lock:
             left = {n: f for n, f in self._filesystems.items() if f is not filesystem}
             self._filesystems = left
@@ -137,7 +136,7 @@ class Instances:
         time.sleep(SOON / 1000)  # whoever has just read a request may wait for the interpreter
         deadline = time.monotonic() + SOON
         for filesystem in self._filesystems.values():
-            while not (filesystem.session.idle() and filesystem.worker.idle()):
+            while not filesystem.session.idle():
                 if time.monotonic() > deadline:
                     return
                 time.sleep(SOON / 100)

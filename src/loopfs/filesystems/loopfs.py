@@ -11,27 +11,29 @@ import errno
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
+from typing import TypeVar
 
 from loopfs import syscalls
-from loopfs.driver import block as driver_block
 from loopfs.driver import ioctl as driver_ioctl
+from loopfs.driver import pages
 from loopfs.driver.bdev import BlockDevice, Opener
 from loopfs.driver.event import Invalidate, ReadPartitions
 from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.partition import Found
+from loopfs.driver.window import Window
 from loopfs.filesystems import blockdev, faces
 from loopfs.filesystems.backing import BackingFile, Stat
-from loopfs.filesystems.caller import IoctlCaller
+from loopfs.filesystems.ioctls import Ioctl
 from loopfs.filesystems.nodes import Node, Nodes
-from loopfs.filesystems.worker import Worker, spawn
+from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import MAX_WRITE, Request, Session, pack_entry
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.process import Process
-from loopfs.uapi.block import BLKDISCARD, BLKZEROOUT
 from loopfs.uapi.fuse import (
     FOPEN_DIRECT_IO,
     FOPEN_KEEP_CACHE,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 DeviceListener = Callable[[str, str], None]
 TableReader = Callable[[int, int, int, int], list[Found]]
 IdMap = Callable[[str], str]
+T = TypeVar("T")
 
 
 class OpenFile(NamedTuple):
@@ -62,6 +65,14 @@ class OpenFile(NamedTuple):
     device: BlockDevice | None
     opener: Opener | None
     connection: int
+
+
+class _Changes(NamedTuple):
+    """What is left to do of the driver's events: pages that say nothing true any more, and disks
+    whose tables are to be read, with what they showed."""
+
+    pages: list[BlockDevice]
+    tables: list[tuple[LoopDevice, Window | None]]
 
 
 class LoopFilesystem(Operations):
@@ -96,16 +107,18 @@ class LoopFilesystem(Operations):
     ) -> None:
         self.instance = instance
         self.session = Session(fd, self)
-        self.worker = Worker()
+        # The driver is called by one thread at a time, which waits for nothing meanwhile.
+        self.lock = threading.Lock()
         self.device_number = device_number
         self.userns = userns
         self.id_map = id_map
         self.nodes = Nodes(time.time_ns())
         self.open_files: dict[int, OpenFile] = {}
-        self.cached_elsewhere: list[BlockDevice] = []  # which engines write by another mount
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
         self.on_device = on_device
+        self._named: deque[tuple[str, BlockDevice]] = deque()  # the names that have come and gone
+        self._naming = threading.Lock()
         self._fstat = fstat
         self._read_table = read_table
         self._instances = instances
@@ -155,29 +168,25 @@ class LoopFilesystem(Operations):
         return ((n, node.name, node.ino, node.kind) for n, node in self.nodes.after(place))
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:
-        def unlink_device() -> None:
-            with self._instances.numbers:
-                self.instance.remove_unused(self._renamable(name))
-            self._settle()
-            request.reply()
+        self.drive(lambda: self._remove(self._renamable(name)))
+        request.reply()
 
-        self.worker.now_if_idle(blockdev.answering(request, unlink_device))
+    def _remove(self, device: LoopDevice) -> None:
+        with self._instances.numbers:
+            self.instance.remove_unused(device)
 
     def rename(
         self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
     ) -> None:
-        def rename_device() -> None:
-            device = self._renamable(name)
-            other = self._renamable(to_name) if to_name in self.nodes.by_name else None
-            if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-                raise _error(errno.EINVAL)
-            if flags & RENAME_EXCHANGE:
-                self._exchange(device, self._renamable(to_name))
-            else:
-                self._rename(device, to_name, other)
-            request.reply()
-
-        self.worker.now_if_idle(blockdev.answering(request, rename_device))
+        device = self._renamable(name)
+        other = self._renamable(to_name) if to_name in self.nodes.by_name else None
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise _error(errno.EINVAL)
+        if flags & RENAME_EXCHANGE:
+            self._exchange(device, self._renamable(to_name))
+        else:
+            self._rename(device, to_name, other)
+        request.reply()
 
     def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
         """Give a device's node another name; a device that has it must be unused, and goes."""
@@ -186,9 +195,7 @@ class LoopFilesystem(Operations):
         if victim is device:
             return
         if victim is not None:
-            with self._instances.numbers:
-                self.instance.remove_unused(victim)
-            self._settle()
+            self.drive(lambda: self._remove(victim))
         self._name({device: name})
 
     def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
@@ -198,15 +205,17 @@ class LoopFilesystem(Operations):
 
     def _name(self, names: dict[LoopDevice, bytes]) -> None:
         """Rename nodes, to names that no others have."""
-        for device in names:
-            if self.nodes.of_device(device).name == device.name.encode():
-                self.on_device("remove", device.name)
-        for device, name in names.items():
-            self.instance.rename(device, os.fsdecode(name))
-        self.nodes.rename({self.nodes.of_device(device): name for device, name in names.items()})
-        for device, name in names.items():
-            if name == device.name.encode():
-                self.on_device("add", device.name)
+        with self.lock:
+            for device in names:
+                if self.nodes.of_device(device).name == device.name.encode():
+                    self._named.append(("remove", device))
+            for device, name in names.items():
+                self.instance.rename(device, os.fsdecode(name))
+            self.nodes.rename({self.nodes.of_device(d): name for d, name in names.items()})
+            for device, name in names.items():
+                if name == device.name.encode():
+                    self._named.append(("add", device))
+        self._tell_names()
 
     def _renamable(self, name: bytes) -> LoopDevice:
         """The disk whose node can be removed and renamed: not the control node or a partition."""
@@ -242,16 +251,11 @@ class LoopFilesystem(Operations):
             def open_openat2() -> None:
                 self._open_openat2(request, node, flags, process)
 
-            self.worker.later(blockdev.answering(request, open_openat2))
+            spawn(blockdev.answering(request, open_openat2))
             return None
         except ProcessLookupError:
             real_flags = None
-        exclusive = bool((real_flags or 0) & os.O_EXCL)
-
-        def open_device() -> None:
-            self._open_device(request, node, flags, exclusive)
-
-        self.worker.now_if_idle(blockdev.answering(request, open_device))
+        self._open_device(request, node, flags, bool((real_flags or 0) & os.O_EXCL))
         return None
 
     def _open_openat2(self, request: Request, node: Node, flags: int, process: Process) -> None:
@@ -264,31 +268,25 @@ class LoopFilesystem(Operations):
     def _open_device(self, request: Request, node: Node, flags: int, exclusive: bool) -> None:
         device = node.device
         assert device is not None
-        # The kernel, too, drops a block device's cache with its last opener.
-        kept = FOPEN_KEEP_CACHE if device.openers and device not in self.cached_elsewhere else 0
         write = flags & os.O_ACCMODE != os.O_RDONLY
-        opener = device.open(write=write, exclusive=exclusive)
-        self._settle()
-        self.open_files[handle := next(self._handles)] = OpenFile(
-            node, device, opener, request.connection
-        )
+
+        def open_device() -> tuple[int, int]:
+            # The kernel, too, drops a block device's cache with its last opener. And what is
+            # cached of a device that an engine writes can be old.
+            kept = FOPEN_KEEP_CACHE if device.openers and not device.disk.uses else 0
+            opener = device.open(write=write, exclusive=exclusive)
+            handle = next(self._handles)
+            self.open_files[handle] = OpenFile(node, device, opener, request.connection)
+            return handle, kept
+
+        handle, kept = self.drive(open_device)
         request.reply(OPEN_OUT.pack(handle, FOPEN_NOFLUSH | kept, 0))
 
     def release(self, request: Request, handle: int) -> None:
-        file = self.open_files[handle]
-        if file.device is None:
+        if self.open_files[handle].device is None:
             del self.open_files[handle]
-            request.reply()
         else:
-
-            def release_device() -> None:
-                self._release_device(request, handle)
-
-            self.worker.now_if_idle(blockdev.answering(request, release_device))
-
-    def _release_device(self, request: Request, handle: int) -> None:
-        self._close(handle)
-        self._settle()
+            self.drive(lambda: self._close(handle))
         request.reply()
 
     def _close(self, handle: int) -> None:
@@ -296,18 +294,16 @@ class LoopFilesystem(Operations):
         assert file.device is not None and file.opener is not None
         file.device.disk.release(file.opener)
 
-    def release_all(self, connection: int, then: Callable[[], None]) -> None:
-        """Close what was opened through another mount's connection, which has ended, for the
-        kernel then says nothing of it; and call ``then``."""
+    def release_all(self, connection: int) -> None:
+        """Close what was opened through another mount's connection, which has ended: the kernel
+        then says nothing of it."""
 
         def release() -> None:
             files = list(self.open_files.items())
             for handle in [h for h, file in files if file.connection == connection]:
                 self._close(handle)
-            self._settle()
-            then()
 
-        self.worker.now_if_idle(release)
+        self.drive(release)
 
     # --- data --------------------------------------------------------------------
 
@@ -325,7 +321,7 @@ class LoopFilesystem(Operations):
         device = self._device(handle)
         if device.read_only:
             raise _error(errno.EPERM)
-        device.check_may_write()
+        device.check_may_write(offset, len(data))
         if flags & os.O_DIRECT:
             blockdev.check_aligned(device, offset, len(data))
         return blockdev.write(device, request, offset, data)
@@ -345,7 +341,10 @@ class LoopFilesystem(Operations):
             raise _error(errno.ENODEV)
 
         def fallocate() -> None:
+            device.check_may_write(offset, length)
+            self.drop_pages(device, offset, length)
             blockdev.fallocate(device, mode, offset, length)
+            self.drop_pages(device, offset, length)
             request.reply()
 
         spawn(blockdev.answering(request, fallocate))
@@ -363,46 +362,16 @@ class LoopFilesystem(Operations):
     ) -> None:
         file = self.open_files[handle]
         if file.device is None:
+            request.reply_ioctl(self.drive(lambda: self._control_ioctl(cmd, arg)))
+            return
+        assert file.opener is not None
+        call = Ioctl(self, request, file.device, file.opener, cmd, arg, compat)
+        spawn(blockdev.answering(request, call.carry_out))
 
-            def control_ioctl() -> None:
-                self._control_ioctl(request, cmd, arg)
-
-            self.worker.now_if_idle(blockdev.answering(request, control_ioctl))
-        else:
-
-            def device_ioctl() -> None:
-                self._device_ioctl(request, file, cmd, arg, compat)
-
-            self.worker.later(blockdev.answering(request, device_ioctl))
-
-    def _control_ioctl(self, request: Request, cmd: int, arg: int) -> None:
+    def _control_ioctl(self, cmd: int, arg: int) -> int:
         number = (arg + 2**31) % 2**32 - 2**31  # an int in the driver
         with self._instances.numbers:
-            result = driver_ioctl.control_ioctl(self.instance, cmd, number)
-        self._settle()
-        request.reply_ioctl(result)
-
-    def _device_ioctl(
-        self, request: Request, file: OpenFile, cmd: int, arg: int, compat: bool
-    ) -> None:
-        device, opener = file.device, file.opener
-        assert device is not None and opener is not None
-        process = Process(request.pid)
-        caller = IoctlCaller(process, 4 if compat else 8, self.userns, self.backing)
-        if cmd in _ON_RANGES:
-            byte_range, change = _ON_RANGES[cmd]
-            start, length = byte_range(device, opener, caller, arg)
-
-            def change_range() -> None:
-                change(device, start, length)
-                self.session.invalidate(file.node.data, start, length)
-                request.reply_ioctl(0)
-
-            spawn(blockdev.answering(request, change_range))
-            return
-        result = driver_ioctl.ioctl(device, opener, caller, cmd, arg)
-        self._settle(ioctl_waits=True)
-        request.reply_ioctl(result)
+            return driver_ioctl.control_ioctl(self.instance, cmd, number)
 
     def backing(self, fd: int) -> BackingFile:
         """The backing file behind a duplicated descriptor, which is then ours.
@@ -424,70 +393,109 @@ class LoopFilesystem(Operations):
 
     # --- what follows a change -----------------------------------------------------
 
-    def _settle(self, *, ioctl_waits: bool = False) -> None:
-        """Carry out the driver's events; before the call that caused them is answered.
+    def drive(self, call: Callable[[], T], *, may_wait: bool = False) -> T:
+        """Call the driver, and carry out what follows.
 
         Args:
-            ioctl_waits: we are the worker, and may wait for pages to be dropped. Other
-                calls change only devices that nobody has open, and so nobody's pages.
+            call: must not wait.
+            may_wait: we may, for pages to be dropped and tables to be read. Who may not changes
+                only devices that nobody has open, and so nobody's pages.
         """
-        while events := self.instance.take_events():
-            for event in events:
-                if isinstance(event, Invalidate):
-                    if ioctl_waits:
-                        self._invalidate(event.device)
-                elif isinstance(event, ReadPartitions):
-                    self._read_partitions(event.device)
-                elif event.action == "add":
-                    self.nodes.add_device(event.device, time.time_ns())
-                    self.on_device("add", event.device.name)
-                elif event.action == "remove":
+        changes = _Changes([], [])
+        try:
+            with self.lock:
+                try:
+                    return call()
+                finally:
+                    self._take_events(changes)
+        finally:
+            self._tell_names()
+            if may_wait:
+                self._follow(changes)
+
+    def _take_events(self, changes: _Changes) -> None:
+        """Have the nodes follow; with the lock held."""
+        for event in self.instance.take_events():
+            if isinstance(event, Invalidate):
+                changes.pages.append(event.device)
+            elif isinstance(event, ReadPartitions):
+                changes.tables.append((event.device, event.device.window))
+            elif event.action == "add":
+                self.nodes.add_device(event.device, time.time_ns())
+                self._named.append(("add", event.device))
+            elif event.action == "remove":
+                node = self.nodes.remove_device(event.device)
+                self._named.append(("remove", event.device))
+                if node.name != event.device.name.encode():
+                    self._named.pop()
+
+    def _tell_names(self) -> None:
+        with self._naming:
+            while self._named:
+                action, device = self._named.popleft()
+                if action == "remove":
                     for forget in self._instances.on_removal:
-                        forget(event.device)
-                    node = self.nodes.remove_device(event.device)
-                    if node.name == event.device.name.encode():
-                        self.on_device("remove", event.device.name)
+                        forget(device)
+                self.on_device(action, device.name)
+
+    def _follow(self, changes: _Changes) -> None:
+        for device in changes.pages:
+            self._invalidate(device)
+        for disk, window in changes.tables:
+            self._read_partitions(disk, window)
 
     def _invalidate(self, device: BlockDevice) -> None:
         """Nothing that was cached of it, its partitions and its disk is true any more."""
-        for affected in {device, device.disk, *device.disk.partitions.values()}:
-            if affected.openers:
-                node = self.nodes.of_device(affected)
-                if affected.capacity:
-                    self.session.grow(node.data, affected.capacity)
-                self.session.invalidate(node.data)
+        for affected in pages.nodes_of(device.disk):
+            if affected.capacity:
+                self.session.grow(self.nodes.of_device(affected).data, affected.capacity)
+        self.drop_pages(device)
 
-    def _read_partitions(self, disk: LoopDevice) -> None:
-        window, backing = disk.window, disk.backing
-        if window is not None and isinstance(backing, BackingFile):
-            where = window.offset, window.capacity, disk.block_size
-            disk.partitions.scanned(self._read_table(backing.fileno(), *where))
+    def drop_pages(self, device: BlockDevice, start: int = 0, length: int | None = None) -> None:
+        """Have the dirty pages of a part of a device in the image, and drop all pages of it, of
+        the disk's nodes and the partitions'.
+
+        It waits for the thread that serves the instance.
+
+        Args:
+            start, length: the part, in bytes; without a length all of the disk.
+        """
+        for affected in pages.nodes_of(device.disk):
+            part = pages.Range(0, 0)  # to the end
+            if length is not None:
+                seen = pages.seen_by(device, start, length, affected)
+                if seen is None:
+                    continue
+                part = seen
+            node = self.nodes.find(affected)
+            if node is not None:
+                self.session.invalidate(node.data, *part)
+
+    def _read_partitions(self, disk: LoopDevice, window: Window | None) -> None:
+        """Read a table, and tell the driver if the disk still shows the same."""
+        backing = window.backing if window is not None else None
+        if window is None or not isinstance(backing, BackingFile):
+            return
+        found = self._read_table(backing.fileno(), window.offset, window.capacity, disk.block_size)
+
+        def scanned() -> None:
+            if disk.window is window:
+                disk.partitions.scanned(found)
+
+        self.drive(scanned, may_wait=True)
 
     def detach_unused(self) -> None:
         """Have each device detached as soon as nobody has it open."""
-
-        def detach() -> None:
-            self.instance.detach_unused()
-            self._settle()
-
-        self.worker.later(detach)
+        self.drive(self.instance.detach_unused)
 
     def serve(self) -> None:
         """Answer requests until the instance is unmounted, then shut it down."""
         self.session.serve()
-        self.worker.later(self._shut_down)
-        self.worker.stop()
+        self.drive(self._shut_down)
 
     def _shut_down(self) -> None:
         with self._instances.numbers:
             self.instance.shut_down()
-        self._settle()
-
-
-_ON_RANGES = {
-    BLKDISCARD: (driver_block.discard_range, blockdev.discard),
-    BLKZEROOUT: (driver_block.zero_range, blockdev.zero_out),
-}
 
 
 def _error(code: int) -> OSError:

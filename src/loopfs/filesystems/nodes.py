@@ -159,6 +159,10 @@ class Nodes:
     def of_device(self, device: BlockDevice) -> Node:
         return self._of_device[device]
 
+    def find(self, device: BlockDevice) -> Node | None:
+        """As :meth:`of_device`; None once the device is removed."""
+        return self._of_device.get(device)
+
     def of_inode(self, ino: int) -> Node | None:
         """The node with the inode number ``ino``, if there is one."""
         return self.by_ino.get(ino)

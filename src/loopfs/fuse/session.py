@@ -15,6 +15,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.uapi import fuse as uapi
@@ -211,10 +212,12 @@ class Session:
     def grow(self, nodeid: int, size: int) -> None:
         """Tell the kernel that a file is now at least ``size`` bytes (FUSE_NOTIFY_STORE).
 
-        The only way to is to store a byte there: :meth:`invalidate` it afterwards.
+        Nothing else makes it believe so before somebody asks for the attributes, which a page
+        fault does not. The byte to be stored cannot be read: the kernel has taken the size when
+        it says EFAULT, and no page has changed.
         """
         store = uapi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1)
-        self._notify(uapi.FUSE_NOTIFY_STORE, store + b"\0")
+        self._notify(uapi.FUSE_NOTIFY_STORE, store, _unreadable())
 
     def forget_name(self, parent: int, name: bytes) -> None:
         """Have the kernel ask again for a name that it may remember (FUSE_NOTIFY_INVAL_ENTRY).
@@ -224,15 +227,17 @@ class Session:
         body = uapi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
         self._notify(uapi.FUSE_NOTIFY_INVAL_ENTRY, body)
 
-    def _notify(self, code: int, body: bytes) -> None:
-        header = uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(body), code, 0)
+    def _notify(self, code: int, body: bytes, unreadable: Buffer = b"") -> None:
+        length = uapi.OUT_HEADER.size + len(body) + len(unreadable)
+        header = uapi.OUT_HEADER.pack(length, code, 0)
         if (fd := self.fd) is None:  # unmounted
             return
+        # ENOENT: the kernel does not know the node; ENODEV: unmounted.
+        expected = [errno.ENOENT, errno.ENODEV] + [errno.EFAULT] * len(unreadable)
         try:
-            os.writev(fd, (header, body))
+            os.writev(fd, (header, body, unreadable))
         except OSError as problem:
-            # ENOENT: the kernel does not know the node; ENODEV: unmounted.
-            if problem.errno not in (errno.ENOENT, errno.ENODEV):
+            if problem.errno not in expected:
                 raise
 
     # --- a handler for each request --------------------------------------------
@@ -382,6 +387,14 @@ _REFUSED = {
     uapi.FUSE_LINK: errno.EPERM,
     uapi.FUSE_TMPFILE: errno.EOPNOTSUPP,
 }
+
+
+@cache
+def _unreadable() -> memoryview:
+    """A byte that no system call can read."""
+    from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
+
+    return memoryview(mmap(-1, 1, MAP_PRIVATE | MAP_ANONYMOUS, prot=0))
 
 
 def _name(body: bytes) -> bytes:

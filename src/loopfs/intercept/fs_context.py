@@ -29,7 +29,7 @@ from loopfs.engines.policy import Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
-from loopfs.filesystems.worker import spawn
+from loopfs.filesystems.threads import spawn
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,

@@ -16,7 +16,7 @@ from loopfs.driver.fs_context import (
     Phase,
     ShownParameters,
 )
-from loopfs.engines.engine import NoEngine, Served
+from loopfs.engines.engine import NoEngine, Served, Wanted
 from loopfs.engines.helper import NOT_OURS, SERVE, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
@@ -302,8 +302,12 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
     code, value = result(message)
     if code == SERVE:
         assert isinstance(value, tuple)
-        instance, ino = value
-        device = mounts.serve(instance, ino, message.fds[0])
+        refused = 0
+        try:
+            device = mounts.serve(Wanted._make(value), message.fds[0])
+        except OSError as problem:
+            refused = problem.errno or errno.EIO
+        channel.send(b"%d" % refused)
         message = channel.receive()
         code, _ = result(message)
     if code and device is not None:

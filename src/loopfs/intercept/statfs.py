@@ -12,7 +12,7 @@ from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import peek
 from loopfs.intercept.mount import PAGE
 from loopfs.intercept.notify import Call, may_wait
-from loopfs.uapi.mount import LOOPFS_SUPER_MAGIC
+from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
 from loopfs.uapi.stat import STATFS
 
 BLOCK_SIZE = 4096  # bytes: PAGE_SIZE

@@ -35,7 +35,9 @@ BLKTRACESTOP = 0x1275
 BLKTRACETEARDOWN = 0x1276
 BLKTRACE = (BLKTRACESTART, BLKTRACESTOP, BLKTRACETEARDOWN)
 
-# These carry the size of their argument, in the caller's word size.
+# These carry the size of their argument, in the caller's word size: what is between those of a
+# 64-bit and of a 32-bit caller.
+WORDS_APART = (8 - 4) << 16
 BLKBSZGET = 0x80081270
 BLKBSZSET = 0x40081271
 BLKGETSIZE64 = 0x80081272

@@ -94,11 +94,6 @@ RESOLVE_IN_ROOT = 0x10
 
 MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
 
-LOOPFS_SUPER_MAGIC = 0x6C6F6F71  # patch 2/8
-PROC_SUPER_MAGIC = 0x9FA0
-TMPFS_MAGIC = 0x01021994
-FUSE_SUPER_MAGIC = 0x65735546
-
 # ioctl on a namespace's file: the user namespace that owns it (ioctl_ns(2))
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702

@@ -1,0 +1,107 @@
+"""ioctl(2) of a device, from its request to its answer.
+
+It is done by a thread that may wait. The driver is called with its lock held, and waits for
+nothing: pages are written and dropped before and after (:mod:`loopfs.driver.pages`), the caller's
+memory and files and the backing file's size are had in between (:mod:`loopfs.filesystems.caller`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from loopfs.driver import block as driver_block
+from loopfs.driver import ioctl as driver_ioctl
+from loopfs.driver.bdev import BlockDevice, Opener
+from loopfs.driver.pages import CHANGES
+from loopfs.filesystems import blockdev
+from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.caller import IoctlCaller, Missing
+from loopfs.fuse.session import Request
+from loopfs.lean import TYPE_CHECKING
+from loopfs.process import Process
+from loopfs.uapi import loop
+from loopfs.uapi.block import BLKDISCARD, BLKZEROOUT
+
+if TYPE_CHECKING:
+    from loopfs.filesystems.loopfs import LoopFilesystem
+
+T = TypeVar("T")
+
+# Those for which the driver asks how large the file is.
+_ASK_THE_FILE = frozenset(
+    {loop.LOOP_SET_STATUS, loop.LOOP_SET_STATUS64, loop.LOOP_SET_CAPACITY, loop.LOOP_CHANGE_FD}
+)
+_ON_RANGES = {
+    BLKDISCARD: (driver_block.discard_range, blockdev.discard),
+    BLKZEROOUT: (driver_block.zero_range, blockdev.zero_out),
+}
+
+
+class Ioctl:
+    """One call.
+
+    Args:
+        filesystem: the device's instance.
+        device, opener: the open file.
+        cmd, arg: the bare arguments.
+        compat: by a 32-bit program.
+    """
+
+    def __init__(
+        self,
+        filesystem: LoopFilesystem,
+        request: Request,
+        device: BlockDevice,
+        opener: Opener,
+        cmd: int,
+        arg: int,
+        compat: bool,
+    ) -> None:
+        self._filesystem = filesystem
+        self._request = request
+        self._device = device
+        self._opener = opener
+        self._cmd = cmd
+        self._arg = arg
+        self._caller = IoctlCaller(
+            Process(request.pid), 4 if compat else 8, filesystem.userns, filesystem.backing
+        )
+
+    def carry_out(self) -> None:
+        """Do it, and answer. Raises OSError."""
+        try:
+            result = self._change_range() if self._cmd in _ON_RANGES else self._call()
+            self._caller.store()
+        finally:
+            self._caller.close()
+        self._request.reply_ioctl(result)
+
+    def _call(self) -> int:
+        if self._cmd in CHANGES:
+            self._filesystem.drop_pages(self._device)
+        if self._cmd in _ASK_THE_FILE and isinstance(self._device.disk.backing, BackingFile):
+            self._device.disk.backing.refresh()
+        return self._drive(
+            lambda: driver_ioctl.ioctl(
+                self._device, self._opener, self._caller, self._cmd, self._arg
+            )
+        )
+
+    def _change_range(self) -> int:
+        device, (byte_range, change) = self._device, _ON_RANGES[self._cmd]
+        start, length = self._drive(
+            lambda: byte_range(device, self._opener, self._caller, self._arg)
+        )
+        # Dirty pages of it would be written later, and undo it.
+        self._filesystem.drop_pages(device, start, length)
+        change(device, start, length)
+        self._filesystem.drop_pages(device, start, length)
+        return 0
+
+    def _drive(self, call: Callable[[], T]) -> T:
+        while True:
+            try:
+                return self._filesystem.drive(call, may_wait=True)
+            except Missing as missing:
+                missing.fetch()

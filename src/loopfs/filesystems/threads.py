@@ -1,0 +1,66 @@
+"""Threads for what may wait: a caller's memory, a backing file's server, cached pages.
+
+A thread that has nothing more to do is kept for the next call, as a start costs more than the
+shortest calls. There are as many as there are calls that wait.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+
+Call = Callable[[], None]
+KEPT = 2  # threads that wait for a call
+
+
+class Pool:
+    """Makes each call in a thread that makes no other call meanwhile."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._calls: deque[Call] = deque()  # each has a waiting thread
+        self._waiting = 0
+
+    def spawn(self, call: Call) -> None:
+        """Make a call in a thread of its own.
+
+        Raises:
+            OSError: EAGAIN: no thread can be started (RLIMIT_NPROC, pids.max); the call is not
+                made.
+        """
+        with self._changed:
+            if self._waiting > len(self._calls):
+                self._calls.append(call)
+                self._changed.notify()
+                return
+        try:
+            threading.Thread(target=self._run, args=(call,), name="call", daemon=True).start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+
+    def _run(self, call: Call | None) -> None:
+        while call is not None:
+            try:
+                call()
+            except Exception:  # a bug of ours: one caller's loss, not everybody's
+                sys.excepthook(*sys.exc_info())
+            call = None  # what it holds is let go of before the next one comes
+            call = self._next()
+
+    def _next(self) -> Call | None:
+        """The next call; None when enough threads wait."""
+        with self._changed:
+            if self._waiting - len(self._calls) >= KEPT:
+                return None
+            self._waiting += 1
+            self._changed.wait_for(lambda: bool(self._calls))
+            self._waiting -= 1
+            return self._calls.popleft()
+
+
+_pool = Pool()
+spawn = _pool.spawn

@@ -1,0 +1,56 @@
+"""linux/magic.h: what statfs(2) calls filesystems; linux/fiemap.h."""
+
+from __future__ import annotations
+
+import struct
+
+EXT4_SUPER_MAGIC = 0xEF53
+BTRFS_SUPER_MAGIC = 0x9123683E
+XFS_SUPER_MAGIC = 0x58465342
+F2FS_SUPER_MAGIC = 0xF2F52010
+NILFS_SUPER_MAGIC = 0x3434
+REISERFS_SUPER_MAGIC = 0x52654973
+TMPFS_MAGIC = 0x01021994
+RAMFS_MAGIC = 0x858458F6
+HUGETLBFS_MAGIC = 0x958458F6
+SQUASHFS_MAGIC = 0x73717368
+EROFS_SUPER_MAGIC_V1 = 0xE0F5E1E2
+ISOFS_SUPER_MAGIC = 0x9660
+UDF_SUPER_MAGIC = 0x15013346
+MSDOS_SUPER_MAGIC = 0x4D44
+EXFAT_SUPER_MAGIC = 0x2011BAB0
+PROC_SUPER_MAGIC = 0x9FA0
+FUSE_SUPER_MAGIC = 0x65735546
+OVERLAYFS_SUPER_MAGIC = 0x794C7630
+LOOPFS_SUPER_MAGIC = 0x6C6F6F71  # patch 2/8
+# No header of user space has these: fs/ntfs3/super.c, fs/bcachefs, OpenZFS.
+_NTFS3, _BCACHEFS, _ZFS = 0x7366746E, 0xCA451A4E, 0x2FC12FC1
+
+# Those that the kernel answers for from its own memory and disks, without a process or a server.
+LOCAL_FILESYSTEMS = frozenset(
+    {
+        EXT4_SUPER_MAGIC,
+        BTRFS_SUPER_MAGIC,
+        XFS_SUPER_MAGIC,
+        F2FS_SUPER_MAGIC,
+        NILFS_SUPER_MAGIC,
+        REISERFS_SUPER_MAGIC,
+        TMPFS_MAGIC,
+        RAMFS_MAGIC,
+        HUGETLBFS_MAGIC,
+        SQUASHFS_MAGIC,
+        EROFS_SUPER_MAGIC_V1,
+        ISOFS_SUPER_MAGIC,
+        UDF_SUPER_MAGIC,
+        MSDOS_SUPER_MAGIC,
+        EXFAT_SUPER_MAGIC,
+        PROC_SUPER_MAGIC,
+        _NTFS3,
+        _BCACHEFS,
+        _ZFS,
+    }
+)
+
+FS_IOC_FIEMAP = 0xC020660B
+# struct fiemap without extents: start, length, flags, mapped, room for extents, reserved.
+FIEMAP = struct.Struct("=QQIIII")
