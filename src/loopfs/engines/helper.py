@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from loopfs.driver.partition import Found
     from loopfs.filesystems.backing import FileFacts
 
+WRITE_BACK = 1002  # so a job asks that the image has what is dirty of a device, and waits
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
 GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
 KILLED = (

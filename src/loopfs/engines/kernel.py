@@ -57,6 +57,7 @@ def _claim(
     if not stat.S_ISDIR(os.fstat(place).st_mode):
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     device = node.open(read_only, claim=True)
+    os.fsync(device)  # what has only been stored by mmap(2) yet is in the image, or we fail
     answer(channel, 0, (node.instance, node.ino, node.shown(source)), (device, place))
 
 

@@ -13,7 +13,7 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served, Wanted
-from loopfs.engines.helper import NOT_OURS, SERVE, answer
+from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, answer
 from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
@@ -95,7 +95,7 @@ class _Mount:
         """Have an engine serve it."""
         read_only = self._read_only(engine)
         device = self.node.open(read_only)
-        os.fsync(device)  # what has only been stored by mmap(2) yet is in the image, or we fail
+        self._write_back(device)
         engine.check(device, self._fstype)
         used = (0, 0) if read_only else engine.extent(device)
         self._check_place()
@@ -104,8 +104,7 @@ class _Mount:
         wanted = Wanted(self.node.instance, self.node.ino, read_only, *used)
         answer(self._channel, SERVE, tuple(wanted), (fuse,))
         os.close(fuse)
-        if code := int(self._channel.receive().data or errno.EINTR):
-            raise OSError(code, os.strerror(code))
+        self._await_reply()
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
         environment = engine.environment(device)
@@ -124,6 +123,17 @@ class _Mount:
         apply_flags(made, self._flags)
         answer(self._channel, 0, had, (server.pidfd,))
         self._move_to_caller(made, self._place)
+
+    def _write_back(self, device: int) -> None:
+        """Have in the image what has only been stored by mmap(2) yet. Raises OSError."""
+        os.fsync(device)
+        # Nobody fails by what is stored through the disk's other nodes: its owner hears of it.
+        answer(self._channel, WRITE_BACK, (self.node.instance, self.node.ino))
+        self._await_reply()
+
+    def _await_reply(self) -> None:
+        if code := int(self._channel.receive().data or errno.EINTR):
+            raise OSError(code, os.strerror(code))
 
     def _context(self, server: Server, read_only: bool) -> int:
         """A context with the superblock of the engine that has mounted on the stage."""

@@ -17,6 +17,8 @@ from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.helper import Helper
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.nodes import Node
 from loopfs.fuse.session import Connection
 from loopfs.lean import signal
 from loopfs.process import Process
@@ -87,11 +89,30 @@ class Engine:
 
 
 class KernelMount(Engine):
-    """The process that keeps a mount of the kernel's own; ``loop`` is the number of its device."""
+    """The process that keeps a mount of the kernel's own.
 
-    def __init__(self, pidfd: int, device: int, superblock: int, loop: int) -> None:
+    Args:
+        loop: the number of its device.
+        let_go: called once it has ended: what was cached of our device is old.
+    """
+
+    def __init__(
+        self, pidfd: int, device: int, superblock: int, loop: int, let_go: Callable[[], None]
+    ) -> None:
         super().__init__(pidfd, device, superblock)
         self._loop = loop
+        self._let_go = let_go
+        self._ending = threading.Lock()
+        self._has_ended = False
+
+    def ended(self, timeout_ms: int | None = 0) -> bool:
+        if not super().ended(timeout_ms):
+            return False
+        with self._ending:
+            if not self._has_ended:
+                self._let_go()
+                self._has_ended = True
+        return True
 
     def disconnected(self) -> bool:
         return not os.path.exists(f"/sys/block/loop{self._loop}/loop/backing_file")
@@ -138,27 +159,48 @@ class Mounts:
                 and so is what was mounted.
         """
         connection = Connection(fuse)
-        filesystem = self.instances.find(wanted.instance)
-        node = filesystem.nodes.of_inode(wanted.ino) if filesystem is not None else None
-        if filesystem is None or node is None or node.device is None:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        filesystem, node = self._device(wanted.instance, wanted.ino)
+        assert node.device is not None
         device, use = node.device, None
-        filesystem.drop_pages(device)  # of the disk's other nodes: the job has synced its own
         if not wanted.read_only:
             use = filesystem.drive(partial(device.mounted, wanted.start, wanted.end))
-            filesystem.drop_pages(device)  # what was stored meanwhile
+            filesystem.drop_pages(device)  # what was stored since the job asked
         served = EngineDevice(filesystem, node, use)
-        served.serve_in_thread(connection)
+        try:
+            served.serve_in_thread(connection)
+        except OSError:
+            if use is not None:
+                device.unmounted(use)
+            raise
         return served
+
+    def write_back(self, instance: int, ino: int) -> None:
+        """Have in the image what is dirty of a device, its disk and the partitions.
+
+        Args:
+            instance, ino: st_dev of the instance and the node's inode number.
+        Raises:
+            OSError: ENXIO: the device is gone.
+        """
+        filesystem, node = self._device(instance, ino)
+        assert node.device is not None
+        filesystem.drop_pages(node.device)
+
+    def _device(self, instance: int, ino: int) -> tuple[LoopFilesystem, Node]:
+        filesystem = self.instances.find(instance)
+        node = filesystem.nodes.of_inode(ino) if filesystem is not None else None
+        if filesystem is None or node is None or node.device is None:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        return filesystem, node
 
     def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
         engine = Engine(pidfd, served.superblock, served.superblock, served, source)
         with self._lock:
             self._engines.append(engine)
 
-    def add_kernels(self, pidfd: int, device: int, superblock: int, loop: int) -> None:
+    def add_kernels(self, mount: KernelMount) -> None:
         with self._lock:
-            self._engines.append(KernelMount(pidfd, device, superblock, loop))
+            self._engines.append(mount)
 
     def settled(self, device: int) -> None:
         """Return once the engine of ``device`` has written everything, if it is to end."""

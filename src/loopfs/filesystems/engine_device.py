@@ -17,7 +17,7 @@ from loopfs.driver.bdev import BlockDevice, Use
 from loopfs.filesystems import blockdev
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
-from loopfs.filesystems.threads import spawn
+from loopfs.filesystems.threads import spawn, start
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import MAX_WRITE, Connection, Request, Session
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
@@ -46,8 +46,12 @@ class EngineDevice(Operations):
         self.gone = threading.Event()  # and nothing of it is open any more
 
     def serve_in_thread(self, connection: Connection) -> None:
-        """Serve what is mounted with an open /dev/fuse, in a thread."""
-        threading.Thread(target=self._serve, args=(connection,), name="engine", daemon=True).start()
+        """Serve what is mounted with an open /dev/fuse, in a thread.
+
+        Raises:
+            OSError: EAGAIN: none can be started.
+        """
+        start("engine", self._serve, connection)
 
     def sync(self) -> None:
         """Have in the image, synced, all that the engine has written, whether it syncs or not.

@@ -342,9 +342,9 @@ class LoopFilesystem(Operations):
 
         def fallocate() -> None:
             device.check_may_write(offset, length)
-            self.drop_pages(device, offset, length)
+            self.drop_pages(device, offset, length, but=device)  # of which the kernel knows
             blockdev.fallocate(device, mode, offset, length)
-            self.drop_pages(device, offset, length)
+            self.drop_pages(device, offset, length, but=device)
             request.reply()
 
         spawn(blockdev.answering(request, fallocate))
@@ -451,7 +451,13 @@ class LoopFilesystem(Operations):
                 self.session.grow(self.nodes.of_device(affected).data, affected.capacity)
         self.drop_pages(device)
 
-    def drop_pages(self, device: BlockDevice, start: int = 0, length: int | None = None) -> None:
+    def drop_pages(
+        self,
+        device: BlockDevice,
+        start: int = 0,
+        length: int | None = None,
+        but: BlockDevice | None = None,
+    ) -> None:
         """Have the dirty pages of a part of a device in the image, and drop all pages of it, of
         the disk's nodes and the partitions'.
 
@@ -459,8 +465,11 @@ class LoopFilesystem(Operations):
 
         Args:
             start, length: the part, in bytes; without a length all of the disk.
+            but: a device whose node keeps its pages.
         """
         for affected in pages.nodes_of(device.disk):
+            if affected is but:
+                continue
             part = pages.Range(0, 0)  # to the end
             if length is not None:
                 seen = pages.seen_by(device, start, length, affected)

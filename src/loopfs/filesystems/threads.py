@@ -37,10 +37,7 @@ class Pool:
                 self._calls.append(call)
                 self._changed.notify()
                 return
-        try:
-            threading.Thread(target=self._run, args=(call,), name="call", daemon=True).start()
-        except RuntimeError:
-            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        start("call", self._run, call)
 
     def _run(self, call: Call | None) -> None:
         while call is not None:
@@ -60,6 +57,18 @@ class Pool:
             self._changed.wait_for(lambda: bool(self._calls))
             self._waiting -= 1
             return self._calls.popleft()
+
+
+def start(name: str, target: Callable[..., None], *arguments: object) -> None:
+    """Start a thread that does not keep the process from ending.
+
+    Raises:
+        OSError: EAGAIN: there is no room for it.
+    """
+    try:
+        threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
 
 _pool = Pool()

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 
 from loopfs.channel import close_all
 from loopfs.driver.bdev import BlockDevice
 from loopfs.engines.helper import result
-from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.mounts import KernelMount, Mounts, caller_descriptors
 from loopfs.filesystems import blockdev
 from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept.notify import Call
 from loopfs.uapi.mount import MS_RDONLY
 
@@ -36,7 +38,10 @@ def mount_by_kernel(
         instance, ino, shown = claimed
         device, place = message.fds
         try:
-            backing, offset, size = _seal(_device(mounts, instance, ino))
+            filesystem, bdev = _device(mounts, instance, ino)
+            filesystem.drop_pages(bdev)  # of the disk's other nodes: the job has synced its own
+            backing, offset, size = _seal(bdev)
+            filesystem.drop_pages(bdev)  # what was stored meanwhile
             parts = (*fds[:3], place, device, backing.fileno())
             channel = helper.begin(
                 "kernel_mount", (fstype, flags, data, shown, offset, size), parts
@@ -49,7 +54,9 @@ def mount_by_kernel(
         if code:
             return code
         assert isinstance(numbers, tuple)
-        mounts.add_kernels(message.fds[0], *numbers)
+        st_dev, superblock, loop = numbers
+        let_go = partial(filesystem.drop_pages, bdev)
+        mounts.add_kernels(KernelMount(message.fds[0], st_dev, superblock, loop, let_go))
         if not call.alive():
             return errno.EINTR
         channel.send(b"go")
@@ -58,12 +65,12 @@ def mount_by_kernel(
         channel.close()
 
 
-def _device(mounts: Mounts, instance: int, ino: int) -> BlockDevice:
+def _device(mounts: Mounts, instance: int, ino: int) -> tuple[LoopFilesystem, BlockDevice]:
     filesystem = mounts.instances.find(instance)
     node = filesystem.nodes.of_inode(ino) if filesystem else None
-    if node is None or node.device is None:  # it has gone meanwhile
+    if filesystem is None or node is None or node.device is None:  # it has gone meanwhile
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
-    return node.device
+    return filesystem, node.device
 
 
 def _seal(device: BlockDevice) -> tuple[BackingFile, int, int]:

@@ -17,7 +17,7 @@ from loopfs.driver.fs_context import (
     ShownParameters,
 )
 from loopfs.engines.engine import NoEngine, Served, Wanted
-from loopfs.engines.helper import NOT_OURS, SERVE, result
+from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.engine_device import EngineDevice
@@ -300,16 +300,19 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
     device = None
     message = channel.receive()
     code, value = result(message)
-    if code == SERVE:
+    while code in (WRITE_BACK, SERVE):
         assert isinstance(value, tuple)
         refused = 0
         try:
-            device = mounts.serve(Wanted._make(value), message.fds[0])
+            if code == SERVE:
+                device = mounts.serve(Wanted._make(value), message.fds[0])
+            else:
+                mounts.write_back(*value)
         except OSError as problem:
             refused = problem.errno or errno.EIO
         channel.send(b"%d" % refused)
         message = channel.receive()
-        code, _ = result(message)
+        code, value = result(message)
     if code and device is not None:
         channel.close()  # the job ends, and so does the mount; then the device is free again
         device.gone.wait(PATIENCE)
