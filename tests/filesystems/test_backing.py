@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from loopfs import syscalls
 from loopfs.filesystems import backing
 from loopfs.filesystems.backing import BackingFile, FileFacts, facts
 from loopfs.filesystems.nodes import Nodes
+from loopfs.uapi import magic
 from tests.driver.fakes import FakeBacking, bind, new_device
 from tests.support.skip import need
 
@@ -202,3 +206,70 @@ def test_a_file_that_grows_is_seen(image: Path, opened: Open, small_windows: int
     assert file.view(8192, 4096) is None
     view = file.view(8192, 4096)
     assert view is None or bytes(view[:5]) == b"grown"
+
+
+@pytest.mark.may_skip(reason="on tmpfs there are no views")
+def test_each_thread_has_a_view_of_its_own(image: Path, opened: Open, small_windows: int) -> None:
+    """What one thread reads elsewhere does not move another's window, at whatever moment."""
+    content = image.read_bytes()
+    file = opened(image)
+    need(file.view(0, 4096) is not None, "on tmpfs there are no views")
+    wrong: list[int] = []
+
+    def read(start: int) -> None:
+        for offset in [*range(start, start + small_windows, 4096)] * 50:
+            view = file.view(offset, 4096)
+            if view is None or view != content[offset : offset + 4096]:
+                wrong.append(offset)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        starts = [n * small_windows for n in range(4)]
+        threads = [threading.Thread(target=read, args=(start,)) for start in starts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert wrong == []
+
+
+# --- whose files may wait for a process ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "has_extents", "slow"),
+    [
+        (magic.EXT4_SUPER_MAGIC, False, False),
+        (magic.TMPFS_MAGIC, False, False),
+        (magic.FUSE_SUPER_MAGIC, False, True),
+        (0x6969, True, True),  # NFS
+        (magic.OVERLAYFS_SUPER_MAGIC, True, False),
+        (magic.OVERLAYFS_SUPER_MAGIC, False, True),
+    ],
+)
+def test_only_what_this_kernel_answers_for_is_quick(
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    filesystem: int,
+    has_extents: bool,
+    slow: bool,
+) -> None:
+    monkeypatch.setattr(syscalls, "filesystem_type", lambda fd: filesystem)
+    monkeypatch.setattr(backing, "_has_extents", lambda fd: has_extents)
+    file = BackingFile(os.open(image, os.O_RDWR | os.O_CLOEXEC), None, fstat)
+    assert file.slow is slow
+    file.close()
+
+
+def test_a_fifo_is_not_opened_again(tmp_path: Path) -> None:
+    """It would wait for another end."""
+    os.mkfifo(tmp_path / "fifo")
+    keep = os.open(tmp_path / "fifo", os.O_RDWR | os.O_NONBLOCK)
+    fd = os.open(tmp_path / "fifo", os.O_WRONLY | os.O_APPEND)
+    os.close(keep)
+    file = BackingFile(fd, None, fstat)
+    assert not file.supported
+    file.close()
