@@ -306,6 +306,23 @@ print(run("e2fsck", "-fn", dev + "p1").returncode, image(512, 512) == bytes(512)
     assert lines == ["512 512", "EBUSY", "0", "True", "0 True"]
 
 
+def test_a_store_that_was_refused_does_not_fail_the_next_mount(inside: Lines) -> None:
+    lines = program(
+        inside,
+        EXT4,
+        """
+dev = attach()
+out("mount", dev, "mnt")
+fd = os.open(dev, os.O_RDWR)
+pages = mmap.mmap(fd, 16 << 20)
+pages[8192:12288] = b"x" * 4096
+out("umount", "mnt")
+print(run("mount", dev, "mnt").returncode, run("umount", "mnt").returncode)
+""",
+    )
+    assert lines == ["0 0"]
+
+
 def test_a_mount_for_reading_refuses_no_writer(inside: Lines) -> None:
     lines = program(
         inside,

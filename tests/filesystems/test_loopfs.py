@@ -6,15 +6,17 @@ import ctypes
 import errno
 import os
 import stat
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loopfs.process import Process
 from loopfs.uapi import block, fuse, loop
 from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from loopfs.uapi.fuse import encode_dev
-from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LoopInfo64
+from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LO_FLAGS_PARTSCAN, LoopConfig, LoopInfo64
 from tests.filesystems.conftest import FIRST, SIZE, Mounted, configure, names
 from tests.fuse.wire import Reply, entries, served
 
@@ -308,3 +310,48 @@ def test_a_device_is_not_truncated(mounted: Mounted, bound: int, image: Path) ->
     ftruncate = setattr_body(fuse.FATTR_SIZE | fuse.FATTR_FH)
     assert mounted.kernel.ask(fuse.FUSE_SETATTR, ftruncate, data) == Reply(errno.EINVAL, b"")
     assert image.stat().st_size == SIZE
+
+
+# --- nobody waits for another's caller or file -----------------------------------------------
+
+
+@pytest.mark.parametrize("waits", ["file", "memory", "table"])
+def test_who_waits_waits_alone(
+    mounted: Mounted, bound: int, image: Path, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """A call that waits for a file's server, a caller's memory or a table's reader, and others of
+    the same instance meanwhile."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> bytes:
+        begun.set()
+        assert go_on.wait(10)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    mounted.control(loop.LOOP_CTL_ADD, 9)
+    other = mounted.handle(b"loop9")
+    if waits == "file":
+        monkeypatch.setattr(mounted.filesystem, "backing", wait)
+    elif waits == "memory":
+        monkeypatch.setattr(Process, "read", wait)
+    else:
+        monkeypatch.setattr(mounted.filesystem, "_read_table", wait)
+    fd = os.open(image, os.O_RDWR)
+    data = LoopConfig(fd=fd, info=LoopInfo64(flags=LO_FLAGS_PARTSCAN)).pack()
+    argument = ctypes.create_string_buffer(data, len(data))
+    body = fuse.IOCTL_IN.pack(other, 0, loop.LOOP_CONFIGURE, ctypes.addressof(argument), 0, 0)
+    waiting = mounted.kernel.send(fuse.FUSE_IOCTL, body)
+    assert begun.wait(10)
+    status = ctypes.create_string_buffer(loop.LOOP_INFO64_SIZE)
+    assert mounted.ioctl(bound, loop.LOOP_GET_STATUS64, ctypes.addressof(status)) == 0
+    assert mounted.control(loop.LOOP_CTL_ADD, 10) == 10
+    mounted.close(mounted.handle(b"loop10"))
+    go_on.set()
+    while (answer := mounted.kernel.receive())[0] == 0:
+        continue
+    # A table that cannot be read does not undo what was bound.
+    result = (
+        Reply(0, fuse.IOCTL_OUT.pack(0, 0, 0, 0)) if waits == "table" else Reply(errno.EIO, b"")
+    )
+    assert answer == (waiting, result)
+    os.close(fd)

@@ -126,7 +126,13 @@ class _Mount:
 
     def _write_back(self, device: int) -> None:
         """Have in the image what has only been stored by mmap(2) yet. Raises OSError."""
-        os.fsync(device)
+        try:
+            os.fsync(device)
+        except OSError as problem:
+            if problem.errno != errno.EBUSY:
+                raise
+            # Of stores that were refused while an engine had it: their owner's loss, not ours.
+            os.fsync(device)
         # Nobody fails by what is stored through the disk's other nodes: its owner hears of it.
         answer(self._channel, WRITE_BACK, (self.node.instance, self.node.ino))
         self._await_reply()

@@ -7,6 +7,7 @@ memory and files and the backing file's size are had in between (:mod:`loopfs.fi
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from loopfs.driver import block as driver_block
 from loopfs.driver import ioctl as driver_ioctl
 from loopfs.driver.bdev import BlockDevice, Opener
 from loopfs.driver.pages import CHANGES
+from loopfs.errors import LoopfsError
 from loopfs.filesystems import blockdev
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.caller import IoctlCaller, Missing
@@ -21,7 +23,7 @@ from loopfs.fuse.session import Request
 from loopfs.lean import TYPE_CHECKING
 from loopfs.process import Process
 from loopfs.uapi import loop
-from loopfs.uapi.block import BLKDISCARD, BLKZEROOUT
+from loopfs.uapi.block import BLKDISCARD, BLKRRPART, BLKZEROOUT
 
 if TYPE_CHECKING:
     from loopfs.filesystems.loopfs import LoopFilesystem
@@ -36,6 +38,10 @@ _ON_RANGES = {
     BLKDISCARD: (driver_block.discard_range, blockdev.discard),
     BLKZEROOUT: (driver_block.zero_range, blockdev.zero_out),
 }
+
+
+class UnreadableTable(LoopfsError):
+    """A partition table that cannot be read; the sentence says of which disk."""
 
 
 class Ioctl:
@@ -73,6 +79,12 @@ class Ioctl:
         try:
             result = self._change_range() if self._cmd in _ON_RANGES else self._call()
             self._caller.store()
+        except UnreadableTable as problem:
+            if self._cmd == BLKRRPART:
+                raise
+            # The kernel, too, says so and goes on (loop_reread_partitions).
+            print(f"loopfs: no partitions were read: {problem.strerror}", file=sys.stderr)
+            result = 0
         finally:
             self._caller.close()
         self._request.reply_ioctl(result)

@@ -27,7 +27,7 @@ from loopfs.driver.partition import Found
 from loopfs.driver.window import Window
 from loopfs.filesystems import blockdev, faces
 from loopfs.filesystems.backing import BackingFile, Stat
-from loopfs.filesystems.ioctls import Ioctl
+from loopfs.filesystems.ioctls import Ioctl, UnreadableTable
 from loopfs.filesystems.nodes import Node, Nodes
 from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
@@ -485,7 +485,13 @@ class LoopFilesystem(Operations):
         backing = window.backing if window is not None else None
         if window is None or not isinstance(backing, BackingFile):
             return
-        found = self._read_table(backing.fileno(), window.offset, window.capacity, disk.block_size)
+        try:
+            found = self._read_table(
+                backing.fileno(), window.offset, window.capacity, disk.block_size
+            )
+        except OSError as problem:
+            code = problem.errno or errno.EIO
+            raise UnreadableTable(code, f"{disk.name}: {os.strerror(code)}") from None
 
         def scanned() -> None:
             if disk.window is window:
