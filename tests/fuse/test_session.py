@@ -40,6 +40,7 @@ class Recorder(Operations):
         self.asked: list[object] = []
         self.changes: list[SetAttr] = []
         self.held: list[Request] = []
+        self.forgotten: list[tuple[int, int]] = []
         self.requests: list[Request] = []
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
@@ -53,6 +54,9 @@ class Recorder(Operations):
         if nodeid == 666:
             raise ValueError("a bug")
         return attr_of(1, stat.S_IFDIR | 0o755) if nodeid == 1 else attr_of(50, size=4096)
+
+    def forget(self, nodeid: int, nlookup: int) -> None:
+        self.forgotten.append((nodeid, nlookup))
 
     def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
         self.asked.append(nodeid)
@@ -388,6 +392,16 @@ def test_requests_without_an_answer(kernel: Kernel, opcode: int) -> None:
     kernel.send(opcode, bytes(24))
     # The next answer is the next request's; ask() sees to that.
     assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+
+
+def test_forgotten_nodes(kernel: Kernel, filesystem: Recorder) -> None:
+    kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(3), nodeid=7)
+    ones = [(8, 1), (2**63, 2**40), (9, 5)]
+    body = fuse.BATCH_FORGET_IN.pack(2) + b"".join(fuse.FORGET_ONE.pack(*one) for one in ones)
+    kernel.send(fuse.FUSE_BATCH_FORGET, body)  # of which the third is beyond the count
+    kernel.send(fuse.FUSE_INTERRUPT, bytes(8))
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+    assert filesystem.forgotten == [(7, 3), *ones[:2]]
 
 
 # --- answers in another order ------------------------------------------------------------------

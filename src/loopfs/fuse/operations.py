@@ -64,6 +64,9 @@ class Operations:
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
+    def forget(self, nodeid: int, nlookup: int) -> None:
+        """The kernel drops ``nlookup`` of the times that a lookup has told it of a node."""
+
     def getattr(self, nodeid: int) -> Attr:
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 

@@ -185,6 +185,7 @@ class Session:
 
     def _dispatch(self, opcode: int, request: Request, body: bytes) -> None:
         if opcode in _UNANSWERED:
+            self._forget(opcode, request.nodeid, body)
             return
         handler = _HANDLERS.get(opcode)
         if handler is None:
@@ -252,6 +253,15 @@ class Session:
     def _lookup(self, request: Request, body: bytes) -> Answer:
         entry = self.filesystem.lookup(request, request.nodeid, _name(body))
         return None if entry is None else pack_entry(*entry)
+
+    def _forget(self, opcode: int, nodeid: int, body: bytes) -> None:
+        if opcode == uapi.FUSE_FORGET:
+            self.filesystem.forget(nodeid, *uapi.FORGET_IN.unpack_from(body))
+        elif opcode == uapi.FUSE_BATCH_FORGET:
+            head, size = uapi.BATCH_FORGET_IN.size, uapi.FORGET_ONE.size
+            (count,) = uapi.BATCH_FORGET_IN.unpack_from(body)
+            for each in uapi.FORGET_ONE.iter_unpack(body[head : head + count * size]):
+                self.filesystem.forget(*each)
 
     def _getattr(self, request: Request, body: bytes) -> bytes:
         return _pack_attr(self.filesystem.getattr(request.nodeid))
