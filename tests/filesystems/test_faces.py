@@ -81,6 +81,73 @@ def test_openat2_with_a_bad_pointer() -> None:
         faces.flags_in_memory(Waiting(NATIVE.numbers["openat2"], AT_FDCWD, 0x1000, 0x1, 24))
 
 
+# --- what a lookup is for --------------------------------------------------------------------
+
+
+class Silent(Waiting):
+    """Its memory never comes."""
+
+    def read(self, address: int, size: int) -> bytes:
+        raise AssertionError("a lookup must not wait for a caller's memory")
+
+
+def purpose(name: str, *args: int) -> int:
+    return faces.purpose(Silent(NATIVE.numbers[name], *args))
+
+
+def test_opens_get_the_data_face() -> None:
+    assert purpose("openat", AT_FDCWD, 0x1000, FLAGS) == faces.OPEN
+    assert purpose("openat", AT_FDCWD, 0x1000, os.O_PATH | os.O_NOFOLLOW) == faces.HOLD
+    assert purpose("openat2", AT_FDCWD, 0x1000, HOW, 24) == faces.HOLD  # it may be O_PATH
+
+
+@pytest.mark.parametrize("name", ["mount", "move_mount", "open_tree"])
+def test_what_is_bound_elsewhere_is_the_data_face(name: str) -> None:
+    assert purpose(name, 0x1000, 0x2000) == faces.HOLD
+
+
+class Worker(Silent):
+    """A thread of the kernel's for io_uring, or one that looks like it but for its flags."""
+
+    def __init__(self, stat: Path, number: int | None, flags: int) -> None:
+        super().__init__(number)
+        self._stat = stat
+        fields = ["S", *"12345", str(flags), *"6789"]
+        stat.write_text(f"4711 (a) (R b) {' '.join(fields)}\n")
+
+    def path(self, name: str) -> str:
+        assert name == "stat"
+        return os.fspath(self._stat)
+
+
+@pytest.mark.parametrize("number", [None, NATIVE.numbers["newfstatat"]])
+def test_a_worker_of_io_uring_may_be_opening(tmp_path: Path, number: int | None) -> None:
+    flags = 0x4140  # PF_USER_WORKER, PF_RANDOMIZE, PF_FORKNOEXEC
+    worker = Worker(tmp_path / "stat", number, flags | faces.PF_IO_WORKER)
+    assert faces.purpose(worker) == faces.HOLD
+    assert faces.purpose(Worker(tmp_path / "stat", number, flags)) == faces.LOOK
+
+
+@pytest.mark.parametrize("name", ["newfstatat", "statx", "umount2", "statfs"])
+def test_other_calls_get_the_special_face(tmp_path: Path, name: str) -> None:
+    assert faces.purpose(Worker(tmp_path / "stat", NATIVE.numbers[name], 0)) == faces.LOOK
+
+
+def test_data_faces_that_the_kernel_knows() -> None:
+    known = faces.DataFaces()
+    known.given(5, faces.OPEN)
+    assert not known.held(), "the OPEN will tell"
+    known.given(5, faces.HOLD)
+    known.given(7, faces.HOLD)
+    known.given(5, faces.OPEN)
+    known.forgotten(5, 2)
+    known.forgotten(7, 1)
+    known.forgotten(99, 1)  # a special face
+    assert known.held()
+    known.forgotten(5, 1)
+    assert not known.held()
+
+
 # --- a real thread, which waits because it opens a FIFO that nobody writes to --------------
 
 OPEN = """
@@ -115,6 +182,49 @@ def test_a_thread_that_waits(tmp_path: Path, kind: str) -> None:
     finally:
         child.kill()
         child.wait()
+
+
+# Opens a file by IORING_OP_OPENAT, which a worker has to do.
+BY_RING = """
+import ctypes, mmap, os, struct, sys
+path = ctypes.create_string_buffer(os.fsencode(sys.argv[1]))
+syscall = ctypes.CDLL(None, use_errno=True).syscall
+params = ctypes.create_string_buffer(120)
+polled = len(sys.argv) > 2
+struct.pack_into("=I", params, 8, 2 if polled else 0)  # IORING_SETUP_SQPOLL
+ring = syscall(425, 4, params)
+if ring < 0:
+    sys.exit(f"io_uring_setup: {os.strerror(ctypes.get_errno())}")
+(mask_at, entries_at, _, _, array_at) = struct.unpack_from("=5I", params, 48)
+(tail_at,) = struct.unpack_from("=I", params, 44)
+queue = mmap.mmap(ring, 4096, offset=0)
+sqes = mmap.mmap(ring, 4096, offset=0x10000000)
+struct.pack_into("=BBHiQQIIQ", sqes, 0, 18, 16, 0, -100, 0, ctypes.addressof(path), 0, 0, 1)
+struct.pack_into("=I", queue, struct.unpack_from("=I", params, 64)[0], 0)
+struct.pack_into("=I", queue, tail_at, 1)
+syscall(426, ring, 1, 1, 3 if polled else 1, None, 0)
+"""
+
+
+@pytest.mark.parametrize("polled", [[], ["polled"]], ids=["entered", "polled"])
+def test_a_real_worker_of_io_uring(tmp_path: Path, polled: list[str]) -> None:
+    """It waits in the open of a FIFO."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    command = [sys.executable, "-c", BY_RING, os.fspath(fifo), *polled]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        try:
+            deadline = time.monotonic() + PATIENCE
+            while True:
+                assert time.monotonic() < deadline and child.poll() is None, child.stderr
+                tids = [int(tid) for tid in os.listdir(f"/proc/{child.pid}/task")]
+                workers = [Process(tid) for tid in tids if tid != child.pid]
+                if len(workers) > len(polled) and all(map(faces.is_io_worker, workers)):
+                    break
+            assert [faces.purpose(worker) for worker in workers] == [faces.HOLD] * len(workers)
+            assert faces.purpose(Process(child.pid)) == faces.LOOK  # it only waits
+        finally:
+            child.kill()
 
 
 def wait_until_it_opens(process: Process, number: int, path: bytes) -> None:

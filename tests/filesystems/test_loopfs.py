@@ -6,19 +6,22 @@ import ctypes
 import errno
 import os
 import stat
+import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from loopfs.filesystems import faces
 from loopfs.process import Process
 from loopfs.uapi import block, fuse, loop
 from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 from loopfs.uapi.fuse import encode_dev
 from loopfs.uapi.loop import LO_FLAGS_AUTOCLEAR, LO_FLAGS_PARTSCAN, LoopConfig, LoopInfo64
+from loopfs.uapi.syscalls import abis
 from tests.filesystems.conftest import FIRST, SIZE, Mounted, configure, names
-from tests.fuse.wire import Reply, entries, served
+from tests.fuse.wire import PATIENCE, Reply, entries, served
 
 PUNCH = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
@@ -60,6 +63,58 @@ def test_a_lookup_that_is_no_open_finds_the_special_face(mounted: Mounted) -> No
     assert (attr[0], attr[9], attr[13]) == (12, stat.S_IFBLK | 0o600, encode_dev(7, 9))
     assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop8\0").code == errno.ENOENT
     assert mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop9\0", nodeid).code == errno.ENOENT
+
+
+def test_a_caller_whose_memory_never_comes_waits_alone(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """openat2(2): O_EXCL is in memory; so is O_PATH, for which no lookup may wait."""
+    mounted.control(loop.LOOP_CTL_ADD, 9)
+    reading, comes = threading.Event(), threading.Event()
+    number = abis()[0].numbers["openat2"]
+
+    def read(process: Process, address: int, size: int) -> bytes:
+        reading.set()
+        assert comes.wait(PATIENCE)
+        return struct.pack("=Q", os.O_RDWR | os.O_EXCL)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Process, "current_syscall", lambda process: (number, [0] * 6))
+        patch.setattr(Process, "read", read)
+        reply = mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop9\0")
+        assert fuse.ENTRY_OUT.unpack_from(reply.data)[0] == mounted.node(b"loop9")
+        body = fuse.OPEN_IN.pack(os.O_RDWR, 0)
+        waits = mounted.kernel.send(fuse.FUSE_OPEN, body, mounted.node(b"loop9"))
+        assert reading.wait(PATIENCE)
+        patch.setattr(Process, "current_syscall", lambda process: None)
+        other = mounted.handle(b"loop9")
+        mounted.close(other)
+        comes.set()
+        answered, reply = mounted.kernel.receive()
+    assert (answered, reply.code) == (waits, 0)
+    device = mounted.filesystem.nodes.by_name[b"loop9"].device
+    assert device is not None
+    assert device.held, "O_EXCL was seen"
+    mounted.close(fuse.OPEN_OUT.unpack(reply.data)[0])
+
+
+def test_a_path_descriptor_is_in_use_until_it_is_forgotten(
+    mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not mounted.instances.in_use()
+    nodeid = mounted.node(b"loop-control")
+    with monkeypatch.context() as patch:
+        patch.setattr(faces, "purpose", lambda process: faces.OPEN)
+        mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop-control\0")
+        assert not mounted.instances.in_use()
+        patch.setattr(faces, "purpose", lambda process: faces.HOLD)
+        mounted.kernel.ask(fuse.FUSE_LOOKUP, b"loop-control\0")
+    assert mounted.instances.in_use()
+    for _ in range(2):
+        assert mounted.instances.in_use()
+        mounted.kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(1), nodeid)
+        mounted.kernel.ask(fuse.FUSE_GETATTR, bytes(16))
+    assert not mounted.instances.in_use()
 
 
 def test_a_directory_that_changes_while_it_is_read(mounted: Mounted) -> None:

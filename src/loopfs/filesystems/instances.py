@@ -15,7 +15,8 @@ from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
 from loopfs.driver.partition import Partition
 from loopfs.filesystems.backing import Stat
-from loopfs.filesystems.loopfs import DeviceListener, IdMap, LoopFilesystem, TableReader
+from loopfs.filesystems.directory import DeviceListener
+from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
 from loopfs.fuse.session import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -116,8 +117,8 @@ class Instances:
         return tuple(self._filesystems)
 
     def in_use(self) -> bool:
-        """Some node of some instance is open."""
-        return any(filesystem.open_files for filesystem in self._filesystems.values())
+        """Some node of some instance is open, or may be in a descriptor by O_PATH."""
+        return any(f.open_files or f.data_faces.held() for f in self._filesystems.values())
 
     @property
     def devices(self) -> dict[int, LoopDevice]:

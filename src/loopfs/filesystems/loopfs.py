@@ -11,8 +11,7 @@ import errno
 import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
 
@@ -27,11 +26,12 @@ from loopfs.driver.partition import Found
 from loopfs.driver.window import Window
 from loopfs.filesystems import blockdev, faces
 from loopfs.filesystems.backing import BackingFile, Stat
+from loopfs.filesystems.directory import DeviceListener, Directory
 from loopfs.filesystems.ioctls import Ioctl, UnreadableTable
-from loopfs.filesystems.nodes import Node, Nodes
+from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.threads import spawn
-from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
-from loopfs.fuse.session import MAX_WRITE, Request, Session, pack_entry
+from loopfs.fuse.operations import Buffer
+from loopfs.fuse.session import MAX_WRITE, Request
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.process import Process
 from loopfs.uapi.fuse import (
@@ -40,16 +40,11 @@ from loopfs.uapi.fuse import (
     FOPEN_NOFLUSH,
     FOPEN_STREAM,
     OPEN_OUT,
-    Attr,
 )
-
-RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-NAME_MAX = 255  # bytes
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
 
-DeviceListener = Callable[[str, str], None]
 TableReader = Callable[[int, int, int, int], list[Found]]
 IdMap = Callable[[str], str]
 T = TypeVar("T")
@@ -75,7 +70,7 @@ class _Changes(NamedTuple):
     tables: list[tuple[LoopDevice, Window | None]]
 
 
-class LoopFilesystem(Operations):
+class LoopFilesystem(Directory):
     """An instance as a filesystem.
 
     Args:
@@ -105,132 +100,15 @@ class LoopFilesystem(Operations):
         read_table: TableReader,
         instances: Instances,
     ) -> None:
-        self.instance = instance
-        self.session = Session(fd, self)
-        # The driver is called by one thread at a time, which waits for nothing meanwhile.
-        self.lock = threading.Lock()
-        self.device_number = device_number
+        super().__init__(fd, device_number, instance, on_device, instances)
         self.userns = userns
         self.id_map = id_map
-        self.nodes = Nodes(time.time_ns())
         self.open_files: dict[int, OpenFile] = {}
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
-        self.on_device = on_device
-        self._named: deque[tuple[str, BlockDevice]] = deque()  # the names that have come and gone
-        self._naming = threading.Lock()
         self._fstat = fstat
         self._read_table = read_table
-        self._instances = instances
         self._buffer = memoryview(bytearray(MAX_WRITE))
-
-    # --- names and attributes --------------------------------------------------
-
-    def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
-        if len(name) > NAME_MAX:
-            raise _error(errno.ENAMETOOLONG)
-        node = self.nodes.by_name.get(name)
-        if node is None or parent != self.nodes.root.special:
-            raise _error(errno.ENOENT)
-        process = Process(request.pid)
-        try:
-            flags = faces.open_flags(process)
-        except faces.InMemory:
-            spawn(lambda: self._lookup_openat2(request, node, process))
-            return None
-        return self._entry(node, flags)
-
-    def _lookup_openat2(self, request: Request, node: Node, process: Process) -> None:
-        try:
-            entry = self._entry(node, faces.flags_in_memory(process))
-        except OSError as problem:
-            request.fail(problem.errno or errno.EIO)
-        else:
-            request.reply(pack_entry(*entry))
-
-    def _entry(self, node: Node, flags: int | None) -> Entry:
-        nodeid = node.special if flags is None or flags & os.O_PATH else node.data
-        return Entry(nodeid, node.attr(nodeid))
-
-    def getattr(self, nodeid: int) -> Attr:
-        return self._node(nodeid).attr(nodeid)
-
-    def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
-        node = self._node(nodeid)
-        if changes.size is not None and changes.by_handle:
-            raise _error(errno.EINVAL)  # ftruncate(2); O_TRUNC changes nothing
-        node.change(changes, time.time_ns())
-        return node.attr(nodeid)
-
-    def entries(
-        self, request: Request, nodeid: int, handle: int, place: int
-    ) -> Iterator[tuple[int, bytes, int, int]]:
-        return ((n, node.name, node.ino, node.kind) for n, node in self.nodes.after(place))
-
-    def unlink(self, request: Request, parent: int, name: bytes) -> None:
-        self.drive(lambda: self._remove(self._renamable(name)))
-        request.reply()
-
-    def _remove(self, device: LoopDevice) -> None:
-        with self._instances.numbers:
-            self.instance.remove_unused(device)
-
-    def rename(
-        self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
-    ) -> None:
-        device = self._renamable(name)
-        other = self._renamable(to_name) if to_name in self.nodes.by_name else None
-        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
-            raise _error(errno.EINVAL)
-        if flags & RENAME_EXCHANGE:
-            self._exchange(device, self._renamable(to_name))
-        else:
-            self._rename(device, to_name, other)
-        request.reply()
-
-    def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
-        """Give a device's node another name; a device that has it must be unused, and goes."""
-        if is_name_of_partition(name):
-            raise _error(errno.EPERM)  # it would be in a scan's way
-        if victim is device:
-            return
-        if victim is not None:
-            self.drive(lambda: self._remove(victim))
-        self._name({device: name})
-
-    def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
-        """Give each of two devices the other's name; none goes, so both may be in use."""
-        names = [self.nodes.of_device(each).name for each in (other, device)]
-        self._name(dict(zip((device, other), names, strict=True)))
-
-    def _name(self, names: dict[LoopDevice, bytes]) -> None:
-        """Rename nodes, to names that no others have."""
-        with self.lock:
-            for device in names:
-                if self.nodes.of_device(device).name == device.name.encode():
-                    self._named.append(("remove", device))
-            for device, name in names.items():
-                self.instance.rename(device, os.fsdecode(name))
-            self.nodes.rename({self.nodes.of_device(d): name for d, name in names.items()})
-            for device, name in names.items():
-                if name == device.name.encode():
-                    self._named.append(("add", device))
-        self._tell_names()
-
-    def _renamable(self, name: bytes) -> LoopDevice:
-        """The disk whose node can be removed and renamed: not the control node or a partition."""
-        node = self.nodes.by_name.get(name)
-        if node is None:
-            raise _error(errno.ENOENT)
-        if not isinstance(node.device, LoopDevice):
-            raise _error(errno.EPERM)
-        return node.device
-
-    def _node(self, nodeid: int) -> Node:
-        node = self.nodes.by_id.get(nodeid)
-        if node is None:
-            raise _error(errno.ENXIO)  # a device that is gone
-        return node
 
     # --- opening ---------------------------------------------------------------
 
@@ -249,21 +127,15 @@ class LoopFilesystem(Operations):
         except faces.InMemory:
 
             def open_openat2() -> None:
-                self._open_openat2(request, node, flags, process)
+                exclusive = bool((faces.flags_in_memory(process) or 0) & os.O_EXCL)
+                self._open_device(request, node, flags, exclusive)
 
-            spawn(blockdev.answering(request, open_openat2))
+            spawn(blockdev.answering(request, open_openat2))  # it alone waits for its memory
             return None
         except ProcessLookupError:
             real_flags = None
         self._open_device(request, node, flags, bool((real_flags or 0) & os.O_EXCL))
         return None
-
-    def _open_openat2(self, request: Request, node: Node, flags: int, process: Process) -> None:
-        try:
-            exclusive = bool((faces.flags_in_memory(process) or 0) & os.O_EXCL)
-        except OSError:
-            exclusive = False  # the caller is gone and will not use the file
-        self._open_device(request, node, flags, exclusive)
 
     def _open_device(self, request: Request, node: Node, flags: int, exclusive: bool) -> None:
         device = node.device
@@ -429,15 +301,6 @@ class LoopFilesystem(Operations):
                 if node.name != event.device.name.encode():
                     self._named.pop()
 
-    def _tell_names(self) -> None:
-        with self._naming:
-            while self._named:
-                action, device = self._named.popleft()
-                if action == "remove":
-                    for forget in self._instances.on_removal:
-                        forget(device)
-                self.on_device(action, device.name)
-
     def _follow(self, changes: _Changes) -> None:
         for device in changes.pages:
             self._invalidate(device)
@@ -515,9 +378,3 @@ class LoopFilesystem(Operations):
 
 def _error(code: int) -> OSError:
     return OSError(code, os.strerror(code))
-
-
-def is_name_of_partition(name: bytes) -> bool:
-    """It is of the form loopNpM."""
-    disk, _, partition = name[4:].partition(b"p")
-    return name[:4] == b"loop" and disk.isdigit() and partition.isdigit()

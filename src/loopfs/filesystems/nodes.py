@@ -12,8 +12,12 @@ from threading import Lock
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.partition import Partition
 from loopfs.fuse.operations import SetAttr
+from loopfs.lean import TYPE_CHECKING
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr, encode_dev
 from loopfs.uapi.loop import LOOP_CTRL_MINOR, MISC_MAJOR
+
+if TYPE_CHECKING:
+    from loopfs.filesystems.covered import Cover
 
 ROOT_INO = 1
 CONTROL_INO = 2
@@ -38,6 +42,7 @@ class Node:
     """
 
     __slots__ = (
+        "cover",
         "data",
         "device",
         "gid",
@@ -63,6 +68,7 @@ class Node:
         self.uid = self.gid = 0  # the root of the mount's user namespace
         self.times = (now, now, now)
         self.special = self.data = FUSE_ROOT_ID
+        self.cover: Cover | None = None  # something is, or was, mounted on it
 
     @property
     def device_number(self) -> int:

@@ -24,11 +24,13 @@ from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept import lookup
+from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
 from loopfs.process import Process, user_namespaces
 from loopfs.uapi.mount import (
     MS_BIND,
+    MS_MOVE,
     MS_NOT_NEW,
     MS_NOUSER_AND_ABOVE,
     MS_REMOUNT,
@@ -57,6 +59,9 @@ class MountHandler:
             may_wait()
             self._remount(call, flags)
         elif flags & MS_NOT_NEW:
+            if flags & (MS_BIND | MS_MOVE) and not flags & MS_REMOUNT:
+                may_wait()
+                expect_mount(self._mounts, call, call.args[1])
             call.proceed()
         else:
             may_wait()
@@ -72,6 +77,7 @@ class MountHandler:
         fstype = optional_text(process, call.args[2])
         call.note(fstype=fstype)
         if fstype is None or not self._may_be_ours(fstype):
+            expect_mount(self._mounts, call, call.args[1])
             call.proceed()
             return
         source = optional_text(process, call.args[0])

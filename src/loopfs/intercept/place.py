@@ -11,6 +11,7 @@ from loopfs import syscalls
 from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.uapi.mount import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SYMLINKS
@@ -30,8 +31,10 @@ class PlaceHandler:
         self._expected = living | {filesystem.device_number: filesystem}
 
     def __call__(self, call: Call) -> None:
+        may_wait()
+        dirfd = ctypes.c_int(call.args[2] & 0xFFFFFFFF).value
+        expect_mount(self._mounts, call, call.args[3], None if dirfd == AT_FDCWD else dirfd)
         if self._expected:
-            may_wait()
             self._move(call)
         else:
             call.proceed()

@@ -7,9 +7,8 @@ import os
 
 from loopfs import syscalls
 from loopfs.channel import close_all
-from loopfs.engines.helper import result
-from loopfs.engines.mounts import Mounts, caller_descriptors
-from loopfs.intercept.lookup import peek
+from loopfs.engines.mounts import Mounts
+from loopfs.intercept.lookup import peek, resolved
 from loopfs.intercept.mount import PAGE
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
@@ -46,7 +45,7 @@ class StatfsHandler:
             if problem.errno == errno.ENOENT and "proc" not in path:
                 call.proceed()
                 return
-            place = self._resolved(call, path)
+            place = resolved(self._mounts, call.process, path)
         self._answer(call, place)
 
     def _fstatfs(self, call: Call) -> None:
@@ -60,16 +59,6 @@ class StatfsHandler:
         else:
             may_wait()
             self._answer(call, call.process.descriptor(fd))
-
-    def _resolved(self, call: Call, path: str) -> int:
-        with caller_descriptors(call.process) as fds:
-            channel = self._mounts.helper.begin("device_at", (path,), fds)
-        message = channel.receive()
-        channel.close()
-        code, _ = result(message)
-        if code:
-            raise OSError(code, os.strerror(code))
-        return message.fds[0]
 
     def _answer(self, call: Call, place: int) -> None:
         try:

@@ -1,0 +1,196 @@
+"""The directory of an instance: names, attributes, and which face of a node a lookup is given."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from loopfs.driver.bdev import BlockDevice
+from loopfs.driver.instance import Instance
+from loopfs.driver.loop import LoopDevice
+from loopfs.filesystems import blockdev, faces
+from loopfs.filesystems.covered import Covers
+from loopfs.filesystems.nodes import Node, Nodes
+from loopfs.filesystems.threads import spawn
+from loopfs.fuse.operations import Entry, Operations, SetAttr
+from loopfs.fuse.session import Request, Session, pack_entry
+from loopfs.lean import TYPE_CHECKING
+from loopfs.process import Process
+from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
+
+if TYPE_CHECKING:
+    from loopfs.filesystems.instances import Instances
+
+RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
+NAME_MAX = 255  # bytes
+DeviceListener = Callable[[str, str], None]
+T = TypeVar("T")
+
+
+class Directory(Operations):
+    """An instance's directory; what is in the files is a subclass's.
+
+    Args:
+        fd: the open /dev/fuse that the instance is mounted with.
+        device_number: st_dev of the mount.
+        instance: what is served.
+        on_device: called with "add" or "remove" and a node's name, before the call
+            that caused it returns.
+        instances: it and the others, whose numbers are also its.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        device_number: int,
+        instance: Instance,
+        on_device: DeviceListener,
+        instances: Instances,
+    ) -> None:
+        self.instance = instance
+        self.session = Session(fd, self)
+        # The driver is called by one thread at a time, which waits for nothing meanwhile.
+        self.lock = threading.Lock()
+        self.device_number = device_number
+        self.nodes = Nodes(time.time_ns())
+        self.data_faces = faces.DataFaces()
+        self.covers = Covers(device_number, partial(self.session.forget_name, FUSE_ROOT_ID))
+        self.on_device = on_device
+        self._instances = instances
+        self._named: deque[tuple[str, BlockDevice]] = deque()  # the names that have come and gone
+        self._naming = threading.Lock()
+
+    def drive(self, call: Callable[[], T], *, may_wait: bool = False) -> T:
+        """Call the driver, and carry out what follows."""
+        raise NotImplementedError
+
+    def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
+        if len(name) > NAME_MAX:
+            raise _error(errno.ENAMETOOLONG)
+        node = self.nodes.by_name.get(name)
+        if node is None or parent != self.nodes.root.special:
+            raise _error(errno.ENOENT)
+        purpose = faces.purpose(Process(request.pid))
+        if purpose == faces.LOOK and node.cover is not None:
+
+            def look_at_covered() -> None:
+                shown = faces.LOOK if self.covers.is_over(node) else faces.OPEN
+                request.reply(pack_entry(*self._entry(node, shown)))
+
+            spawn(blockdev.answering(request, look_at_covered))
+            return None
+        return self._entry(node, purpose)
+
+    def _entry(self, node: Node, purpose: int) -> Entry:
+        if purpose == faces.LOOK:
+            return Entry(node.special, node.attr(node.special))
+        self.data_faces.given(node.data, purpose)
+        return Entry(node.data, node.attr(node.data))
+
+    def forget(self, nodeid: int, nlookup: int) -> None:
+        self.data_faces.forgotten(nodeid, nlookup)
+
+    def getattr(self, nodeid: int) -> Attr:
+        return self._node(nodeid).attr(nodeid)
+
+    def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
+        node = self._node(nodeid)
+        if changes.size is not None and changes.by_handle:
+            raise _error(errno.EINVAL)  # ftruncate(2); O_TRUNC changes nothing
+        node.change(changes, time.time_ns())
+        return node.attr(nodeid)
+
+    def entries(
+        self, request: Request, nodeid: int, handle: int, place: int
+    ) -> Iterator[tuple[int, bytes, int, int]]:
+        return ((n, node.name, node.ino, node.kind) for n, node in self.nodes.after(place))
+
+    def unlink(self, request: Request, parent: int, name: bytes) -> None:
+        self.drive(lambda: self._remove(self._renamable(name)))
+        request.reply()
+
+    def _remove(self, device: LoopDevice) -> None:
+        with self._instances.numbers:
+            self.instance.remove_unused(device)
+
+    def rename(
+        self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
+    ) -> None:
+        device = self._renamable(name)
+        other = self._renamable(to_name) if to_name in self.nodes.by_name else None
+        if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+            raise _error(errno.EINVAL)
+        if flags & RENAME_EXCHANGE:
+            self._exchange(device, self._renamable(to_name))
+        else:
+            self._rename(device, to_name, other)
+        request.reply()
+
+    def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
+        """Give a device's node another name; a device that has it must be unused, and goes."""
+        if is_name_of_partition(name):
+            raise _error(errno.EPERM)  # it would be in a scan's way
+        if victim is device:
+            return
+        if victim is not None:
+            self.drive(lambda: self._remove(victim))
+        self._name({device: name})
+
+    def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
+        """Give each of two devices the other's name; none goes, so both may be in use."""
+        names = [self.nodes.of_device(each).name for each in (other, device)]
+        self._name(dict(zip((device, other), names, strict=True)))
+
+    def _name(self, names: dict[LoopDevice, bytes]) -> None:
+        """Rename nodes, to names that no others have."""
+        with self.lock:
+            for device in names:
+                if self.nodes.of_device(device).name == device.name.encode():
+                    self._named.append(("remove", device))
+            for device, name in names.items():
+                self.instance.rename(device, os.fsdecode(name))
+            self.nodes.rename({self.nodes.of_device(d): name for d, name in names.items()})
+            for device, name in names.items():
+                if name == device.name.encode():
+                    self._named.append(("add", device))
+        self._tell_names()
+
+    def _renamable(self, name: bytes) -> LoopDevice:
+        """The disk whose node can be removed and renamed: not the control node or a partition."""
+        node = self.nodes.by_name.get(name)
+        if node is None:
+            raise _error(errno.ENOENT)
+        if not isinstance(node.device, LoopDevice):
+            raise _error(errno.EPERM)
+        return node.device
+
+    def _node(self, nodeid: int) -> Node:
+        node = self.nodes.by_id.get(nodeid)
+        if node is None:
+            raise _error(errno.ENXIO)  # a device that is gone
+        return node
+
+    def _tell_names(self) -> None:
+        with self._naming:
+            while self._named:
+                action, device = self._named.popleft()
+                if action == "remove":
+                    for forget in self._instances.on_removal:
+                        forget(device)
+                self.on_device(action, device.name)
+
+
+def _error(code: int) -> OSError:
+    return OSError(code, os.strerror(code))
+
+
+def is_name_of_partition(name: bytes) -> bool:
+    """It is of the form loopNpM."""
+    disk, _, partition = name[4:].partition(b"p")
+    return name[:4] == b"loop" and disk.isdigit() and partition.isdigit()
