@@ -6,7 +6,9 @@ Each function raises OSError with the kernel's errno. Nothing here knows of loop
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import struct
 
 from loopfs.lean import Callable, NamedTuple
 from loopfs.uapi import mount as uapi_mount
@@ -68,6 +70,42 @@ def umount2(target: str, flags: int) -> None:
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
     _check(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(v) for v in (value, 0, 0, 0))))
+
+
+def set_filesystem_ids(uid: int, gid: int) -> None:
+    """setfsuid(2) and setfsgid(2) of this thread.
+
+    Raises:
+        OSError: EPERM: refused, of which the calls themselves say nothing.
+    """
+    no_id = ctypes.c_uint(-1)  # changes nothing, and so tells what there is
+    for call, number in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):
+        call(ctypes.c_uint(number))
+        if call(no_id) & 0xFFFFFFFF != number:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+def set_effective_capabilities(wanted: int) -> None:
+    """capset(2): have those capabilities of the permitted ones effective that are in ``wanted``."""
+    header = struct.pack("=Ii", sched.LINUX_CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable: low words, high
+    _check(_libc.capget(header, data))
+    words = list(struct.unpack("=6I", data.raw))
+    words[0], words[3] = words[1] & wanted & 0xFFFFFFFF, words[4] & wanted >> 32
+    _check(_libc.capset(header, struct.pack("=6I", *words)))
+
+
+def landlock_create_ruleset(attributes: bytes) -> int:
+    """landlock_create_ruleset(2) of a struct landlock_ruleset_attr; close-on-exec."""
+    nr = ctypes.c_long(_NR["landlock_create_ruleset"])
+    size = ctypes.c_size_t(len(attributes))
+    return _check(_syscall(nr, attributes, size, ctypes.c_uint(0)))
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """landlock_restrict_self(2)."""
+    nr = ctypes.c_long(_NR["landlock_restrict_self"])
+    _check(_syscall(nr, ctypes.c_int(ruleset), ctypes.c_uint(0)))
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
@@ -249,6 +287,12 @@ def descriptor_info(pid: int, fd: int) -> DescriptorInfo:
 def set_parent_death_signal(signal: int) -> None:
     """prctl(PR_SET_PDEATHSIG): ``signal`` comes when the thread that forked us ends."""
     prctl(sched.PR_SET_PDEATHSIG, signal)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """prctl(PR_SET_DUMPABLE): who is not can be traced only by who has CAP_SYS_PTRACE in the user
+    namespace where its program was started."""
+    prctl(sched.PR_SET_DUMPABLE, int(dumpable))
 
 
 def become_subreaper() -> None:

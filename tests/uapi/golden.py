@@ -46,6 +46,8 @@ NOT_IN_HEADERS = {
         "__NR_openat2": 437,
         "__NR_pidfd_getfd": 438,
         "__NR_mount_setattr": 442,
+        "__NR_landlock_create_ruleset": 444,
+        "__NR_landlock_restrict_self": 446,
         "__NR_fsopen": 430,
         "__NR_fsconfig": 431,
         "__NR_fsmount": 432,
@@ -59,6 +61,8 @@ NOT_IN_HEADERS = {
         "SECCOMP_IOCTL_NOTIF_SET_FLAGS": 0x40082104,
         "SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP": 1,
         "FSCONFIG_CMD_CREATE_EXCL": 8,
+        "PIDFD_THREAD": 0o200,
+        "LANDLOCK_SCOPE_SIGNAL": 2,
     },
 }
 

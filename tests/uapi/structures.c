@@ -76,7 +76,8 @@ STRUCT(stat, struct stat64, STAT(BOTH_INO));
 #if !defined(__i386__) || !defined(ALIGNED)
 NUMBER(__NR_mount); NUMBER(__NR_umount2); NUMBER(__NR_openat); NUMBER(__NR_openat2);
 NUMBER(__NR_statx); NUMBER(__NR_open_tree); NUMBER(__NR_move_mount);
-NUMBER(__NR_pidfd_getfd); NUMBER(__NR_mount_setattr); NUMBER(__NR_fsopen);
+NUMBER(__NR_pidfd_getfd); NUMBER(__NR_mount_setattr); NUMBER(__NR_landlock_create_ruleset);
+NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
 #ifdef __LP64__
@@ -116,6 +117,7 @@ NUMBER(__NR_open); NUMBER(__NR_creat);
 #include <linux/openat2.h>
 #include <linux/pr.h>
 #include <linux/prctl.h>
+#include <linux/securebits.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
 #include <linux/stat.h>
@@ -282,10 +284,13 @@ NUMBER(HUGETLBFS_MAGIC); NUMBER(SQUASHFS_MAGIC); NUMBER(EROFS_SUPER_MAGIC_V1);
 NUMBER(ISOFS_SUPER_MAGIC); NUMBER(UDF_SUPER_MAGIC); NUMBER(MSDOS_SUPER_MAGIC);
 NUMBER(EXFAT_SUPER_MAGIC); NUMBER(OVERLAYFS_SUPER_MAGIC); NUMBER(FS_IOC_FIEMAP);
 NUMBER(FUSE_SUPER_MAGIC); NUMBER(NS_GET_USERNS); NUMBER(NS_GET_PARENT);
+NUMBER(NS_GET_OWNER_UID);
 
-/* linux/sched.h, linux/prctl.h, linux/capability.h */
+/* linux/sched.h, linux/prctl.h, linux/securebits.h, linux/capability.h */
 NUMBER(CLONE_NEWNS); NUMBER(CLONE_NEWUSER); NUMBER(CLONE_NEWPID); NUMBER(PR_SET_PDEATHSIG);
-NUMBER(PR_SET_DUMPABLE);
+NUMBER(PR_SET_DUMPABLE); NUMBER(PR_SET_SECUREBITS); NUMBER(SECBIT_NO_SETUID_FIXUP);
+#define LINUX_CAPABILITY_VERSION_3 _LINUX_CAPABILITY_VERSION_3
+NUMBER(LINUX_CAPABILITY_VERSION_3);
 NUMBER(PR_SET_CHILD_SUBREAPER); NUMBER(CAP_SYS_ADMIN);
 
 /* linux/seccomp.h, linux/audit.h, linux/filter.h */

@@ -15,7 +15,6 @@ import threading
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
 from loopfs.lean import TYPE_CHECKING, Any, signal
-from loopfs.process import Process
 
 if TYPE_CHECKING:
     from loopfs.driver.partition import Found
@@ -77,44 +76,52 @@ class Helper:
         except (BrokenPipeError, ConnectionResetError):
             return  # it was killed
 
-    def fstat(self, pid: int, fd: int) -> FileFacts:
-        """fstat(2) as a process of ``pid``'s user namespace, which may look at its FUSE mounts.
+    def fstat(self, fd: int) -> FileFacts:
+        """fstat(2) as root of the sandbox's user namespace, which may look at its FUSE mounts.
 
         Raises:
             OSError: what fstat says; EIO when the helper is gone.
         """
         from loopfs.filesystems.backing import FileFacts
 
-        return FileFacts(*self._ask("fstat", pid, fd))
+        return FileFacts(*self._ask("fstat", fd))
 
-    def read_table(self, pid: int, fd: int, offset: int, size: int, block_size: int) -> list[Found]:
-        """:func:`loopfs.filesystems.blkid.read_table` in ``pid``'s user namespace."""
+    def read_table(self, fd: int, offset: int, size: int, block_size: int) -> list[Found]:
+        """:func:`loopfs.filesystems.blkid.read_table` as root of the sandbox's user namespace."""
         from loopfs.driver.partition import Found
 
-        table = self._ask("read_table", pid, fd, offset, size, block_size)
+        table = self._ask("read_table", fd, offset, size, block_size)
         return [Found(*entry) for entry in table]
 
-    def link(self, fds: tuple[int, ...], place: str, action: str, name: str) -> None:
-        """:func:`loopfs.filesystems.links.change` as root of a user namespace.
+    def link(
+        self,
+        fds: tuple[int, ...],
+        linker: tuple[object, ...],
+        place: str,
+        action: str,
+        name: str,
+    ) -> None:
+        """:func:`loopfs.filesystems.links.change` as who has mounted the instance.
 
         Args:
-            fds: that namespace, and the directory of the links.
+            fds: his user namespace, and the directory of the links.
+            linker: his :class:`loopfs.engines.credentials.Credentials` there.
         Raises:
             OSError: EIO when the helper is gone.
         """
-        channel = self.begin("link", (place, action, name), fds)
+        channel = self.begin("link", (linker, place, action, name), fds)
         code, _ = result(channel.receive())
         channel.close()
         if code:
             raise OSError(code, os.strerror(code))
 
-    def _ask(self, job: str, pid: int, fd: int, *arguments: int) -> tuple[Any, ...]:
-        """The answer of a job that looks at one file as a process of ``pid``'s namespaces."""
-        pidfd = Process(pid).pidfd()
+    def _ask(self, job: str, fd: int, *arguments: int) -> tuple[Any, ...]:
+        """The answer of a job that looks at one file in our user namespace, the sandbox's."""
+        userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            channel = self.begin(job, arguments, (pidfd, fd))
+            channel = self.begin(job, arguments, (userns, fd))
         finally:
-            os.close(pidfd)
+            os.close(userns)
         code, values = result(channel.receive())
         channel.close()
         if code:
@@ -150,6 +157,7 @@ def _serve(channel: Channel) -> bool:
     """Fork for each job; returns, with the supervisor's end, whether it has said goodbye."""
     # Engines outlive the job that starts them and become our children: nobody waits
     # for those.
+    syscalls.set_dumpable(False)
     syscalls.become_subreaper()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})

@@ -11,10 +11,13 @@ import sys
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError
-from loopfs.lean import Sequence, signal
+from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
+
+if TYPE_CHECKING:
+    from loopfs.sandbox.proc import Copy
 
 
 def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -> int:
@@ -27,8 +30,7 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
         bare: make no instance.
     """
     try:
-        is_nested = _make_namespaces(channel, bare)
-        pid = _fork_init(channel, argv, mask, is_nested)
+        pid = _make_sandbox(channel, argv, mask, bare)
     except LoopfsError as problem:
         channel.send(messages.FAILED + f"{problem.code}:{problem.strerror}".encode())
         return 1
@@ -36,9 +38,8 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
     return messages.exit_status(os.waitpid(pid, 0)[1])
 
 
-def _make_namespaces(channel: Channel, bare: bool) -> bool:
-    """Make them, with all mounts; returns whether a sandbox is around us, whose supervisor
-    serves us too."""
+def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: bool) -> int:
+    """Make it; returns the process id of its process 1, which has begun with the command."""
     parent = os.getppid()
     try:
         syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
@@ -50,17 +51,80 @@ def _make_namespaces(channel: Channel, bare: bool) -> bool:
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, init, nested, sysfs  # noqa: F401
+    from loopfs.sandbox import dev, init, landlock, nested, proc, sysfs  # noqa: F401
 
     _await_answer(channel)
+    # What asks the caller's /proc for ourselves comes before there is another.
+    is_nested = nested.is_nested()
+    terminal = dev.terminal()
+    environment = init.command_environment()
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
-    if nested.is_nested():
-        dev.build()
+    copy = proc.copy_for_another()
+    syscalls.set_dumpable(False)  # and so is process 1
+    gate, inits = Channel.pair()
+    # Those that we mount send process ids of the supervisor's namespace, where we stay.
+    syscalls.unshare(CLONE_NEWPID)
+    pid = os.fork()
+    if pid == 0:
+        gate.close()
+        _be_init(channel, inits, copy, (argv, environment, mask, is_nested))
+    inits.close()
+    if copy is not None:
+        copy.close()
+    _enter_mounts_of_init(gate)
+    _build(channel, bare, is_nested, terminal)
+    gate.send(messages.OK)
+    gate.close()
+    if copy is not None:
+        os.waitpid(copy.maker, 0)
+    return pid
+
+
+def _be_init(
+    channel: Channel,
+    gate: Channel,
+    copy: Copy | None,
+    command: tuple[Sequence[str], dict[str, str], set[int], bool],
+) -> NoReturn:
+    status = 1
+    try:
+        from loopfs.sandbox import init, proc
+
+        die_with_parent(0)  # as what a parent outside the namespace appears
+        proc.mount_proc(copy)
+        namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        gate.send(messages.OK, (namespace,))
+        os.close(namespace)
+        _await_answer(gate)
+        gate.close()
+        status = init.main(channel, *command)
+    except BaseException:  # nothing may return into the child's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _enter_mounts_of_init(gate: Channel) -> None:
+    (namespace,) = messages.expect(gate, messages.OK).fds
+    syscalls.setns(namespace, CLONE_NEWNS)
+    os.close(namespace)
+
+
+def _build(channel: Channel, bare: bool, is_nested: bool, terminal: str | None) -> None:
+    """Mount what the sandbox has of its own, and tell the supervisor.
+
+    Args:
+        is_nested: a sandbox is around us, whose supervisor serves us too.
+    """
+    from loopfs.sandbox import dev, sysfs
+
+    if is_nested:
+        dev.build(terminal)
         if not bare:
             dev.mount_nested_instance()
         _own_mount_table()
         channel.send(messages.MOUNTED.encode())
-        return True
+        return
     try:
         # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
@@ -69,7 +133,7 @@ def _make_namespaces(channel: Channel, bare: bool) -> bool:
             problem.errno or 0,
             f"cannot open /dev/fuse ({problem.strerror}); `loopfs doctor` says what to do",
         ) from None
-    dev.build()
+    dev.build(terminal)
     if not bare:
         dev.mount_instance(fuse)
     views = sysfs.mount_views()
@@ -80,7 +144,6 @@ def _make_namespaces(channel: Channel, bare: bool) -> bool:
     channel.send(" ".join([messages.MOUNTED, *views]).encode(), fds)
     for fd in fds:
         os.close(fd)
-    return False
 
 
 def _own_mount_table() -> None:
@@ -90,25 +153,6 @@ def _own_mount_table() -> None:
         syscalls.mount("utab", "/run/mount", "tmpfs", flags, "mode=0755,size=1m")
     except FileNotFoundError:
         return  # then mount(8) does without
-
-
-def _fork_init(channel: Channel, argv: Sequence[str], mask: set[int], is_nested: bool) -> int:
-    # After the instance was mounted, so that its requests carry process ids of the
-    # supervisor's namespace.
-    syscalls.unshare(CLONE_NEWPID)
-    from loopfs.sandbox import init
-
-    pid = os.fork()
-    if pid == 0:
-        die_with_parent(0)  # as what a parent outside the namespace appears
-        status = 1
-        try:
-            status = init.main(channel, argv, mask, nested=is_nested)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-        finally:
-            os._exit(status)
-    return pid
 
 
 def die_with_parent(parent: int) -> None:
@@ -124,4 +168,4 @@ def die_with_parent(parent: int) -> None:
 
 def _await_answer(channel: Channel) -> None:
     if not channel.receive().data:
-        os._exit(1)  # the supervisor is gone, or has said what is wrong
+        os._exit(1)  # the other is gone, or has said what is wrong

@@ -25,14 +25,16 @@ TTY_GID = 5  # group tty, in every distribution
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
-def build() -> None:
+def build(terminal: str | None) -> None:
     """Replace /dev of this mount namespace.
 
+    Args:
+        terminal: the path of what is to be /dev/console.
     Raises:
         SetupError: the kernel refused a mount.
     """
     kept = {name: tree for name in NODES + TREES if (tree := _clone(f"/dev/{name}")) is not None}
-    console = _terminal()
+    console = None if terminal is None else _clone(terminal)
     try:
         flags = uapi.MS_NOSUID | uapi.MS_STRICTATIME
         syscalls.mount("dev", "/dev", "tmpfs", flags, "mode=0755,size=1m")
@@ -88,10 +90,11 @@ def _mount_terminals() -> None:
         syscalls.mount("devpts", "/dev/pts", "devpts", flags, options)
 
 
-def _terminal() -> int | None:
+def terminal() -> str | None:
+    """The path of the terminal that we were started at. Asks the /proc that shows us."""
     for fd in (0, 1, 2):
         try:
-            return _clone(os.ttyname(fd))
+            return os.ttyname(fd)
         except OSError:
             continue  # closed, or no terminal
     return None

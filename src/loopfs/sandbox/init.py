@@ -9,7 +9,7 @@ import sys
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.lean import NoReturn, Sequence, signal
-from loopfs.sandbox import messages, sysfs
+from loopfs.sandbox import landlock, messages, proc
 from loopfs.uapi import mount as uapi
 
 CANNOT_RUN = 125
@@ -20,25 +20,34 @@ NOT_EXECUTABLE = 126
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
-def main(channel: Channel, argv: Sequence[str], mask: set[int], *, nested: bool) -> int:
+def main(
+    channel: Channel,
+    argv: Sequence[str],
+    environment: dict[str, str],
+    mask: set[int],
+    nested: bool,
+) -> int:
     """Run the command to its end; return its exit status, 128+n for signal n.
 
     Args:
-        channel: to the supervisor.
+        channel: to the supervisor; closed before anything of the workload runs.
         argv: the command.
+        environment: what it is started with.
         mask: the signals that it starts with blocked.
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
-    sysfs.mount_proc()
+    proc.mount_whole_proc()
+    landlock.restrict()
     command = os.fork()
     if command == 0:
         status = 1
         try:
-            status = _execute(channel, argv, mask, nested)
+            status = _execute(channel, argv, environment, mask, nested)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(status)
+    channel.close()
     while True:
         pid, status = os.wait()
         if pid == command:
@@ -78,14 +87,18 @@ def _unmount_all() -> None:
                 raise
 
 
-def _execute(channel: Channel, argv: Sequence[str], mask: set[int], nested: bool) -> int:
+def _execute(
+    channel: Channel,
+    argv: Sequence[str],
+    environment: dict[str, str],
+    mask: set[int],
+    nested: bool,
+) -> int:
     from loopfs.intercept.filter import install
 
     for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    environment = _callers_environment()
-    environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     try:
         listener = () if nested else (install(),)
     except OSError as problem:
@@ -98,6 +111,7 @@ def _execute(channel: Channel, argv: Sequence[str], mask: set[int], nested: bool
         )
         return CANNOT_RUN
     channel.send(messages.LISTENER, listener)
+    channel.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
         _exec(argv, environment)
@@ -138,9 +152,11 @@ def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> N
         os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
 
 
-def _callers_environment() -> dict[str, str]:
-    """Ours without the LC_CTYPE that Python sets in the locale C (PEP 538)."""
+def command_environment() -> dict[str, str]:
+    """Ours with root's directories on PATH, without the LC_CTYPE that Python sets in the locale C
+    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it."""
     environment = dict(os.environ)
+    environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     if "LC_CTYPE" in environment:
         with open("/proc/self/environ", "rb") as file:
             if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):

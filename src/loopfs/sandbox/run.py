@@ -59,6 +59,9 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
         return _supervise(channel, pid, settings, log)
+    except SetupError:
+        syscalls.set_dumpable(True)  # as `doctor`'s children, who will say why
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -84,8 +87,8 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
     helper = Helper.start()  # meanwhile
     try:
         finish_maps()
+        _enter_user_namespace(child)  # while we may look at it
         channel.send(messages.OK)
-        _enter_user_namespace(child)
         from loopfs.sandbox.supervisor import Supervisor
 
         return Supervisor(helper, channel, child, userns, settings, log).supervise()
@@ -96,13 +99,15 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
 def _enter_user_namespace(child: int) -> None:
     """Take part in the sandbox's user namespace, before there is a thread.
 
-    There we may look at the processes of all its users, as the kernel's driver may.
+    There we may look at the processes of all its users, as the kernel's driver may, and none of
+    them at us.
     """
     from loopfs.uapi.sched import CLONE_NEWUSER
 
     pidfd = os.pidfd_open(child)
     syscalls.setns(pidfd, CLONE_NEWUSER)
     os.close(pidfd)
+    syscalls.set_dumpable(False)
 
 
 def _be_child(channel: Channel, argv: Sequence[str], bare: bool, mask: set[int]) -> NoReturn:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from loopfs.intercept.log import Log
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
-KEPT_DESCRIPTORS = 64  # are not for backing files: opens, mounts and /sys need some for a moment
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -84,6 +83,7 @@ class Supervisor:
         from loopfs.filesystems.instances import Instances, Owner
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
+        from loopfs.filesystems.shares import Shares
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
@@ -96,9 +96,9 @@ class Supervisor:
         fuse, dev, root, *views = self._mounts_made.fds
         instances = Instances(
             minors,
-            lambda fd: self._helper.fstat(self._child, fd),
-            lambda *table: self._helper.read_table(self._child, *table),
-            room - min(KEPT_DESCRIPTORS, room // 2),
+            self._helper.fstat,
+            self._helper.read_table,
+            Shares(room),
         )
         self._mounts = Mounts(self._helper, instances)
         filesystem = None
@@ -106,7 +106,7 @@ class Supervisor:
             filesystem = instances.add(
                 fuse,
                 syscalls.statx_dev(root),
-                Owner(self._userns, Process(self._child).id_map),
+                Owner(self._userns, Process(os.getpid()).id_map),
                 lambda action, name: links.change(dev, "loopfs", action, name),
             )
         os.close(root)  # it would keep the instance mounted
@@ -124,17 +124,17 @@ class Supervisor:
             instances.serve(filesystem)
 
     def _converse(self) -> None:
-        """What the sandbox's processes have to say, from its start to its end."""
-        while True:
-            message = self._channel.receive()
-            if message.data == messages.LISTENER:
-                self._command = message.pid
-                if self._log is not None:
-                    self._log.start(message.pid)
-                for listener in message.fds:
-                    threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
-            elif not message.data:
-                return
+        """What becomes the command has one thing to say, before it does. Nobody has the other end
+        from then on, and we have no ear for a second message."""
+        message = self._channel.receive()
+        self._channel.close()
+        if message.data != messages.LISTENER:
+            return  # it cannot be run
+        self._command = message.pid
+        if self._log is not None:
+            self._log.start(message.pid)
+        for listener in message.fds:
+            threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
 
     def _intercept(self, listener: int) -> None:
         from loopfs.intercept import notify

@@ -1,4 +1,4 @@
-"""The sandbox's /sys and /proc: their lists of block devices are covered."""
+"""The lists of block devices in the sandbox's /sys and /proc are covered."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import os
 import stat
 
 from loopfs import syscalls
+from loopfs.sandbox.proc import PARTITIONS
 from loopfs.uapi import mount as uapi
 
 # The directories, in /sys, that name block devices.
 PLACES = ("block", "class/block", "dev/block", "devices/virtual/block")
-PARTITIONS = "/proc/partitions"
-WHOLE_PROC = "/dev/.loopfs/proc"  # as LXC has in /dev/.lxc, for the same reason
 
 
 def mount_views() -> dict[str, int]:
@@ -29,31 +28,3 @@ def mount_views() -> dict[str, int]:
         syscalls.mount(source, path, f"fuse.{source}", flags, data)
         fuses[place] = fuse
     return fuses
-
-
-def mount_proc() -> None:
-    """Mount a /proc of this pid namespace, with the list of block devices that the old one has.
-
-    In a container whose /proc is covered the kernel refuses: the sandbox goes on with the old one.
-    """
-    flags = uapi.MS_NOSUID | uapi.MS_NODEV | uapi.MS_NOEXEC
-    clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
-    covered = _device(PARTITIONS) not in (None, _device("/proc"))
-    view = syscalls.open_tree(uapi.AT_FDCWD, PARTITIONS, clone) if covered else None
-    try:
-        # Only who sees all of some /proc may mount one in a user namespace of theirs.
-        os.makedirs(WHOLE_PROC, 0o700)
-        for path in (WHOLE_PROC, "/proc"):
-            syscalls.mount("proc", path, "proc", flags, None)
-    except PermissionError:
-        return
-    if view is not None:
-        place = os.open(PARTITIONS, os.O_PATH | os.O_CLOEXEC)
-        syscalls.move_mount(view, place)
-
-
-def _device(path: str) -> int | None:
-    try:
-        return syscalls.statx_dev(uapi.AT_FDCWD, path)
-    except FileNotFoundError:
-        return None

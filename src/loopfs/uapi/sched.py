@@ -1,4 +1,5 @@
-"""include/uapi/linux/sched.h, prctl.h: namespaces and process attributes."""
+"""include/uapi/linux/sched.h, prctl.h, securebits.h, capability.h, pidfd.h: namespaces and process
+attributes."""
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
@@ -6,7 +7,13 @@ CLONE_NEWPID = 0x20000000
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
 
 CAP_SYS_ADMIN = 21
 CAP_LAST_CAP_BIT = 63
+
+SECBIT_NO_SETUID_FIXUP = 1 << 2
+LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+PIDFD_THREAD = 0o200  # O_EXCL (6.9)
