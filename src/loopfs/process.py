@@ -9,11 +9,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import sys
 import time
+from contextlib import suppress
 
 from loopfs import syscalls
-from loopfs.uapi.mount import NS_GET_PARENT
-from loopfs.uapi.sched import CAP_SYS_ADMIN
+from loopfs.uapi.mount import NS_GET_OWNER_UID, NS_GET_PARENT
+from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 
 UINT_MAX = 2**32 - 1  # ids there are
 ASLEEP_WITHIN = 10.0  # seconds
@@ -38,17 +40,23 @@ class Process:
         return f"/proc/{self.tid}/{name}"
 
     def current_syscall(self) -> tuple[int, list[int]] | None:
-        """The number and the six arguments of the call it waits in; None if it is in none."""
-        fd = os.open(self.path("syscall"), os.O_RDONLY | os.O_CLOEXEC)
+        """The number and the six arguments of the call it waits in; None if it is in none, or is a
+        process of ours that does not let itself be looked at."""
         try:
-            fields = os.read(fd, 256).split()
-            if fields == [b"running"]:
-                fields = _when_it_sleeps(fd)
-        finally:
-            os.close(fd)
+            fields = self._syscall_fields()
+        except PermissionError:
+            return None
         if len(fields) < 7:
             return None
         return int(fields[0]), [int(field, 16) for field in fields[1:7]]
+
+    def _syscall_fields(self) -> list[bytes]:
+        fd = os.open(self.path("syscall"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(fd, 256).split()
+            return _when_it_sleeps(fd) if fields == [b"running"] else fields
+        finally:
+            os.close(fd)
 
     # --- memory --------------------------------------------------------------
 
@@ -103,21 +111,41 @@ class Process:
         return int(self.status()["Tgid"])
 
     def pidfd(self) -> int:
-        """A pidfd of the process (the thread group)."""
+        """A pidfd of the thread; before Linux 6.9, of its process."""
         try:
-            return os.pidfd_open(self.tid)
+            return os.pidfd_open(self.tid, PIDFD_THREAD)
         except OSError as problem:
-            if problem.errno not in (errno.EINVAL, errno.ENOENT):  # the latter from 6.15 on
+            if problem.errno != errno.EINVAL:
                 raise
-            return os.pidfd_open(self.tgid)  # a thread that is not the first
+        return os.pidfd_open(self.tgid)
 
     def descriptor(self, fd: int) -> int:
-        """Our own duplicate of its descriptor ``fd``. Raises OSError EBADF."""
-        pidfd = self.pidfd()
+        """Our own duplicate of its descriptor ``fd``: a thread can have a table of its own.
+
+        Raises:
+            OSError: EBADF.
+        """
         try:
-            return syscalls.pidfd_getfd(pidfd, fd)
-        finally:
-            os.close(pidfd)
+            return _duplicate(os.pidfd_open(self.tid, PIDFD_THREAD), fd)
+        except OSError as problem:
+            if problem.errno != errno.EINVAL:
+                raise
+        return self._descriptor_before_6_9(fd)
+
+    def _descriptor_before_6_9(self, fd: int) -> int:
+        """The process's descriptor if it is the thread's too, as far as can be told; else the same
+        file, opened once more."""
+        try:
+            info = _info(self.tid, fd)
+        except FileNotFoundError:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
+        with suppress(OSError):  # its first thread has ended, or has no such descriptor
+            duplicate = _duplicate(os.pidfd_open(self.tgid), fd)
+            if _info(os.getpid(), duplicate) == info:
+                return duplicate
+            os.close(duplicate)
+        kept = os.O_ACCMODE | os.O_PATH | os.O_DIRECT | os.O_APPEND | os.O_NONBLOCK
+        return os.open(self.path(f"fd/{fd}"), info.flags & kept | os.O_CLOEXEC)
 
     # --- credentials ---------------------------------------------------------
 
@@ -134,8 +162,39 @@ class Process:
         return os.stat(self.path(f"ns/{name}")).st_ino
 
     def user_namespaces(self) -> set[int]:
-        """Its user namespace and those around it, up to ours (their inode numbers)."""
-        return user_namespaces(os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC))
+        """Its user namespace and those around it, up to ours (their inode numbers).
+
+        Of a process of ours, which does not let itself be looked at, only ours."""
+        try:
+            fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
+            fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        return user_namespaces(fd)
+
+    def charged_user(self) -> int:
+        """The user of our user namespace to whom the kernel charges what it uses (ucounts): itself,
+        or who made the namespace within ours that it is in."""
+        fd, within = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC), None
+        ours = Process(os.getpid()).namespace("user")
+        try:
+            while os.fstat(fd).st_ino != ours:
+                within = int.from_bytes(fcntl.ioctl(fd, NS_GET_OWNER_UID, bytes(4)), sys.byteorder)
+                parent = fcntl.ioctl(fd, NS_GET_PARENT)
+                os.close(fd)
+                fd = parent
+        finally:
+            os.close(fd)
+        return int(self.status()["Uid"].split()[1]) if within is None else within
+
+    def has_our_credentials(self) -> bool:
+        """It has our user namespace, ids, groups and capabilities: what it may look up is what we
+        may."""
+        own = Process(os.getpid())
+        mine, its = own.status(), self.status()
+        kinds = ("Uid", "Gid", "Groups", "CapEff")
+        return all(mine[kind] == its[kind] for kind in kinds) and own.namespace(
+            "user"
+        ) == self.namespace("user")
 
     def id_map(self, kind: str) -> str:
         """The text of its uid_map or gid_map; the outer ids are as we see them."""
@@ -147,6 +206,19 @@ class Process:
     def has_capability(self, capability: int = CAP_SYS_ADMIN) -> bool:
         """It has ``capability`` effective in its own user namespace."""
         return bool(int(self.status()["CapEff"], 16) >> capability & 1)
+
+
+def _duplicate(pidfd: int, fd: int) -> int:
+    """The descriptor ``fd`` of who ``pidfd``, which is closed, refers to."""
+    try:
+        return syscalls.pidfd_getfd(pidfd, fd)
+    finally:
+        os.close(pidfd)
+
+
+def _info(pid: int, fd: int) -> syscalls.DescriptorInfo:
+    info = syscalls.descriptor_info(pid, fd)
+    return info._replace(flags=info.flags & ~os.O_CLOEXEC)
 
 
 def _when_it_sleeps(fd: int) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import itertools
 import mmap
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +142,60 @@ def test_a_string_before_a_hole(tracee: Tracee) -> None:
 # --- descriptors, calls, credentials ---------------------------------------------------------
 
 
+@pytest.fixture(params=["6.9", "before"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has PIDFD_THREAD, and one that has not."""
+    if request.param == "before":
+        real = os.pidfd_open
+
+        def pidfd_open(pid: int, flags: int = 0) -> int:
+            if flags:
+                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            return real(pid)
+
+        monkeypatch.setattr(os, "pidfd_open", pidfd_open)
+
+
+THREAD = """
+import ctypes, os, sys, threading
+libc = ctypes.CDLL(None)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+shared = os.open(sys.argv[2], os.O_RDWR | os.O_APPEND)
+def thread():
+    assert libc.unshare(0x400) == 0  # CLONE_FILES
+    os.dup2(os.open(sys.argv[2], os.O_RDWR), fd)
+    print(threading.get_native_id(), fd, shared, flush=True)
+    os.read(0, 1)
+threading.Thread(target=thread).start()
+if sys.argv[3] == "alone":
+    libc.syscall(int(sys.argv[4]), 0)
+"""
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("first", ["stays", "alone"])
+def test_a_descriptor_of_a_thread_with_a_table_of_its_own(tmp_path: Path, first: str) -> None:
+    files = [tmp_path / name for name in ("process", "thread")]
+    for file in files:
+        file.touch()
+    leave = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+    words = [sys.executable, "-c", THREAD, *map(str, files), first, str(leave)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        tid, *fds = map(int, child.stdout.readline().split())
+        if first == "alone":
+            wait_until(lambda: b") Z" in Path(f"/proc/{child.pid}/stat").read_bytes(), "it is")
+        for fd, flags in zip(fds, (0, os.O_APPEND), strict=True):
+            got = Process(tid).descriptor(fd)
+            assert os.readlink(f"/proc/self/fd/{got}") == str(files[1])
+            assert (
+                fcntl.fcntl(got, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_APPEND) == os.O_RDWR | flags
+            )
+            os.close(got)
+        child.communicate(b"x")
+
+
+@pytest.mark.usefixtures("kernel")
 def test_a_descriptor_is_duplicated(tracee: Tracee) -> None:
     fd = tracee.process.descriptor(tracee.pipe)
     try:
@@ -149,6 +205,7 @@ def test_a_descriptor_is_duplicated(tracee: Tracee) -> None:
         os.close(fd)
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("fd", [999, -1, 2**31 - 1])
 def test_a_descriptor_that_is_not_open(tracee: Tracee, fd: int) -> None:
     before = os.listdir("/proc/self/fd")
