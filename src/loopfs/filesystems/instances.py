@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
-import sys
 import threading
 import time
 from collections.abc import Callable
 
+from loopfs import syscalls
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.instance import MAX_DEVICES, Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
 from loopfs.driver.partition import Partition
-from loopfs.filesystems.backing import Stat
+from loopfs.filesystems.backing import BackingFile, Stat
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
+from loopfs.filesystems.shares import BACKING_FILE, ROOT, Share, Shares
 from loopfs.fuse.session import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -27,16 +29,18 @@ SOON = 0.02  # seconds
 
 
 class Owner(NamedTuple):
-    """A user namespace that mounts: its inode number, and its id maps as we read them."""
+    """A user namespace that mounts: its inode number, its id maps as we read them, and the user of
+    ours to whom what it has is charged."""
 
     userns: int
     id_map: IdMap
+    user: int = ROOT
 
     @classmethod
     def of(cls, process: Process) -> Owner:
         """That of a process, which may be gone afterwards."""
         maps = {kind: process.id_map(kind) for kind in ("uid", "gid")}
-        return cls(process.namespace("user"), maps.__getitem__)
+        return cls(process.namespace("user"), maps.__getitem__, process.charged_user())
 
 
 class Instances:
@@ -46,7 +50,7 @@ class Instances:
         minors: the numbers that they share.
         fstat: asks a descriptor that this process may not look at.
         read_table: see LoopFilesystem.
-        backing_limit: descriptors from this number on are not for backing files.
+        shares: what each user may have in use.
     """
 
     def __init__(
@@ -54,14 +58,15 @@ class Instances:
         minors: Minors,
         fstat: Stat,
         read_table: TableReader,
-        backing_limit: int = sys.maxsize,
+        shares: Shares | None = None,
     ) -> None:
-        self.backing_limit = backing_limit
+        self.shares = shares or Shares()
         self.numbers = threading.Lock()  # for the one who takes or frees numbers
         self._minors = minors
         self._fstat = fstat
         self._read_table = read_table
         self._lock = threading.Lock()
+        self._taken: dict[LoopFilesystem, Share] = {}
         self._userns = os.stat("/proc/self/ns/user").st_ino
         # Called with each device that is removed, before the call that does so returns.
         self.on_removal: list[Callable[[BlockDevice], None]] = []
@@ -74,6 +79,7 @@ class Instances:
         device_number: int,
         owner: Owner,
         on_device: DeviceListener | None = None,
+        share: Share | None = None,
     ) -> LoopFilesystem:
         """A new instance; :meth:`serve` is to be called with it.
 
@@ -82,6 +88,7 @@ class Instances:
             device_number: st_dev of the mount.
             owner: who has mounted it.
             on_device: see LoopFilesystem.
+            share: what was taken of the owner's for it, given back at its end.
         """
         filesystem = LoopFilesystem(
             Connection(fuse),
@@ -90,11 +97,13 @@ class Instances:
             owner.id_map,
             Instance(self._minors, MAX_DEVICES),
             on_device or _nobody_listens,
-            self._fstat,
             self._read_table,
             self,
         )
+        filesystem.user = owner.user
         with self._lock:
+            if share is not None:
+                self._taken[filesystem] = share
             self._filesystems = self._filesystems | {device_number: filesystem}
         return filesystem
 
@@ -104,6 +113,9 @@ class Instances:
         with self._lock:
             left = {n: f for n, f in self._filesystems.items() if f is not filesystem}
             self._filesystems = left
+            share = self._taken.pop(filesystem, None)
+        if share is not None:
+            share.give_back()
         filesystem.gone.set()
 
     def serve_in_thread(self, filesystem: LoopFilesystem) -> None:
@@ -112,6 +124,35 @@ class Instances:
 
     def find(self, device_number: int) -> LoopFilesystem | None:
         return self._filesystems.get(device_number)
+
+    def backing(self, fd: int, user: int) -> BackingFile:
+        """The backing file behind a duplicated descriptor, which is then ours.
+
+        Args:
+            user: to whom it is charged.
+        Raises:
+            OSError: EMFILE: he has as much in use as he may, or what is left of our descriptors is
+                needed for other work.
+        """
+        try:
+            share = self.shares.take(user, BACKING_FILE, errno.EMFILE, fd)
+        except OSError:
+            os.close(fd)
+            raise
+        with share:
+            file = self._backing(fd)
+        share.last_as_long_as(file)
+        return file
+
+    def _backing(self, fd: int) -> BackingFile:
+        filesystem = self.find(syscalls.statx_dev(fd))
+        if filesystem is None:
+            return BackingFile(fd, None, self._fstat)
+        node = filesystem.nodes.of_inode(syscalls.descriptor_info(os.getpid(), fd).ino)
+        if node is None or node.device is None:
+            os.close(fd)
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return BackingFile(fd, node, self._fstat)
 
     def device_numbers(self) -> tuple[int, ...]:
         return tuple(self._filesystems)

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from itertools import count
 from typing import TypeVar
 
-from loopfs import syscalls
 from loopfs.driver import ioctl as driver_ioctl
 from loopfs.driver import pages
 from loopfs.driver.bdev import BlockDevice, Opener
@@ -25,10 +24,11 @@ from loopfs.driver.loop import LoopDevice
 from loopfs.driver.partition import Found
 from loopfs.driver.window import Window
 from loopfs.filesystems import blockdev, faces
-from loopfs.filesystems.backing import BackingFile, Stat
+from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.directory import DeviceListener, Directory
 from loopfs.filesystems.ioctls import Ioctl, UnreadableTable
 from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.shares import ROOT
 from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer
 from loopfs.fuse.session import MAX_WRITE, Request
@@ -81,8 +81,6 @@ class LoopFilesystem(Directory):
         instance: what is served.
         on_device: called with "add" or "remove" and a node's name, before the call
             that caused it returns.
-        fstat: asks a descriptor that this process may not look at (another user
-            namespace's FUSE mount).
         read_table: the partitions in a part of a descriptor's file: offset, size and
             block size in bytes.
         instances: it and the others, whose numbers are also its.
@@ -96,17 +94,16 @@ class LoopFilesystem(Directory):
         id_map: IdMap,
         instance: Instance,
         on_device: DeviceListener,
-        fstat: Stat,
         read_table: TableReader,
         instances: Instances,
     ) -> None:
         super().__init__(fd, device_number, instance, on_device, instances)
         self.userns = userns
         self.id_map = id_map
+        self.user = ROOT  # to whom its backing files are charged
         self.open_files: dict[int, OpenFile] = {}
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
-        self._fstat = fstat
         self._read_table = read_table
         self._buffer = memoryview(bytearray(MAX_WRITE))
 
@@ -246,22 +243,8 @@ class LoopFilesystem(Directory):
             return driver_ioctl.control_ioctl(self.instance, cmd, number)
 
     def backing(self, fd: int) -> BackingFile:
-        """The backing file behind a duplicated descriptor, which is then ours.
-
-        Raises:
-            OSError: EMFILE: what is left of our descriptors is needed for other work.
-        """
-        if fd >= self._instances.backing_limit:
-            os.close(fd)
-            raise _error(errno.EMFILE)
-        filesystem = self._instances.find(syscalls.statx_dev(fd))
-        if filesystem is None:
-            return BackingFile(fd, None, self._fstat)
-        node = filesystem.nodes.of_inode(syscalls.descriptor_info(os.getpid(), fd).ino)
-        if node is None or node.device is None:
-            os.close(fd)
-            raise _error(errno.EINVAL)
-        return BackingFile(fd, node, self._fstat)
+        """:meth:`Instances.backing`, for our owner."""
+        return self._instances.backing(fd, self.user)
 
     # --- what follows a change -----------------------------------------------------
 

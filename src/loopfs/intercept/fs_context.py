@@ -29,6 +29,7 @@ from loopfs.engines.policy import Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import spawn
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
@@ -91,9 +92,13 @@ class OpenContext:
         log: the pipe's writing end.
         picked: what was chosen, if it is to be reconfigured.
         userns: the user namespace of who opened it (its inode number).
+        share: what is charged for it.
     """
 
-    def __init__(self, context: FsContext, log: int, picked: Picked | None, userns: int) -> None:
+    def __init__(
+        self, context: FsContext, log: int, picked: Picked | None, userns: int, share: Share
+    ) -> None:
+        self._share = share
         self.context = context
         self.userns = userns
         self.picked = picked
@@ -124,24 +129,41 @@ class OpenContext:
         os.close(self._log)
         if self.picked is not None:
             os.close(self.picked.context)
+        self._share.give_back()
         self.lock.release()
 
 
 class OpenContexts:
-    """Those that are open, by the inode number of their pipe."""
+    """Those that are open, by the inode number of their pipe.
 
-    def __init__(self) -> None:
+    Args:
+        shares: how many of them each user may have.
+    """
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
         self._lock = threading.Lock()
         self._contexts: dict[int, tuple[int, OpenContext]] = {}
         self._poller: select.epoll | None = None
 
     def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
-        """Answer ``call`` with a descriptor of ``context``."""
+        """Answer ``call`` with a descriptor of ``context``.
+
+        Raises:
+            OSError: ENFILE: the caller has as much in use as he may.
+        """
         userns = call.process.namespace("user")
+        taken = 2 * CONTEXT if picked else CONTEXT
+        try:
+            share = self._shares.take(call.process.charged_user(), taken, errno.ENFILE)
+        except OSError:
+            if picked is not None:
+                os.close(picked.context)
+            raise
         theirs, ours = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
         inode = os.fstat(theirs).st_ino
         with self._lock:
-            self._contexts[ours] = inode, OpenContext(context, ours, picked, userns)
+            self._contexts[ours] = inode, OpenContext(context, ours, picked, userns, share)
             if self._poller is None:
                 self._poller = select.epoll()
                 threading.Thread(target=self._watch, name="contexts", daemon=True).start()
@@ -182,7 +204,7 @@ class ContextHandlers:
     def __init__(self, mounts: Mounts, policy: Policy) -> None:
         self._mounts = mounts
         self._policy = policy
-        self._open = OpenContexts()
+        self._open = OpenContexts(mounts.instances.shares)
         self._places = PlaceHandler(mounts)
 
     def handlers(self) -> dict[str, Handler]:
@@ -254,7 +276,7 @@ class ContextHandlers:
             call.proceed()
             return
         follow = not flags & uapi.FSPICK_SYMLINK_NOFOLLOW
-        with caller_descriptors(process, start) as fds:
+        with caller_descriptors(call, start) as fds:
             arguments = (devices, path, follow)
             channel = mounts.helper.begin("pick", arguments, fds)
         message = channel.receive()
@@ -334,9 +356,9 @@ class ContextHandlers:
 
     def _create_instance(self, call: Call, context: FsContext) -> int:
         owner = Owner.of(call.process)
-        channel, message = begin_instance(self._mounts, call.process, context)
+        channel, message, share = begin_instance(self._mounts, call, owner, context)
         channel.close()
-        made = adopt_instance(self._mounts, owner, context, message)
+        made = adopt_instance(self._mounts, owner, context, message, share)
         assert isinstance(context.parameters, LoopParameters)
         if context.parameters.links:
             self._places.expect(made)
@@ -370,7 +392,7 @@ class ContextHandlers:
         try:
             if not call.process.has_capability():
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-            self._reconfigure_kernels(call.process, context, picked.context)
+            self._reconfigure_kernels(call, context, picked.context)
         except OSError:
             context.fail()
             raise
@@ -378,14 +400,11 @@ class ContextHandlers:
             set_limit(picked.filesystem, context)
         context.clean()
 
-    def _reconfigure_kernels(self, process: Process, context: FsContext, kernels: int) -> None:
+    def _reconfigure_kernels(self, call: Call, context: FsContext, kernels: int) -> None:
         """Reconfigure the superblock itself: whether the caller may is the kernel's to say."""
         arguments = (context.sb_flags, context.sb_flags_mask)
-        pidfd = process.pidfd()
-        try:
-            channel = self._mounts.helper.begin("reconfigure", arguments, (pidfd, kernels))
-        finally:
-            os.close(pidfd)
+        with caller_descriptors(call) as fds:
+            channel = self._mounts.helper.begin("reconfigure", arguments, (*fds, kernels))
         code, _ = result(channel.receive())
         channel.close()
         if code:

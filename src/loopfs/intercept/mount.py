@@ -23,6 +23,7 @@ from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.shares import ENGINE, INSTANCE, Share
 from loopfs.intercept import lookup
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.notify import Call, may_wait
@@ -112,9 +113,9 @@ class MountHandler:
         refused = _refusal(context, data)
         owner = Owner.of(call.process)
         job = (target, flags, refused)
-        channel, message = begin_instance(self._mounts, call.process, context, *job)
+        channel, message, share = begin_instance(self._mounts, call, owner, context, *job)
         try:
-            adopt_instance(self._mounts, owner, context, message)
+            adopt_instance(self._mounts, owner, context, message, share)
             if call.alive():
                 channel.send(b"go")
                 call.answer(result(channel.receive())[0])
@@ -161,7 +162,7 @@ class MountHandler:
         refused = _refusal(context, data)  # it matters only if the target is an instance
         if not call.alive():
             return
-        with caller_descriptors(process) as fds:
+        with caller_descriptors(call) as fds:
             arguments = (mounts.instances.device_numbers(), target, flags, refused)
             channel = mounts.helper.begin("remount", arguments, fds)
         code, device_number = result(channel.receive())
@@ -186,46 +187,50 @@ def _answer(call: Call, code: int) -> None:
 
 def begin_instance(
     mounts: Mounts,
-    process: Process,
+    call: Call,
+    owner: Owner,
     context: FsContext,
     target: str | None = None,
     flags: int = 0,
     refused: int = 0,
-) -> tuple[Channel, Message]:
+) -> tuple[Channel, Message, Share]:
     """Have an instance made in the caller's namespaces.
 
     Args:
+        owner: the caller.
         target: None for a context.
         flags: MS_*.
         refused: the errno if there is such a target, else 0.
     Returns:
-        the job's channel, and the answer for :func:`adopt_instance`.
+        the job's channel, and the answer and the share for :func:`adopt_instance`.
     Raises:
-        OSError: as mount(2).
+        OSError: as mount(2); EMFILE: the owner has as much in use as he may.
     """
     source = context.source or "none"  # FUSE takes no empty one
     assert isinstance(context.parameters, LoopParameters)
-    with caller_descriptors(process) as fds:
-        job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
-        channel = mounts.helper.begin("instance", job, fds)
-    message = channel.receive()
-    code, _ = result(message)
-    if code:
-        channel.close()
-        raise OSError(code, os.strerror(code))
-    return channel, message
+    share = mounts.instances.shares.take(owner.user, INSTANCE, errno.EMFILE)
+    with share:
+        with caller_descriptors(call) as fds:
+            job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
+            channel = mounts.helper.begin("instance", job, fds)
+        message = channel.receive()
+        code, _ = result(message)
+        if code:
+            channel.close()
+            raise OSError(code, os.strerror(code))
+    return channel, message, share
 
 
 def adopt_instance(
-    mounts: Mounts, owner: Owner, context: FsContext, message: Message
+    mounts: Mounts, owner: Owner, context: FsContext, message: Message, share: Share
 ) -> LoopFilesystem:
     """Serve the instance that a job has made."""
     _, made = result(message)
     assert isinstance(made, tuple)
-    device_number, place = made
+    device_number, place, linker = made
     fuse, *others = message.fds
-    on_device = partial(mounts.helper.link, tuple(others), place) if place else None
-    filesystem = mounts.instances.add(fuse, device_number, owner, on_device)
+    on_device = partial(mounts.helper.link, tuple(others), linker, place) if place else None
+    filesystem = mounts.instances.add(fuse, device_number, owner, on_device, share)
     set_limit(filesystem, context)
     mounts.instances.serve_in_thread(filesystem)
     return filesystem
@@ -284,8 +289,23 @@ def begin_engine(
 
     Args:
         arguments: source, target (None for a context), type and MS_* flags.
+    Raises:
+        OSError: EMFILE: the caller has as much in use as he may.
     """
-    with caller_descriptors(call.process) as fds:
+    share = mounts.instances.shares.take(call.process.charged_user(), ENGINE, errno.EMFILE)
+    with share:
+        begun = _begin_engine(mounts, call, arguments, choice)
+    if begun.device is None:  # no engine more
+        share.give_back()
+    else:
+        share.last_as_long_as(begun.device)
+    return begun
+
+
+def _begin_engine(
+    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
+) -> Begun:
+    with caller_descriptors(call) as fds:
         how = (choice.engine, choice.options, choice.refused)
         served = tuple(tuple(each) for each in mounts.served())
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
