@@ -9,7 +9,7 @@ import struct
 from loopfs.lean import NamedTuple
 
 MAX_MESSAGE = 1 << 16
-MAX_DESCRIPTORS = 8
+MAX_DESCRIPTORS = 16
 _INT = struct.calcsize("i")
 _UCRED = struct.Struct("=iII")
 

@@ -46,7 +46,7 @@ def caller(tmp_path: Path) -> Iterator[int]:
 @pytest.fixture
 def proc(caller: int) -> Iterator[CallerProc]:
     fds = [os.open(p, os.O_PATH) for p in (f"/proc/{caller}", f"/proc/{caller}/task/{caller}")]
-    yield CallerProc(*fds)
+    yield CallerProc(fds[0], fds[1])
     for fd in fds:
         os.close(fd)
 

@@ -55,6 +55,8 @@ class DeviceNode(NamedTuple):
     def open(self, read_only: bool, *, claim: bool = False) -> int:
         """Open the device as a mount does: exclusively, but leaving the claim to the engine.
 
+        The caller is :func:`~loopfs.engines.caller.visible`.
+
         Args:
             claim: keep the claim.
 

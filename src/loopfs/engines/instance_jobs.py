@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
+from loopfs.engines.caller import Caller, enter_as, rights_of
+from loopfs.engines.credentials import Credentials
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
+from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.superblock import fuse_context, set_sb_flags
 from loopfs.filesystems import links
 from loopfs.uapi import mount as uapi
-from loopfs.uapi.sched import CLONE_NEWNS
 
 LOOP = "loop"
 
@@ -35,14 +37,12 @@ def _instance(
     target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
     what :func:`_link` wants. ``refused`` is the errno if there is such a target, or 0.
     """
-    pidfd, root, cwd, process, thread = fds
-    enter_user(pidfd)
-    userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    caller = Caller(fds)
     # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    enter(pidfd, root, cwd)
-    proc = paths.CallerProc(process, thread)
-    place = None if target is None else paths.resolve(target, proc)
+    caller.enter()
+    with caller.rights():
+        place = None if target is None else paths.resolve(target, caller.proc)
     if refused:
         raise OSError(refused, os.strerror(refused))
     context = fuse_context(fuse, source, LOOP, sb_flags)
@@ -50,43 +50,54 @@ def _instance(
     os.close(context)
     number = syscalls.statx_dev(tree)
     if place is None:
-        answer(channel, 0, (number, ""), (fuse, fuse_context(fuse, source, LOOP)))
+        answer(channel, 0, (number, "", ()), (fuse, fuse_context(fuse, source, LOOP)))
         return
     if not stat.S_ISDIR(os.fstat(place).st_mode):
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     apply_flags(tree, flags)
     if with_links:
         assert target is not None
-        directory, name = paths.resolve_parent(target, proc, follow=True)
-        answer(channel, 0, (number, name), (fuse, userns, directory))
+        with caller.rights():
+            directory, name = paths.resolve_parent(target, caller.proc, follow=True)
+        linker = tuple(caller.credentials)
+        answer(channel, 0, (number, name, linker), (fuse, caller.userns, directory))
     else:
-        answer(channel, 0, (number, ""), (fuse,))
+        answer(channel, 0, (number, "", ()), (fuse,))
     if channel.receive().data:
-        syscalls.move_mount(tree, place)
+        with caller.rights():
+            syscalls.move_mount(tree, place)
         os.close(tree)  # it would keep the mount busy
         answer(channel, 0)
 
 
-def _link(channel: Channel, fds: list[int], place: str, action: str, name: str) -> None:
-    """:func:`loopfs.filesystems.links.change` as root of a user namespace."""
+def _link(
+    channel: Channel,
+    fds: list[int],
+    linker: tuple[object, ...],
+    place: str,
+    action: str,
+    name: str,
+) -> None:
+    """:func:`loopfs.filesystems.links.change` with the :class:`Credentials` ``linker``."""
     userns, directory = fds
-    enter_user(userns)
-    links.change(directory, place, action, name)
+    bearer = Credentials._make(linker)
+    enter_as(userns, bearer)
+    with rights_of(bearer), suppress(PermissionError):  # he may not: then there are none
+        links.change(directory, place, action, name)
     answer(channel, 0)
 
 
 def _place(channel: Channel, fds: list[int], target: str) -> None:
     """move_mount(2) of a mount by its descriptor; answers with what :func:`_link` wants."""
-    pidfd, root, start, process, thread, tree = fds
-    enter_user(pidfd)
-    userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    enter(pidfd, root, start)
-    proc = paths.CallerProc(process, thread)
-    place = paths.resolve(target, proc)
-    directory, name = paths.resolve_parent(target, proc)
-    syscalls.move_mount(tree, place)
+    *callers, tree = fds
+    caller = Caller(callers)
+    caller.enter()
+    with caller.rights():
+        place = paths.resolve(target, caller.proc)
+        directory, name = paths.resolve_parent(target, caller.proc)
+        syscalls.move_mount(tree, place)
     os.close(tree)
-    answer(channel, 0, name, (userns, directory))
+    answer(channel, 0, (name, tuple(caller.credentials)), (caller.userns, directory))
 
 
 def _remount(
@@ -101,11 +112,11 @@ def _remount(
 
     ``refused`` is the errno for its options, or 0.
     """
-    pidfd, root, cwd, process, thread = fds
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    enter_user(pidfd)
-    enter(pidfd, root, cwd)
-    place = paths.resolve(target, paths.CallerProc(process, thread))
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        place = paths.resolve(target, caller.proc)
     number = syscalls.statx_dev(place)
     if number not in instances:
         answer(channel, NOT_OURS)
@@ -113,7 +124,8 @@ def _remount(
     if refused:
         raise OSError(refused, os.strerror(refused))
     os.fchdir(own_fds)
-    syscalls.mount("loop", str(place), None, flags, None)
+    with caller.rights():
+        syscalls.mount("loop", str(place), None, flags, None)
     os.close(place)
     answer(channel, 0, number)
 
@@ -129,20 +141,21 @@ def _pick(
 
     The working directory is where the path begins; a path of "" is that place itself.
     """
-    pidfd, root, start, process, thread = fds
-    enter_user(pidfd)
+    caller = Caller(fds)
     if path:
-        enter(pidfd, root, start)
-        proc = paths.CallerProc(process, thread)
-        place = paths.resolve(path, proc) if follow else _unfollowed(path, proc)
+        caller.enter()
+        resolve = paths.resolve if follow else _unfollowed
+        with caller.rights():
+            place = resolve(path, caller.proc)
     else:
-        syscalls.setns(pidfd, CLONE_NEWNS)
-        place = start
+        caller.enter_mounts()
+        place = fds[2]
     number = syscalls.statx_dev(place)
     if number not in devices:
         answer(channel, NOT_OURS)
         return
-    context = syscalls.fspick(place)
+    with caller.rights():
+        context = syscalls.fspick(place)
     os.close(place)
     answer(channel, 0, number, (context,))
 
@@ -155,20 +168,21 @@ def _unfollowed(path: str, proc: paths.CallerProc) -> int:
 
 def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> None:
     """FSCONFIG_CMD_RECONFIGURE of the kernel's context: whether the caller may is its to say."""
-    pidfd, context = fds
-    enter_user(pidfd)
-    syscalls.setns(pidfd, CLONE_NEWNS)
-    set_sb_flags(context, flags, mask)
-    syscalls.fsconfig(context, uapi.FSCONFIG_CMD_RECONFIGURE)
+    *callers, context = fds
+    caller = Caller(callers)
+    caller.enter_mounts()
+    with caller.rights():
+        set_sb_flags(context, flags, mask)
+        syscalls.fsconfig(context, uapi.FSCONFIG_CMD_RECONFIGURE)
     answer(channel, 0)
 
 
 def _device_at(channel: Channel, fds: list[int], path: str) -> None:
     """The device number of the filesystem that a path leads to."""
-    pidfd, root, cwd, process, thread = fds
-    enter_user(pidfd)
-    enter(pidfd, root, cwd)
-    place = paths.resolve(path, paths.CallerProc(process, thread))
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        place = paths.resolve(path, caller.proc)
     answer(channel, 0, syscalls.statx_dev(place), (place,))
 
 

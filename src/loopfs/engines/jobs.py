@@ -13,11 +13,11 @@ from collections.abc import Callable
 from loopfs import syscalls
 from loopfs.channel import Channel, close_all_but
 from loopfs.engines import paths
+from loopfs.engines.caller import Caller, enter_user, guard_with
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.filesystems.backing import facts
 from loopfs.lean import NoReturn
 from loopfs.uapi import mount as uapi
-from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER, PR_SET_DUMPABLE
 
 Job = Callable[..., None]
 
@@ -25,6 +25,7 @@ Job = Callable[..., None]
 def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn:
     """Do a job and exit. The first descriptor is the channel to answer on."""
     channel = Channel.of_descriptor(fds[0])
+    guard_with(os.getppid())
     try:
         job(channel, fds[1:], *arguments)
     except OSError as problem:
@@ -55,39 +56,18 @@ def find(name: str) -> Job:
 
 
 def _fstat(channel: Channel, fds: list[int]) -> None:
-    pidfd, fd = fds
-    enter_user(pidfd)
+    userns, fd = fds
+    enter_user(userns)
     answer(channel, 0, tuple(facts(os.fstat(fd))))
 
 
 def _read_table(channel: Channel, fds: list[int], offset: int, size: int, block_size: int) -> None:
     from loopfs.filesystems.blkid import read_table
 
-    pidfd, fd = fds
-    enter_user(pidfd)
+    userns, fd = fds
+    enter_user(userns)
     table = read_table(fd, offset, size, block_size)
     answer(channel, 0, tuple(tuple(found) for found in table))
-
-
-def enter_user(fd: int) -> None:
-    """Enter a user namespace, by its file or by a pidfd, as its root: what we were may have no id
-    there, and then nothing can be made or even looked at on a FUSE mount."""
-    syscalls.setns(fd, CLONE_NEWUSER)
-    try:
-        os.setresgid(0, 0, 0)
-        os.setresuid(0, 0, 0)
-    except OSError as problem:
-        if problem.errno != errno.EINVAL:  # it has no root
-            raise
-    syscalls.prctl(PR_SET_DUMPABLE, 1)  # the supervisor must see which calls we make
-
-
-def enter(pidfd: int, root: int, cwd: int) -> None:
-    """Take on the caller's mount namespace, root and working directory."""
-    syscalls.setns(pidfd, CLONE_NEWNS)
-    os.fchdir(root)
-    os.chroot(".")
-    os.fchdir(cwd)
 
 
 _ATTRIBUTES = {
@@ -118,28 +98,35 @@ def _umount(
     channel: Channel, fds: list[int], target: str, flags: int, devices: tuple[int, ...]
 ) -> None:
     """umount2(2) of one of our mounts; answers with its device number."""
-    pidfd, root, cwd, process, thread = fds
-    enter_user(pidfd)
-    enter(pidfd, root, cwd)
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        number = _umount_at(target, flags, devices, caller.proc)
+    if number is None:
+        answer(channel, NOT_OURS)
+    else:
+        answer(channel, 0, number)
+
+
+def _umount_at(
+    target: str, flags: int, devices: tuple[int, ...], proc: paths.CallerProc
+) -> int | None:
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
-    proc = paths.CallerProc(process, thread)
     try:
         directory, name = paths.resolve_parent(target, proc, follow)
     except PermissionError:
         directory, name = paths.resolve_parent(_from_cwd(target), proc, follow)
     if not name:
-        answer(channel, NOT_OURS)
-        return
+        return None
     number = syscalls.statx_dev(directory, name)
     if number not in devices:
-        answer(channel, NOT_OURS)
-        return
+        return None
     os.fchdir(directory)
     # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
     flags &= ~uapi.MNT_FORCE
     syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
-    answer(channel, 0, number)
+    return number
 
 
 def _from_cwd(target: str) -> str:

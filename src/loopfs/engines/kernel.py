@@ -17,11 +17,12 @@ import stat
 import time
 
 from loopfs import syscalls
-from loopfs.channel import Channel
+from loopfs.channel import Channel, close_all
 from loopfs.engines import paths
+from loopfs.engines.caller import Caller, guard_with, visible
 from loopfs.engines.device import find_device
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.engines.jobs import Job, enter, enter_user
+from loopfs.engines.jobs import Job
 from loopfs.engines.stage import MOUNTPOINT
 from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
@@ -44,21 +45,22 @@ def _claim(
 
     Answers with the instance, the node's inode number and the name to show.
     """
-    pidfd, root, cwd, process, thread = fds
-    proc = paths.CallerProc(process, thread)
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    enter_user(pidfd)
-    enter(pidfd, root, cwd)
-    node = find_device(source, proc, instances, own_fds)
-    if node is None:
-        answer(channel, NOT_OURS)
-        return
-    place = paths.resolve(target, proc)
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        node = find_device(source, caller.proc, instances, own_fds)
+        if node is None:
+            answer(channel, NOT_OURS)
+            return
+        place = paths.resolve(target, caller.proc)
+        shown = node.shown(source)
     if not stat.S_ISDIR(os.fstat(place).st_mode):
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    device = node.open(read_only, claim=True)
+    with visible():
+        device = node.open(read_only, claim=True)
     os.fsync(device)  # what has only been stored by mmap(2) yet is in the image, or we fail
-    answer(channel, 0, (node.instance, node.ino, node.shown(source)), (device, place))
+    answer(channel, 0, (node.instance, node.ino, shown), (device, place))
 
 
 def _kernel_mount(
@@ -72,7 +74,7 @@ def _kernel_mount(
     size: int,
 ) -> None:
     """Mount a part of a backing file; ends when the kernel has let go of it."""
-    pidfd, root, cwd, place, _, backing = fds  # the device is only to be held
+    *callers, place, _, backing = fds  # the device is only to be held
     syscalls.unshare(CLONE_NEWNS)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
     number, loop = _bind(shown, backing, offset, size, read_only=bool(flags & uapi.MS_RDONLY))
@@ -81,16 +83,17 @@ def _kernel_mount(
     os.close(loop)
     numbers = (syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT), _superblock(), number)
     own = os.pidfd_open(os.getpid())
+    mounter = os.getpid()
     mover = os.fork()
     if mover == 0:
         try:
-            _move(channel, (pidfd, root, cwd, place), own, numbers)
+            guard_with(mounter)
+            _move(channel, callers, place, own, numbers)
         except OSError as problem:
             answer(channel, problem.errno or errno.EIO)
         finally:
             os._exit(0)
-    for fd in (pidfd, root, cwd, place, backing):
-        os.close(fd)
+    close_all([*callers, place, backing])
     os.waitpid(mover, 0)
     syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
     channel.close()
@@ -125,21 +128,22 @@ def _bind(shown: str, backing: int, offset: int, size: int, *, read_only: bool) 
 
 def _move(
     channel: Channel,
-    fds: tuple[int, int, int, int],
+    callers: list[int],
+    place: int,
     mounter: int,
     numbers: tuple[int, int, int],
 ) -> None:
     """Move the mount to the caller's namespace; answers with st_dev, superblock and loop device."""
-    pidfd, root, cwd, place = fds
-    enter_user(pidfd)
+    caller = Caller(callers)
     syscalls.unshare(CLONE_NEWNS)
     clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
     tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
     answer(channel, 0, numbers, (mounter,))
     if not channel.receive().data:  # the caller is gone
         return
-    enter(pidfd, root, cwd)
-    syscalls.move_mount(tree, place)
+    caller.enter()
+    with caller.rights():
+        syscalls.move_mount(tree, place)
     os.close(tree)  # it would keep the mount busy
     answer(channel, 0)
 

@@ -11,10 +11,11 @@ import stat
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
+from loopfs.engines.caller import Caller, visible
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served, Wanted
 from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, answer
-from loopfs.engines.jobs import Job, apply_flags, enter, enter_user
+from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
 from loopfs.engines.stage import MOUNTPOINT, Server, Stage
@@ -35,32 +36,29 @@ class _Mount:
 
     def __init__(self, channel: Channel, fds: list[int], fstype: str, flags: int) -> None:
         self._channel = channel
-        self._caller, self._root, self._cwd, process, thread = fds
-        self._proc = paths.CallerProc(process, thread)
         self._fstype = fstype
         self._flags = flags
-        enter_user(self._caller)
+        self._caller = Caller(fds)
         self._stage = Stage()
         self._own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._enter_callers()
-
-    def _enter_callers(self) -> None:
-        enter(self._caller, self._root, self._cwd)
+        self._caller.enter()
 
     def find(self, source: str, instances: tuple[int, ...]) -> bool:
         """Find the device; False when it is no instance's."""
-        node = find_device(source, self._proc, instances, self._own_fds)
-        if node is None:
-            return False
+        with self._caller.rights():
+            node = find_device(source, self._caller.proc, instances, self._own_fds)
+            if node is None:
+                return False
+            self._shown = node.shown(source)
         self.node: DeviceNode = node
-        self._shown = node.shown(source)
         return True
 
     def resolve(self, target: str | None) -> None:
         """Find where it is to be mounted."""
         self._place = None
         if target is not None:
-            self._place = paths.resolve(target, self._proc)
+            with self._caller.rights():
+                self._place = paths.resolve(target, self._caller.proc)
 
     def _check_place(self) -> None:
         if self._place is not None and not stat.S_ISDIR(os.fstat(self._place).st_mode):
@@ -76,8 +74,8 @@ class _Mount:
             self._stage.enter()
             context = _context_of(engine_of, self._fstype, read_only, self._shown)
             if context is None:
-                _wait_for_end(engine_of.pid, self._caller)  # it still claims the device
-                self._enter_callers()
+                _wait_for_end(engine_of.pid, self._caller.pidfd)  # it still claims the device
+                self._caller.enter()
                 return False
             self._check_place()
             if self._place is None:
@@ -94,10 +92,13 @@ class _Mount:
     def start(self, engine: Engine, options: tuple[str, ...]) -> None:
         """Have an engine serve it."""
         read_only = self._read_only(engine)
-        device = self.node.open(read_only)
+        with visible():
+            device = self.node.open(read_only)
         self._write_back(device)
-        engine.check(device, self._fstype)
-        used = (0, 0) if read_only else engine.extent(device)
+        with visible():
+            engine.check(device, self._fstype)
+            used = (0, 0) if read_only else engine.extent(device)
+            environment = engine.environment(device)
         self._check_place()
         self._stage.build(self._fstype)
         fuse = self._stage.mount_device()
@@ -107,8 +108,7 @@ class _Mount:
         self._await_reply()
         self._stage.show(self.node.name, self._shown)
         launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
-        environment = engine.environment(device)
-        server = self._stage.start(engine.command(launch), environment, device, self._caller)
+        server = self._stage.start(engine.command(launch), environment, device, self._caller.pidfd)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
             key = self.node.instance, self.node.ino
@@ -154,8 +154,9 @@ class _Mount:
     def _move_to_caller(self, tree: int, place: int) -> None:
         """Mount ``tree``, if the caller still waits. Dropping the last tree ends its engine."""
         if self._channel.receive().data:
-            self._enter_callers()
-            syscalls.move_mount(tree, place)
+            self._caller.enter()
+            with self._caller.rights():
+                syscalls.move_mount(tree, place)
             os.close(tree)  # it would keep the mount busy
             answer(self._channel, 0)
 
@@ -241,7 +242,8 @@ def _tree() -> int:
 
 def _holds(node: DeviceNode, fstype: str) -> bool:
     try:
-        check_type(node.open(read_only=True), fstype)
+        with visible():
+            check_type(node.open(read_only=True), fstype)
     except OSError:
         return False
     return True

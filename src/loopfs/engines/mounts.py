@@ -20,8 +20,10 @@ from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.session import Connection
-from loopfs.lean import signal
-from loopfs.process import Process
+from loopfs.lean import TYPE_CHECKING, signal
+
+if TYPE_CHECKING:
+    from loopfs.intercept.notify import Call
 
 PATIENCE = 5.0  # seconds that engines may write without a word of it
 
@@ -232,12 +234,16 @@ class Mounts:
 
 
 @contextmanager
-def caller_descriptors(process: Process, start: int | None = None) -> Iterator[tuple[int, ...]]:
-    """What a job needs of a caller: pidfd, root, working directory, /proc/PID, /proc/TID.
+def caller_descriptors(call: Call, start: int | None = None) -> Iterator[tuple[int, ...]]:
+    """What a job needs of a caller (:class:`loopfs.engines.caller.Caller`): pidfd, root, working
+    directory, /proc/TGID, /proc/TGID/task/TID.
 
     Args:
         start: its descriptor to take the place of the working directory.
+    Raises:
+        OSError: EINTR: the caller is gone, and another may have its process id.
     """
+    process = call.process
     path = os.O_PATH | os.O_CLOEXEC
     fds = [process.pidfd()]
     try:
@@ -248,6 +254,8 @@ def caller_descriptors(process: Process, start: int | None = None) -> Iterator[t
             fds.append(process.descriptor(start))
         fds.append(os.open(f"/proc/{process.tgid}", path))
         fds.append(os.open(f"/proc/{process.tgid}/task/{process.tid}", path))
+        if not call.alive():
+            raise OSError(errno.EINTR, os.strerror(errno.EINTR))
         yield tuple(fds)
     finally:
         close_all(fds)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from loopfs import syscalls
 from loopfs.lean import NamedTuple
@@ -17,14 +19,20 @@ from loopfs.uapi.magic import PROC_SUPER_MAGIC
 
 MAX_LINKS = 40  # MAXSYMLINKS
 _PROC_ROOT_INO = 1
+Rights = Callable[[], AbstractContextManager[None]]
 _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class CallerProc(NamedTuple):
-    """Descriptors of the caller's own directories in /proc."""
+    """Descriptors of the caller's own directories in /proc.
+
+    ``own_rights`` is what to look around there with: the kernel lets a process do so whatever its
+    credentials are, and we are another.
+    """
 
     process: int
     thread: int
+    own_rights: Rights = nullcontext
 
 
 def resolve(path: str, proc: CallerProc) -> int:
@@ -63,34 +71,42 @@ def _walk(path: str, proc: CallerProc, follow: bool) -> tuple[int, str, bool]:
         raise _error(errno.ENOENT)
     current = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_CLOEXEC)
     todo = _components(path)
+    rights: Rights = nullcontext  # the caller's, which we have; or ours
     must_be_directory = _ends_at_directory(path)
     links = 0
     while todo:
         name = todo.pop(0)
         if name == "..":
+            rights = nullcontext
             current = _move(current, "..")
             continue
         if name in ("self", "thread-self") and _is_proc_root(current):
             os.close(current)
             current = os.dup(proc.process if name == "self" else proc.thread)
+            rights = proc.own_rights
             continue
         to_be_followed = todo or follow or must_be_directory
-        link = _link_text(current, name) if to_be_followed else None
+        with rights():
+            link = _link_text(current, name) if to_be_followed else None
         if link is None:
             if not todo:
                 return current, name, must_be_directory
-            current = _move(current, name)
+            with rights():
+                current = _move(current, name)
             continue
         links += 1
         if links > MAX_LINKS:
             raise _error(errno.ELOOP)
         if _is_proc(current) and not _is_proc_root(current):
-            current = _follow_magic(current, name)
+            with rights():
+                current = _follow_magic(current, name)
+            rights = nullcontext
             continue
         must_be_directory |= not todo and _ends_at_directory(link)
         if link.startswith("/"):
             os.close(current)
             current = os.open("/", os.O_PATH | os.O_CLOEXEC)
+        rights = nullcontext
         todo = _components(link) + todo
     return current, "", must_be_directory
 

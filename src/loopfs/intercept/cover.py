@@ -42,7 +42,7 @@ def expect_mount(mounts: Mounts, call: Call, address: int, start: int | None = N
                 place = peek(process, path, start)
             except OSError:  # it leads through a descriptor, or out of where it begins
                 by_path = False
-                place = resolved(mounts, process, path, start)
+                place = resolved(mounts, call, path, start)
         else:
             by_path = False
             place = os.open(process.path("cwd" if start is None else f"fd/{start}"), _PATH)

@@ -26,7 +26,7 @@ def mount_by_kernel(
         OSError: as mount(2).
     """
     helper, instances = mounts.helper, mounts.instances
-    with caller_descriptors(call.process) as fds:
+    with caller_descriptors(call) as fds:
         job = (instances.device_numbers(), source, target, bool(flags & MS_RDONLY))
         channel = helper.begin("claim", job, fds)
         message = channel.receive()
@@ -42,7 +42,7 @@ def mount_by_kernel(
             filesystem.drop_pages(bdev)  # of the disk's other nodes: the job has synced its own
             backing, offset, size = _seal(bdev)
             filesystem.drop_pages(bdev)  # what was stored meanwhile
-            parts = (*fds[:3], place, device, backing.fileno())
+            parts = (*fds, place, device, backing.fileno())
             channel = helper.begin(
                 "kernel_mount", (fstype, flags, data, shown, offset, size), parts
             )

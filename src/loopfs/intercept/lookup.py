@@ -12,6 +12,7 @@ from collections.abc import Callable
 from loopfs import syscalls
 from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.intercept.notify import Call
 from loopfs.process import Process
 from loopfs.uapi.mount import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGICLINKS
 
@@ -38,13 +39,13 @@ def peek(process: Process, path: str, begin: int | None = None) -> int:
         os.close(directory)
 
 
-def resolved(mounts: Mounts, process: Process, path: str, start: int | None = None) -> int:
+def resolved(mounts: Mounts, call: Call, path: str, start: int | None = None) -> int:
     """As :func:`peek`, by a job, which finds what the caller would.
 
     Raises:
         OSError: as open(2).
     """
-    with caller_descriptors(process, None if path.startswith("/") else start) as fds:
+    with caller_descriptors(call, None if path.startswith("/") else start) as fds:
         channel = mounts.helper.begin("device_at", (path,), fds)
     message = channel.receive()
     channel.close()

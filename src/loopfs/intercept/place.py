@@ -55,18 +55,21 @@ class PlaceHandler:
         start = None if dirfd == AT_FDCWD or target.startswith("/") else dirfd
         mount = process.descriptor(tree)
         try:
-            with caller_descriptors(process, start) as fds:
+            with caller_descriptors(call, start) as fds:
                 channel = self._mounts.helper.begin("place", (target,), (*fds, mount))
         finally:
             os.close(mount)
         message = channel.receive()
         channel.close()
-        code, name = result(message)
+        code, placed = result(message)
         if code:
             self.expect(filesystem)
-        elif name:
-            assert isinstance(name, str)
-            filesystem.on_device = partial(self._mounts.helper.link, tuple(message.fds), name)
+        else:
+            assert isinstance(placed, tuple)
+            name, linker = placed
+            if name:
+                link = partial(self._mounts.helper.link, tuple(message.fds), linker, name)
+                filesystem.on_device = link
         call.answer(code)
 
     @staticmethod

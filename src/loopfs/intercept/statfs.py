@@ -45,7 +45,12 @@ class StatfsHandler:
             if problem.errno == errno.ENOENT and "proc" not in path:
                 call.proceed()
                 return
-            place = resolved(self._mounts, call.process, path)
+            place = resolved(self._mounts, call, path)
+        else:
+            if not call.process.has_our_credentials() and self._is_ours(place):
+                os.close(place)
+                # Whether the caller may know is not ours to say.
+                place = resolved(self._mounts, call, path)
         self._answer(call, place)
 
     def _fstatfs(self, call: Call) -> None:
@@ -60,9 +65,12 @@ class StatfsHandler:
             may_wait()
             self._answer(call, call.process.descriptor(fd))
 
+    def _is_ours(self, place: int) -> bool:
+        return self._find(syscalls.statx_dev(place)) is not None
+
     def _answer(self, call: Call, place: int) -> None:
         try:
-            if self._find(syscalls.statx_dev(place)) is None:
+            if not self._is_ours(place):
                 place_flags = None
             else:
                 place_flags = STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]

@@ -37,7 +37,7 @@ class UmountHandler:
             return
         if not call.alive():
             return
-        with caller_descriptors(process) as fds:
+        with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("umount", (target, flags, devices), fds)
         code, device = result(channel.receive())
         channel.close()

@@ -1,0 +1,143 @@
+"""The credentials of a caller, as the namespace that it lives in has them (credentials(7)).
+
+What a job looks up for a caller, and what it changes in the caller's mounts, it does with these.
+The kernel says ids as the user namespace of who reads them has them, and an id without one there
+looks like another; so they are read from where each has one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+from loopfs import syscalls
+from loopfs.lean import NamedTuple, Sequence
+from loopfs.uapi.sched import PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP
+
+ALL_CAPABILITIES = (1 << 64) - 1
+ROOT = (0, 0, 0, 0)
+
+Ids = tuple[int, ...]  # real, effective, saved, filesystem
+
+
+class Credentials(NamedTuple):
+    """Those of a thread.
+
+    Args:
+        uids, gids: as its user namespace has them; None if one of them has no id there.
+        around: both, as the sandbox's user namespace has them.
+        groups: supplementary ones, as ``around``; None if they are the reader's own, for those need
+            not have ids anywhere.
+        effective: capabilities, as bits.
+        has_root: its user namespace has a root.
+    """
+
+    uids: Ids | None
+    gids: Ids | None
+    around: tuple[Ids, Ids]
+    groups: Ids | None
+    effective: int
+    has_root: bool
+
+    @property
+    def root_ids(self) -> bool:
+        """Whoever works for their bearer is root of the namespace otherwise."""
+        return self.has_root and self.uids is not None
+
+    def take_on_around(self) -> None:
+        """Have what can be named in the sandbox's user namespace only, for good: the groups, which
+        another may not let be set, and ids that it has not. To be called as root of the sandbox."""
+        if self.groups is not None:
+            os.setgroups(self.groups)
+        if self.uids is None:
+            syscalls.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+            _set_ids(*self.around)
+
+    def take_on(self) -> None:
+        """Have them, but keep all capabilities permitted, so that :meth:`lay_off` can follow.
+
+        To be called with all capabilities over their user namespace.
+        """
+        syscalls.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+        if self.uids is not None and self.gids is not None:
+            _set_ids(self.uids, self.gids)
+        syscalls.set_effective_capabilities(self.effective)
+
+    def lay_off(self) -> None:
+        """Have all capabilities again, and be root if there is one."""
+        syscalls.set_effective_capabilities(ALL_CAPABILITIES)
+        if self.root_ids:
+            _set_ids(ROOT, ROOT)
+        syscalls.prctl(PR_SET_SECUREBITS, 0)
+
+
+def parse(status: str, own_status: str, around: str, uid_map: str, gid_map: str) -> Credentials:
+    """Credentials by the texts of files in /proc/TID.
+
+    Args:
+        status: /proc/TID/status.
+        own_status: the same reader's own.
+        around: /proc/TID/status as root of the sandbox reads it.
+        uid_map, gid_map: as the first reader has them.
+    """
+    fields, own, outer = _fields(status), _fields(own_status), _fields(around)
+    uids = _inside(uid_map, fields["Uid"])
+    gids = _inside(gid_map, fields["Gid"])
+    return Credentials(
+        uids if gids else None,
+        gids if uids else None,
+        (_numbers(outer["Uid"]), _numbers(outer["Gid"])),
+        None if fields["Groups"] == own["Groups"] else _numbers(outer["Groups"]),
+        int(fields["CapEff"][0], 16),
+        all(_inside(text, ["0"], by=0) for text in (uid_map, gid_map)),
+    )
+
+
+def of(thread: int, enter_sandbox: Callable[[], None]) -> Credentials:
+    """Those of the thread whose directory in /proc is open as ``thread``.
+
+    Args:
+        enter_sandbox: enters the sandbox's user namespace as its root.
+    """
+    status, uid_map, gid_map = (_read(name, thread) for name in ("status", "uid_map", "gid_map"))
+    own_status = _read("/proc/self/status")
+    enter_sandbox()
+    return parse(status, own_status, _read("status", thread), uid_map, gid_map)
+
+
+def _fields(status: str) -> dict[str, list[str]]:
+    lines = (line.partition(":") for line in status.splitlines())
+    return {name: value.split() for name, _, value in lines}
+
+
+def _read(name: str, directory: int | None = None) -> str:
+    fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    with open(fd, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def _numbers(words: Sequence[str]) -> Ids:
+    return tuple(map(int, words))
+
+
+def _inside(id_map: str, numbers: Sequence[str], by: int = 1) -> Ids | None:
+    """Ids as they are inside of a namespace; None where it has none for one.
+
+    Args:
+        by: the column that they are looked up in: 1, as they are outside; 0, as they are inside.
+    """
+    extents = [_numbers(line.split()) for line in id_map.splitlines()]
+
+    def seen(number: int) -> Iterator[int]:
+        for extent in extents:
+            if extent[by] <= number < extent[by] + extent[2]:
+                yield extent[0] + number - extent[by]
+
+    found = tuple(inside for number in _numbers(numbers) for inside in seen(number))
+    return found if len(found) == len(numbers) else None
+
+
+def _set_ids(uids: Ids, gids: Ids) -> None:
+    os.setresgid(*gids[:3])
+    os.setresuid(*uids[:3])
+    syscalls.set_filesystem_ids(uids[3], gids[3])
