@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+from tests.support.skip import need
 
 PATIENCE = 10.0  # seconds
 
@@ -15,7 +18,7 @@ T = TypeVar("T")
 
 
 class Parts(NamedTuple):
-    """Process ids: who is who is told by who started whom, and in which user namespace."""
+    """Process ids: who is who is told by who started whom, and in which pid namespace."""
 
     supervisor: int
     child: int
@@ -26,11 +29,15 @@ class Parts(NamedTuple):
 
 def parts_of(supervisor: int) -> Parts:
     """The processes of the sandbox that ``supervisor`` serves, once its command runs."""
-    own = _user_namespace(supervisor)
     children = children_of(supervisor)
-    (child,) = (pid for pid in children if _user_namespace(pid) == own)
-    (helper,) = (pid for pid in children if _user_namespace(pid) != own)
-    (init,) = children_of(child)
+    ((child, init),) = (
+        (pid, each)
+        for pid in children
+        for each in children_of(pid)
+        # Engines have pid namespaces, too.
+        if _depth(each) > _depth(supervisor) and _name(each) == _name(supervisor)
+    )
+    (helper,) = (pid for pid in children if pid != child)
     return Parts(supervisor, child, init, helper, engines_of(helper))
 
 
@@ -53,6 +60,7 @@ def children_of(parent: int) -> list[int]:
 
 def descriptors(pid: int) -> list[str]:
     """What each open descriptor of a process leads to."""
+    need(os.access(f"/proc/{pid}/fd", os.R_OK), "only root may look at who serves a sandbox")
     return sorted(os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
 
 
@@ -77,8 +85,10 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
     return value
 
 
-def _user_namespace(pid: int) -> str:
-    return os.readlink(f"/proc/{pid}/ns/user")
+def _depth(pid: int) -> int:
+    """How many pid namespaces a process is in."""
+    (line,) = re.findall(r"^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return len(line.split())
 
 
 def _name(pid: int) -> str:
