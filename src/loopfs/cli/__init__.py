@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    return _misused(f"there is no command {command!r}" if command else "a command is missing")
+    return _misused(f"there is no command '{command}'" if command else "a command is missing")
 
 
 def _run(arguments: list[str]) -> int:
@@ -118,7 +118,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             verbose += len(option) - 1
             continue
         if option not in ("--engine", "--config", "--number-from", "--log"):
-            raise SettingsError(f"run has no option {option!r}")
+            raise SettingsError(f"run has no option '{option}'")
         if not equals:
             if not words:
                 raise SettingsError(f"{option} wants a value")
