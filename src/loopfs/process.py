@@ -14,11 +14,13 @@ import time
 from contextlib import suppress
 
 from loopfs import syscalls
+from loopfs.text import to_str
 from loopfs.uapi.mount import NS_GET_OWNER_UID, NS_GET_PARENT
 from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 
 UINT_MAX = 2**32 - 1  # ids there are
 ASLEEP_WITHIN = 10.0  # seconds
+_CLOSED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
 _YIELDS = 1000  # until we no longer spin
 
 
@@ -147,13 +149,36 @@ class Process:
         kept = os.O_ACCMODE | os.O_PATH | os.O_DIRECT | os.O_APPEND | os.O_NONBLOCK
         return os.open(self.path(f"fd/{fd}"), info.flags & kept | os.O_CLOEXEC)
 
+    def descriptor_device(self, fd: int) -> int | None:
+        """st_dev of what its descriptor ``fd`` refers to, without asking its filesystem; None
+        where only the kernel can tell: there is no such descriptor, or we may not look."""
+        if fd >= 1 << 31:
+            return None
+        try:
+            return syscalls.statx_dev(-1, self.path(f"fd/{fd}"))
+        except OSError as problem:
+            if problem.errno not in _CLOSED:
+                raise
+            return None
+
+    def closed_to_us(self) -> bool:
+        """Its memory and descriptors are none of ours to look at: it runs a program that may be
+        executed and not read, of an owner who is nobody in our user namespace (would_dump)."""
+        try:
+            os.readlink(self.path("cwd"))
+        except PermissionError:
+            return True
+        except OSError:  # it has just been killed
+            return False
+        return False
+
     # --- credentials ---------------------------------------------------------
 
     def status(self) -> dict[str, str]:
         """The fields of /proc/TID/status, read once."""
         if self._status is None:
-            with open(self.path("status"), encoding="utf-8", errors="replace") as file:
-                pairs = (line.partition(":") for line in file)
+            with open(self.path("status"), "rb") as file:  # a name can have a carriage return
+                pairs = (to_str(line).partition(":") for line in file)
                 self._status = {key: value.strip() for key, _, value in pairs}
         return self._status
 

@@ -98,7 +98,7 @@ def read(path: str, *, required: bool) -> Settings:
 def _of_table(path: str, table: dict[str, object]) -> Settings:
     engines = table.pop("engines", {})
     if table:
-        raise SettingsError(f"{path} has {next(iter(table))!r}, which means nothing here")
+        raise SettingsError(f"{path} has '{next(iter(table))}', which means nothing here")
     if not isinstance(engines, dict) or not all(isinstance(e, str) for e in engines.values()):
         raise SettingsError(f"{path}: [engines] names an engine for each filesystem type")
     try:
@@ -111,14 +111,14 @@ def engine_choice(word: str) -> tuple[str, str]:
     """TYPE=ENGINE, taken apart. Raises SettingsError."""
     fstype, equals, engine = word.partition("=")
     if not (fstype and equals and engine):
-        raise SettingsError(f"--engine wants TYPE=ENGINE, as in ext4=fuse2fs, not {word!r}")
+        raise SettingsError(f"--engine wants TYPE=ENGINE, as in ext4=fuse2fs, not '{word}'")
     return fstype, engine
 
 
 def number(word: str) -> int:
     """The value of --number-from. Raises SettingsError."""
     if not (word.isascii() and word.isdigit() and int(word) <= MINORMASK):
-        raise SettingsError(f"--number-from wants a number from 0 to {MINORMASK}, not {word!r}")
+        raise SettingsError(f"--number-from wants a number from 0 to {MINORMASK}, not '{word}'")
     return int(word)
 
 

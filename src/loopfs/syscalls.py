@@ -11,6 +11,7 @@ import os
 import struct
 
 from loopfs.lean import Callable, NamedTuple
+from loopfs.text import to_bytes
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
 from loopfs.uapi.stat import (
@@ -56,7 +57,7 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str | 
     """mount(2)."""
 
     def text(s: str | None) -> bytes | None:
-        return None if s is None else os.fsencode(s)
+        return None if s is None else to_bytes(s)
 
     args = (text(source), text(target), text(fstype), ctypes.c_ulong(flags), text(data))
     _check(_libc.mount(*args), target)
@@ -64,7 +65,7 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str | 
 
 def umount2(target: str, flags: int) -> None:
     """umount2(2)."""
-    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+    _check(_libc.umount2(to_bytes(target), ctypes.c_int(flags)), target)
 
 
 def prctl(option: int, value: int) -> None:
@@ -143,7 +144,7 @@ def _process_vm(function: Callable[..., int], pid: int, own: object, its: int, s
 def open_tree(dirfd: int, path: str, flags: int) -> int:
     """open_tree(2)."""
     nr = ctypes.c_long(_NR["open_tree"])
-    raw = os.fsencode(path)
+    raw = to_bytes(path)
     return _check(_syscall(nr, ctypes.c_int(dirfd), raw, ctypes.c_uint(flags)), path)
 
 
@@ -151,12 +152,12 @@ def fsopen(fstype: str) -> int:
     """fsopen(2), close-on-exec."""
     nr = ctypes.c_long(_NR["fsopen"])
     flags = ctypes.c_uint(uapi_mount.FSOPEN_CLOEXEC)
-    return _check(_syscall(nr, os.fsencode(fstype), flags), fstype)
+    return _check(_syscall(nr, to_bytes(fstype), flags), fstype)
 
 
 def fsconfig(context: int, command: int, key: str | None = None, value: str | None = None) -> None:
     """fsconfig(2) with a FSCONFIG_* ``command`` whose last argument is zero."""
-    texts = (None if text is None else os.fsencode(text) for text in (key, value))
+    texts = (None if text is None else to_bytes(text) for text in (key, value))
     nr = ctypes.c_long(_NR["fsconfig"])
     fd, number = ctypes.c_int(context), ctypes.c_uint(command)
     _check(_syscall(nr, fd, number, *texts, ctypes.c_int(0)), key)
@@ -236,7 +237,7 @@ def _statx(dirfd: int, path: str, mask: int) -> ctypes.Array[ctypes.c_char]:
     buffer = ctypes.create_string_buffer(STATX.size)
     flags = uapi_mount.AT_STATX_DONT_SYNC | (0 if path else uapi_mount.AT_EMPTY_PATH)
     nr = ctypes.c_long(_NR["statx"])
-    args = (ctypes.c_int(dirfd), os.fsencode(path), ctypes.c_int(flags), ctypes.c_uint(mask))
+    args = (ctypes.c_int(dirfd), to_bytes(path), ctypes.c_int(flags), ctypes.c_uint(mask))
     _check(_syscall(nr, *args, buffer), path)
     return buffer
 
@@ -252,7 +253,7 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
     """openat2(2) with RESOLVE_* ``resolve``; nothing is created."""
     how = uapi_mount.OPEN_HOW.pack(flags, 0, resolve)
     nr = ctypes.c_long(_NR["openat2"])
-    args = (ctypes.c_int(dirfd), os.fsencode(path), how, ctypes.c_size_t(len(how)))
+    args = (ctypes.c_int(dirfd), to_bytes(path), how, ctypes.c_size_t(len(how)))
     return _check(_syscall(nr, *args), path)
 
 

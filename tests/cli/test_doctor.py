@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -243,3 +244,20 @@ def test_the_table_shows_what_to_do() -> None:
         "",
         "loopfs cannot run here.",
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_an_account_of_any_name(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, options: list[str]
+) -> None:
+    name = os.fsdecode(b"caf\xe9\n\xff")
+    finding = Finding("ids", False, False, f"there is no range for {name}", f"for {name}")
+    monkeypatch.setattr(doctor, "examine", lambda: iter([finding]))
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    assert doctor.main(options) == 0
+    sys.stdout.flush()
+    text = written.getvalue().decode(encoding)
+    shown = r"caf\xe9\n\xff"
+    assert f"for {json.dumps(shown)[1:-1] if options else shown}" in text

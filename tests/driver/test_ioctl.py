@@ -305,6 +305,42 @@ def test_a_32_bit_caller_gets_its_own_longs() -> None:
 
 
 @pytest.mark.parametrize(
+    ("length", "code"), [(2**41 - 512, 0), (2**41, errno.EFBIG), (3 * 2**40, errno.EFBIG)]
+)
+def test_sectors_that_a_32_bit_long_does_not_hold(length: int, code: int) -> None:
+    device, caller = new_device(), FakeCaller(word=4)
+    opener, _ = bind(device, FakeBacking(length))
+    if code:
+        assert refusal(lambda: caller.call(device, opener, block.BLKGETSIZE)) == code
+        assert not any(caller.memory)
+    else:
+        assert caller.call(device, opener, block.BLKGETSIZE) == 0
+        assert caller.memory[:4] == b"\xff" * 4
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),  # as Linux 6.18 has it
+    [
+        (7, 0),
+        (2**32 + 16, 2**32 + 16),
+        (2**54, 2**54),
+        (2**55 + 24, 24),
+        (2**63, 0),
+        (2**64 - 1, 2**55 - 8),
+        (0x123456789ABCDEF, 0x23456789ABCDE8),
+    ],
+)
+def test_any_read_ahead(given: int, kept: int) -> None:
+    device = new_device()
+    opener, _ = bind(device)
+    for word in (8, 4):
+        caller = FakeCaller(word=word)
+        assert caller.call(device, opener, block.BLKRASET, given) == 0
+        assert caller.call(device, opener, block.BLKRAGET) == 0
+        assert caller.memory[:8] == (kept % 2 ** (8 * word)).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize(
     ("cmd", "answer"),
     [
         (0x80041272, MIB.to_bytes(8, "little")),  # BLKGETSIZE64: _IOR(0x12, 114, size_t)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from loopfs.driver.partition import Found
-from loopfs.filesystems.blkid import read_table
+from loopfs.filesystems.blkid import read_table, volume_name
 
 SECTOR = 512
 SIZE = 1 << 20
@@ -51,6 +51,24 @@ def test_primary_and_logical_partitions(image: int) -> None:
         found(5, 208, 92),
         found(6, 308, 192),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "kernels"),
+    [
+        (b"root", b"root"),
+        ("café".encode(), b"caf\xe9"),
+        ("a\nb\x1b\x7f\x85".encode(), b"a!b!!!"),
+        ("€5".encode(), b"\xac5"),  # U+20AC
+        ("aĀb".encode(), b"a"),  # U+0100
+        ("\U0001f4be".encode(), b"=\xbe"),  # U+D83D U+DCBE
+        (b"\xed\xa0\xbd", b"="),  # the first of them alone, as libblkid has it
+        (b"Mac\xe9", b"Mac\xe9"),
+        (b"", b""),
+    ],
+)
+def test_names_as_the_kernel_has_them(name: bytes, kernels: bytes) -> None:
+    assert volume_name(name) == kernels
 
 
 def test_a_file_without_a_table(image: int) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from loopfs.intercept import notify
 from loopfs.intercept.notify import Call, may_wait, serve
+from loopfs.process import Process
 from loopfs.uapi import seccomp
 from loopfs.uapi.syscalls import abis
 from tests.support.parts import wait_until
@@ -173,3 +174,35 @@ def test_without_another_thread_a_call_fails_with_eagain(
     kernel.trap(3)
     wait_until(lambda: kernel.answered(3), "later calls are handled")
     assert kernel.answers == {1: errno.EAGAIN, 2: errno.EAGAIN, 3: 0}
+
+
+@pytest.mark.parametrize(
+    ("closed", "code", "decision"),
+    [
+        (True, errno.EACCES, "continue"),
+        (True, errno.EPERM, "continue"),
+        (True, errno.ENOENT, errno.ENOENT),
+        (False, errno.EACCES, errno.EACCES),
+    ],
+)
+def test_a_caller_that_may_not_be_looked_at_is_the_kernels_to_answer(
+    monkeypatch: pytest.MonkeyPatch, closed: bool, code: int, decision: int | str
+) -> None:
+    sent: list[tuple[int, int, int]] = []
+
+    class Caller(Call):
+        def _send(self, value: int, error: int, flags: int) -> bool:
+            sent.append((value, error, flags))
+            return True
+
+    def handler(call: Call) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Process, "closed_to_us", lambda self: closed)
+    nr = ABI.numbers["mount"]
+    call = Caller(LISTENER, seccomp.Notification._make((1, 4711, 0, nr, ABI.arch, *(0,) * 7)))
+    notify._handle(call, handler)
+    if decision == "continue":
+        assert sent == [(0, 0, seccomp.SECCOMP_USER_NOTIF_FLAG_CONTINUE)]
+    else:
+        assert sent == [(0, -code, 0)]

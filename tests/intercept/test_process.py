@@ -275,6 +275,22 @@ def test_a_process_that_is_gone(tracee: Tracee) -> None:
     assert refusal(lambda: process.namespace("user")) in gone
 
 
+def test_what_a_descriptor_refers_to(tracee: Tracee) -> None:
+    own = os.memfd_create("loopfs-test")
+    try:
+        process = Process(os.getpid())
+        assert process.descriptor_device(own) == os.fstat(own).st_dev
+        assert process.descriptor_device(2**31 + own) is None
+    finally:
+        os.close(own)
+    assert tracee.process.descriptor_device(tracee.pipe) is not None
+    assert tracee.process.descriptor_device(999) is None
+    assert not tracee.process.closed_to_us()
+    tracee.memory()
+    assert tracee.process.descriptor_device(tracee.pipe) is None
+    assert not tracee.process.closed_to_us()
+
+
 def test_our_own_memory() -> None:
     buffer = ctypes.create_string_buffer(b"ours", 16)
     process = Process(os.getpid())

@@ -12,6 +12,7 @@ import sys
 from loopfs import __version__, settings
 from loopfs.lean import TYPE_CHECKING
 from loopfs.settings import Settings, SettingsError
+from loopfs.text import shown
 
 if TYPE_CHECKING:
     from loopfs.intercept.log import Log
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if command in ("-h", "--help", "help"):
         print(USAGE, end="")
         return 0
-    return _misused(f"there is no command {command!r}" if command else "a command is missing")
+    return _misused(f"there is no command '{command}'" if command else "a command is missing")
 
 
 def _run(arguments: list[str]) -> int:
@@ -71,7 +72,7 @@ def _run(arguments: list[str]) -> int:
     try:
         log = _log(chosen, command)
     except LoopfsError as problem:
-        print(f"loopfs: {problem.strerror}", file=sys.stderr)
+        print(f"loopfs: {shown(str(problem.strerror))}", file=sys.stderr)
         return CANNOT_RUN
     try:
         from loopfs.sandbox.run import run
@@ -82,7 +83,7 @@ def _run(arguments: list[str]) -> int:
 
         missing = doctor.missing()
         sentence = doctor.sentence(missing) if missing else str(problem.args[-1])
-        print(f"loopfs: {sentence}", file=sys.stderr)
+        print(f"loopfs: {shown(sentence)}", file=sys.stderr)
         return CANNOT_RUN
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it was closed from the start
@@ -117,7 +118,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             verbose += len(option) - 1
             continue
         if option not in ("--engine", "--config", "--number-from", "--log"):
-            raise SettingsError(f"run has no option {option!r}")
+            raise SettingsError(f"run has no option '{option}'")
         if not equals:
             if not words:
                 raise SettingsError(f"{option} wants a value")
@@ -144,5 +145,5 @@ def _reserve_standard_streams() -> None:
 
 
 def _misused(sentence: str) -> int:
-    print(f"loopfs: {sentence}\n{USAGE}", end="", file=sys.stderr)
+    print(f"loopfs: {shown(sentence)}\n{USAGE}", end="", file=sys.stderr)
     return USAGE_ERROR

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import textwrap
 from collections.abc import Iterator
 
 from loopfs.cli import findings
 from loopfs.cli.findings import Finding
+from loopfs.text import shown
 
 WIDTH = 100  # columns of the table
 
@@ -26,8 +28,9 @@ def main(argv: list[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(argv)
-    found = list(examine())
-    print(as_json(found) if options.json else as_table(found))
+    found = [_printable(finding) for finding in examine()]
+    report = as_json(found) if options.json else as_table(found)
+    print(report)
     return 0 if can_run(found) else 1
 
 
@@ -67,6 +70,17 @@ def examine() -> Iterator[Finding]:
         yield probes.pid_namespace()
         yield probes.subordinate_ids()
     yield findings.ext_engine()
+
+
+def _printable(finding: Finding) -> Finding:
+    """A finding that standard output takes: what it says can have an account's name."""
+
+    def printable(word: str) -> str:
+        encoding = sys.stdout.encoding
+        return shown(word).encode(encoding, "backslashreplace").decode(encoding)
+
+    consequence, remedy = printable(finding.consequence), printable(finding.remedy)
+    return finding._replace(consequence=consequence, remedy=remedy)
 
 
 def missing() -> Finding | None:

@@ -37,8 +37,11 @@ def _ushort(value: Value) -> Handler:
 
 
 def _long(value: Value) -> Handler:
+    """A number whose upper half a 32-bit program does not get (compat_put_long)."""
+
     def handler(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-        caller.write(arg, uapi.LONG[caller.word].pack(value(bdev)))
+        layout = uapi.LONG[caller.word]
+        caller.write(arg, layout.pack(value(bdev) % (1 << 8 * layout.size)))
         return 0
 
     return handler
@@ -106,8 +109,20 @@ def _set_read_only(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) 
     return 0
 
 
+def _get_size(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
+    """BLKGETSIZE."""
+    sectors = bdev.capacity >> uapi.SECTOR_SHIFT
+    layout = uapi.LONG[caller.word]
+    if sectors >> 8 * layout.size:
+        raise DriverError(errno.EFBIG, f"{sectors} sectors are more than the caller's long holds")
+    caller.write(arg, layout.pack(sectors))
+    return 0
+
+
 def _set_read_ahead(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    bdev.disk.read_ahead = arg - arg % _PAGE_SECTORS
+    # The kernel turns it into bytes first, modulo 2^64.
+    sectors = arg % (1 << 64 - uapi.SECTOR_SHIFT)
+    bdev.disk.read_ahead = sectors - sectors % _PAGE_SECTORS
     return 0
 
 
@@ -198,7 +213,7 @@ def _check_range(bdev: BlockDevice, start: int, length: int) -> None:
 _no_zones = _refuse(errno.ENOTTY, "a loop device has no zones")
 
 BLOCK_IOCTLS: dict[int, Handler] = {
-    uapi.BLKGETSIZE: _long(lambda d: d.capacity >> uapi.SECTOR_SHIFT),
+    uapi.BLKGETSIZE: _get_size,
     uapi.BLKGETSIZE64: _u64(lambda d: d.capacity),
     uapi.BLKGETDISKSEQ: _u64(lambda d: d.disk.diskseq),
     uapi.BLKSSZGET: _int(lambda d: d.disk.block_size),

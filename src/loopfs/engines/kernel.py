@@ -24,6 +24,7 @@ from loopfs.engines.device import find_device
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.jobs import Job
 from loopfs.engines.stage import MOUNTPOINT
+from loopfs.text import to_str
 from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS
@@ -152,7 +153,7 @@ def _superblock() -> int:
     """The device number that mountinfo shows, which is not always st_dev (btrfs)."""
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.split() for line in file]
-    (number,) = (line[2] for line in lines if os.fsdecode(line[4]) == MOUNTPOINT)
+    (number,) = (line[2] for line in lines if to_str(line[4]) == MOUNTPOINT)
     return os.makedev(*map(int, number.split(b":")))
 
 

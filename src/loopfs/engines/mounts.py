@@ -21,6 +21,7 @@ from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.session import Connection
 from loopfs.lean import TYPE_CHECKING, signal
+from loopfs.text import shown, to_str
 
 if TYPE_CHECKING:
     from loopfs.intercept.notify import Call
@@ -66,8 +67,9 @@ class Engine:
     def name(self) -> str:
         """What it is called."""
         try:
-            with open(f"/proc/{self.pid}/comm", encoding="utf-8", errors="replace") as file:
-                return f"{file.read().strip()} (process {self.pid})"
+            with open(f"/proc/{self.pid}/comm", "rb") as file:
+                name = shown(to_str(file.read().removesuffix(b"\n")))
+            return f"{name} (process {self.pid})"
         except FileNotFoundError:  # it has just ended
             return f"process {self.pid}"
 

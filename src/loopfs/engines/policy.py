@@ -39,7 +39,7 @@ class Policy:
             engine = BY_NAME.get(name)
             if engine is None:
                 known = ", ".join((*BY_NAME, KERNEL, DENY))
-                raise SettingsError(f"there is no engine {name!r}; there are {known}")
+                raise SettingsError(f"there is no engine '{name}'; there are {known}")
             if fstype not in engine.types:
                 served = ", ".join(sorted(engine.types))
                 raise SettingsError(f"the engine {name} does not mount {fstype} but {served}")

@@ -11,6 +11,7 @@ import errno
 import os
 
 from loopfs.driver.partition import Found
+from loopfs.text import to_bytes, to_str
 from loopfs.uapi.block import SECTOR_SIZE
 
 LIBRARY = "libblkid.so.1"
@@ -83,7 +84,7 @@ def holds(fd: int, fstype: str) -> bool:
     try:
         if library.blkid_probe_set_device(probe, fd, 0, os.lseek(fd, 0, os.SEEK_END)):
             return False
-        names = (ctypes.c_char_p * 2)(fstype.encode(), None)
+        names = (ctypes.c_char_p * 2)(to_bytes(fstype), None)
         library.blkid_probe_filter_superblocks_type(probe, BLKID_FLTR_ONLYIN, names)
         return bool(library.blkid_do_probe(probe) == 0)
     finally:
@@ -95,8 +96,23 @@ def _found(library: ctypes.CDLL, entry: int, block_size: int) -> Found:
     size = library.blkid_partition_get_size(entry) * SECTOR_SIZE
     if library.blkid_partition_is_extended(entry):
         size = min(size, max(block_size, BOOT_BLOCK))
-    name = library.blkid_partition_get_name(entry) or b""
-    return Found(library.blkid_partition_get_partno(entry), start, size, os.fsdecode(name))
+    name = volume_name(library.blkid_partition_get_name(entry) or b"")
+    return Found(library.blkid_partition_get_partno(entry), start, size, to_str(name))
+
+
+def volume_name(name: bytes) -> bytes:
+    """A partition's name as the kernel has it in PARTNAME: the lower byte of each UTF-16 unit, and
+    "!" where that is no character of Latin-1 (utf16_le_to_7bit, block/partitions/efi.c).
+
+    Args:
+        name: libblkid's UTF-8; a table of Apple's has other bytes.
+    """
+    try:
+        text = name.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        text = name.decode("latin-1")
+    low = text.encode("utf-16-le", "surrogatepass")[::2].partition(b"\0")[0]
+    return bytes(c if 0x20 <= c < 0x7F or c >= 0xA0 else ord("!") for c in low)
 
 
 def _load() -> ctypes.CDLL:

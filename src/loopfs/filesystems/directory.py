@@ -22,6 +22,7 @@ from loopfs.fuse.operations import Entry, Operations, SetAttr
 from loopfs.fuse.session import Request, Session, pack_entry
 from loopfs.lean import TYPE_CHECKING
 from loopfs.process import Process
+from loopfs.text import to_str
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Directory(Operations):
                 if self.nodes.of_device(device).name == device.name.encode():
                     self._named.append(("remove", device))
             for device, name in names.items():
-                self.instance.rename(device, os.fsdecode(name))
+                self.instance.rename(device, to_str(name))
             self.nodes.rename({self.nodes.of_device(d): name for d, name in names.items()})
             for device, name in names.items():
                 if name == device.name.encode():

@@ -21,6 +21,7 @@ from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number,
 from loopfs.fuse.operations import Buffer, Entry, Operations
 from loopfs.fuse.session import Request
 from loopfs.lean import NamedTuple, Protocol
+from loopfs.text import to_bytes, to_str
 from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FUSE_ROOT_ID, Attr
 from loopfs.uapi.loop import LOOP_MAJOR
 
@@ -35,6 +36,7 @@ HOST_LASTS = 1  # nobody tells us when one of the host's devices goes
 OVERFLOW_ID = 65534  # the host's root, as a user namespace sees it
 
 Path = tuple[str, ...]
+Key = tuple[Path, str]  # of a node: its path, and where it leads if it is a link
 
 
 class Host(NamedTuple):
@@ -81,8 +83,10 @@ class SysfsDirectory(Operations):
         self._hosts_loops = hosts_loops
         self._now = time.time_ns()
         self._ids = count(FUSE_ROOT_ID + 1)
-        self._paths: dict[int, Path] = {FUSE_ROOT_ID: ()}
-        self._nodeids: dict[tuple[Path, str], int] = {}
+        # The nodes that the kernel knows, and from how many lookups.
+        self._keys: dict[int, Key] = {FUSE_ROOT_ID: ((), "")}
+        self._nodeids: dict[Key, int] = {}
+        self._lookups: dict[int, int] = {}
         self._handles = count(1)
         self._files: dict[int, tuple[Callable[[], bytes], bytes]] = {}
         self._attrs: dict[int, Attr] = {}
@@ -191,17 +195,28 @@ class SysfsDirectory(Operations):
         if key not in self._nodeids:
             nodeid = next(self._ids)
             self._nodeids[key] = nodeid
-            self._paths[nodeid] = path
+            self._keys[nodeid] = key
         return self._nodeids[key]
+
+    def _path(self, nodeid: int) -> Path:
+        return self._keys[nodeid][0]
 
     # --- requests -----------------------------------------------------------------
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
-        path = (*self._paths[parent], os.fsdecode(name))
+        path = (*self._path(parent), to_str(name))
         if self._changes_at_close(path[:-1]) and name == b"loop":
             self._disks.catch_up()
         attr = self._attr(path, request.pid)
-        return Entry(attr.ino, attr, self._valid(path))
+        entry = Entry(attr.ino, attr, self._valid(path))
+        self._lookups[attr.ino] = self._lookups.get(attr.ino, 0) + 1
+        return entry
+
+    def forget(self, nodeid: int, nlookup: int) -> None:
+        self._lookups[nodeid] -= nlookup
+        if not self._lookups[nodeid]:
+            del self._lookups[nodeid], self._attrs[nodeid]
+            del self._nodeids[self._keys.pop(nodeid)]
 
     def _valid(self, path: Path) -> int:
         """For how many seconds the kernel may remember a name, unless it is told to forget it."""
@@ -213,13 +228,13 @@ class SysfsDirectory(Operations):
 
     def getattr(self, nodeid: int) -> Attr:
         # The kernel asks after every read, for the atime. What a path is, the lookup found.
-        return self._attrs.get(nodeid) or self._attr(self._paths[nodeid])
+        return self._attrs.get(nodeid) or self._attr(self._path(nodeid))
 
     def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
-        path = self._paths[nodeid]
+        path = self._path(nodeid)
         if self._changes_at_close(path):
             self._disks.catch_up()
-        return [(os.fsencode(name), 1, kind) for name, kind in self._entries(path, request.pid)]
+        return [(to_bytes(name), 1, kind) for name, kind in self._entries(path, request.pid)]
 
     def _changes_at_close(self, directory: Path) -> bool:
         """What is in a directory can depend on a close(2), which does not wait for its effect."""
@@ -245,17 +260,17 @@ class SysfsDirectory(Operations):
                 yield entry.name, _kind_of(entry)
 
     def readlink(self, nodeid: int) -> bytes:
-        item = self._find(self._paths[nodeid])
+        item = self._find(self._path(nodeid))
         if isinstance(item, Link):
-            return os.fsencode(item.target)
+            return to_bytes(item.target)
         if isinstance(item, Host):
-            return os.fsencode(os.readlink(item.path))
+            return to_bytes(os.readlink(item.path))
         raise _error(errno.EINVAL)
 
     def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
         if flags & os.O_ACCMODE != os.O_RDONLY:
             raise _error(errno.EACCES)
-        item = self._find(self._paths[nodeid], request.pid)
+        item = self._find(self._path(nodeid), request.pid)
         if isinstance(item, Host):
             path = item.path
             show = lambda: _contents(path)  # noqa: E731 - a function of this path
@@ -303,7 +318,7 @@ def _kind(item: Item) -> int:
 
 
 def _line(text: str) -> bytes:
-    return text.encode() + b"\n" if text else b""
+    return to_bytes(text) + b"\n" if text else b""
 
 
 def _contents(path: str) -> bytes:

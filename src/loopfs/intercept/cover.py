@@ -13,6 +13,7 @@ from loopfs.intercept.fstat import seen_id
 from loopfs.intercept.lookup import peek, resolved
 from loopfs.intercept.notify import Call
 from loopfs.process import UINT_MAX, Process
+from loopfs.text import to_str
 
 PAGE = 4096  # bytes of a path, with the NUL
 ALL_IDS = f"0 0 {UINT_MAX}"  # the map of our own user namespace, as we see it
@@ -36,7 +37,7 @@ def expect_mount(mounts: Mounts, call: Call, address: int, start: int | None = N
     process = call.process
     by_path = True
     try:
-        path = os.fsdecode(process.read_string(address, PAGE))
+        path = to_str(process.read_string(address, PAGE))
         if path:
             try:
                 place = peek(process, path, start)

@@ -49,6 +49,7 @@ from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
+from loopfs.text import to_bytes, to_str
 from loopfs.uapi import mount as uapi
 
 NAME_LIMIT = 256  # bytes of a parameter's name or value, with the NUL
@@ -109,7 +110,7 @@ class OpenContext:
     def say(self, sentence: str) -> None:
         """Leave an error message for who reads the context."""
         try:
-            os.write(self._log, f"e {sentence}\n".encode())
+            os.write(self._log, to_bytes(f"e {sentence}\n"))
         except (BlockingIOError, BrokenPipeError):
             return  # full: nobody reads them
 
@@ -178,7 +179,7 @@ class OpenContexts:
             return None
         try:
             kind, _, number = os.readlink(process.path(f"fd/{fd}")).partition(":")
-        except FileNotFoundError:
+        except OSError:  # no such descriptor, or not for us to look at: the kernel's to answer
             return None
         if kind != "pipe":
             return None
@@ -265,7 +266,7 @@ class ContextHandlers:
         if flags & ~uapi.FSPICK_FLAGS or not may_mount(process):
             call.proceed()
             return
-        path = os.fsdecode(process.read_string(call.args[1], PAGE))
+        path = to_str(process.read_string(call.args[1], PAGE))
         call.note(path=path)
         dirfd = ctypes.c_int(call.args[0] & 0xFFFFFFFF).value
         devices = mounts.device_numbers()
@@ -301,11 +302,9 @@ class ContextHandlers:
             return certainly_elsewhere(process, path, devices.__contains__)
         if path:
             return False
-        place = "cwd" if start is None else f"fd/{start}"
-        try:
-            return syscalls.statx_dev(-1, process.path(place)) not in devices
-        except FileNotFoundError:
-            return True
+        if start is None:
+            return syscalls.statx_dev(-1, process.path("cwd")) not in devices
+        return process.descriptor_device(start) not in devices
 
     # --- fsconfig ------------------------------------------------------------------
 

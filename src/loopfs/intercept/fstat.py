@@ -36,20 +36,13 @@ class FstatHandler:
             call.proceed()
             return
         fd = call.args[0] & 0xFFFFFFFF
-        try:
-            filesystem = self._filesystem_of(call.process, fd)
-        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
-            filesystem = None
+        number = call.process.descriptor_device(fd)
+        filesystem = None if number is None else self._instances.find(number)
         if filesystem is None:
             call.proceed()
         else:
             may_wait()  # for the caller's memory
             self._answer(call, fd, filesystem)
-
-    def _filesystem_of(self, process: Process, fd: int) -> LoopFilesystem | None:
-        if fd >= 1 << 31:
-            return None
-        return self._instances.find(syscalls.statx_dev(-1, process.path(f"fd/{fd}")))
 
     def _answer(self, call: Call, fd: int, filesystem: LoopFilesystem) -> None:
         process = call.process

@@ -24,6 +24,7 @@ from functools import partial
 from loopfs.errors import SetupError
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple, signal
+from loopfs.text import shown, to_str, unicode
 from loopfs.uapi import mount as uapi
 from loopfs.uapi import seccomp
 
@@ -228,14 +229,14 @@ class LoggedCall(Call):
 
     def _string(self, argument: Argument) -> str | None:
         try:
-            return os.fsdecode(self.process.read_string(self.args[argument.register], PAGE))
+            return to_str(self.process.read_string(self.args[argument.register], PAGE))
         except OSError:  # the kernel cannot read it either, or it is too long for it
             return None
 
     def _comm(self) -> str | None:
         try:
             with open(self.process.path("comm"), "rb", buffering=0) as file:
-                return os.fsdecode(file.read(64).removesuffix(b"\n"))
+                return to_str(file.read(64).removesuffix(b"\n"))
         except OSError:  # it has just been killed
             return None
 
@@ -328,7 +329,7 @@ class Log:
         except OSError as problem:
             self._file = None
             sentence = f"the log {self._path} cannot be written: {problem.strerror}"
-            self._say(f"loopfs: {sentence}; it ends here\n".encode(errors="backslashreplace"))
+            self._say(f"loopfs: {shown(sentence)}; it ends here\n".encode())
 
     def _say(self, line: bytes) -> None:
         # We may be in the background of a terminal that stops who writes from there.
@@ -386,7 +387,7 @@ def _word(value: object) -> str:
 def _unicode(value: object) -> object:
     """The same with what is no UTF-8 in its strings as \\xNN."""
     if isinstance(value, str):
-        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        return unicode(value)
     if isinstance(value, list):
         return [_unicode(item) for item in value]
     if isinstance(value, dict):

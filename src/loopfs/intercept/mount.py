@@ -29,6 +29,7 @@ from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
 from loopfs.process import Process, user_namespaces
+from loopfs.text import shown, to_str
 from loopfs.uapi.mount import (
     MS_BIND,
     MS_MOVE,
@@ -317,7 +318,7 @@ def _begin_engine(
     if choice.why and outcome == (choice.refused, True):
         call.note(why=choice.why)
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
-        print(f"loopfs: {choice.why}", file=sys.stderr, flush=True)
+        print(f"loopfs: {shown(choice.why)}", file=sys.stderr, flush=True)
     return Begun(channel, message, device)
 
 
@@ -352,7 +353,7 @@ def text(process: Process, address: int, limit: int = PAGE) -> str:
         OSError: EFAULT; EINVAL when there is no NUL within ``limit`` bytes.
     """
     try:
-        return os.fsdecode(process.read_string(address, limit))
+        return to_str(process.read_string(address, limit))
     except OSError as problem:
         if problem.errno != errno.ENAMETOOLONG:
             raise
@@ -365,7 +366,7 @@ def optional_text(process: Process, address: int) -> str | None:
 
 
 def _path(process: Process, address: int) -> str | None:
-    return os.fsdecode(process.read_string(address, PAGE)) if address else None
+    return to_str(process.read_string(address, PAGE)) if address else None
 
 
 def _data(process: Process, address: int) -> str:
@@ -379,7 +380,7 @@ def _data(process: Process, address: int) -> str:
         except OSError as problem:
             if problem.errno != errno.EFAULT:
                 raise
-    return os.fsdecode(data[: PAGE - 1].partition(b"\0")[0])
+    return to_str(data[: PAGE - 1].partition(b"\0")[0])
 
 
 def _refusal(context: FsContext, data: str) -> int:

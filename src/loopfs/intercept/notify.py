@@ -205,11 +205,18 @@ class _Receivers:
 
 
 def _handle(call: Call, handler: Handler) -> None:
-    """An exception of the handler is the call's answer, unless it has one."""
+    """An exception of the handler is the call's answer, unless it has one.
+
+    A caller whose arguments we may not read, whatever it asks, is the kernel's to answer.
+    """
     try:
         handler(call)
     except Exception as problem:
         code = problem.errno or errno.EIO if isinstance(problem, OSError) else errno.EIO
+        refused = code in (errno.EPERM, errno.EACCES) and not call.answered
+        if refused and call.process.closed_to_us():  # so is what it asks for
+            call.proceed()
+            return
         if call.answered or not isinstance(problem, OSError):
             sys.excepthook(*sys.exc_info())  # a bug of ours: not the end of all callers
         if not call.answered:

@@ -7,13 +7,13 @@ import ctypes
 import os
 from functools import partial
 
-from loopfs import syscalls
 from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.text import to_str
 from loopfs.uapi.mount import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SYMLINKS
 
 
@@ -43,11 +43,14 @@ class PlaceHandler:
         process = call.process
         tree = call.args[0] & 0xFFFFFFFF
         number = self._device_number(call, tree)
+        if number is None:
+            call.proceed()
+            return
         filesystem = self._expected.pop(number, None)
         if filesystem is None or filesystem is not self._mounts.instances.find(number):
             call.proceed()  # another has the number of one that is gone
             return
-        target = os.fsdecode(process.read_string(call.args[3], PAGE))
+        target = to_str(process.read_string(call.args[3], PAGE))
         if not target or not may_mount(process) or not call.alive():
             call.proceed()
             return
@@ -73,14 +76,11 @@ class PlaceHandler:
         call.answer(code)
 
     @staticmethod
-    def _device_number(call: Call, tree: int) -> int:
-        """Of what is moved by a descriptor; -1 where the kernel is to say what it is."""
+    def _device_number(call: Call, tree: int) -> int | None:
+        """Of what is moved by a descriptor; None where the kernel is to say what it is."""
         flags = call.args[4] & 0xFFFFFFFF
         if flags | MOVE_MOUNT_T_SYMLINKS != MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS:
-            return -1
+            return None
         if call.process.read_string(call.args[1], PAGE):
-            return -1
-        try:
-            return syscalls.statx_dev(-1, call.process.path(f"fd/{tree}"))
-        except FileNotFoundError:
-            return -1
+            return None
+        return call.process.descriptor_device(tree)

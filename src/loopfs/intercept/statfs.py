@@ -11,6 +11,7 @@ from loopfs.engines.mounts import Mounts
 from loopfs.intercept.lookup import peek, resolved
 from loopfs.intercept.mount import PAGE
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.text import to_str
 from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
 from loopfs.uapi.stat import STATFS
 
@@ -36,7 +37,7 @@ class StatfsHandler:
             self._fstatfs(call)
 
     def _statfs(self, call: Call) -> None:
-        path = os.fsdecode(call.process.read_string(call.args[0], PAGE))
+        path = to_str(call.process.read_string(call.args[0], PAGE))
         call.note(path=path)
         try:
             place = peek(call.process, path)
@@ -55,11 +56,8 @@ class StatfsHandler:
 
     def _fstatfs(self, call: Call) -> None:
         fd = call.args[0] & 0xFFFFFFFF
-        try:
-            number = syscalls.statx_dev(-1, call.process.path(f"fd/{fd}"))
-        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
-            number = -1
-        if self._find(number) is None:
+        number = call.process.descriptor_device(fd)
+        if number is None or self._find(number) is None:
             call.proceed()
         else:
             may_wait()

@@ -11,7 +11,6 @@ import fcntl
 import os
 import stat
 
-from loopfs import syscalls
 from loopfs.engines.mounts import Engine, Mounts
 from loopfs.intercept.notify import Call, may_wait
 
@@ -36,10 +35,7 @@ class SyncHandler:
 
     def _sync_one(self, call: Call, engines: list[Engine]) -> None:
         fd = call.args[0] & 0xFFFFFFFF
-        try:
-            number = syscalls.statx_dev(-1, call.process.path(f"fd/{fd}"))
-        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
-            number = -1
+        number = call.process.descriptor_device(fd)
         engine = next((each for each in engines if each.device == number), None)
         if engine is None:
             call.proceed()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.text import to_str
 from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
 
 
@@ -29,7 +28,7 @@ class UmountHandler:
 
     def _umount(self, call: Call, flags: int) -> None:
         process = call.process
-        target = os.fsdecode(process.read_string(call.args[0], PAGE))
+        target = to_str(process.read_string(call.args[0], PAGE))
         call.note(target=target)
         devices = self._mounts.device_numbers()
         if certainly_elsewhere(process, target, devices.__contains__) or not may_mount(process):

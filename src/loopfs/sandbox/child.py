@@ -13,6 +13,7 @@ from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError
 from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
+from loopfs.text import to_bytes
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
@@ -32,7 +33,7 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
     try:
         pid = _make_sandbox(channel, argv, mask, bare)
     except LoopfsError as problem:
-        channel.send(messages.FAILED + f"{problem.code}:{problem.strerror}".encode())
+        channel.send(messages.FAILED + to_bytes(f"{problem.code}:{problem.strerror}"))
         return 1
     channel.close()
     return messages.exit_status(os.waitpid(pid, 0)[1])

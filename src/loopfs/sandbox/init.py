@@ -10,6 +10,7 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.lean import NoReturn, Sequence, signal
 from loopfs.sandbox import landlock, messages, proc
+from loopfs.text import shown, to_str
 from loopfs.uapi import mount as uapi
 
 CANNOT_RUN = 125
@@ -77,7 +78,7 @@ def _unmount_all() -> None:
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = [line.split() for line in file]
     for fields in reversed(mounts):
-        place = os.fsdecode(fields[4].decode("unicode_escape").encode("latin-1"))
+        place = to_str(fields[4].decode("unicode_escape").encode("latin-1"))
         try:
             syscalls.umount2(place, uapi.MNT_DETACH)
         except OSError as problem:
@@ -116,10 +117,10 @@ def _execute(
     try:
         _exec(argv, environment)
     except (FileNotFoundError, NotADirectoryError):
-        print(f"loopfs: {argv[0]}: command not found", file=sys.stderr)
+        print(f"loopfs: {shown(argv[0])}: command not found", file=sys.stderr)
         return NOT_FOUND
     except OSError as problem:
-        print(f"loopfs: {argv[0]}: {problem.strerror}", file=sys.stderr)
+        print(f"loopfs: {shown(argv[0])}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
 
 

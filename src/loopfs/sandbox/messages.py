@@ -6,6 +6,7 @@ import os
 
 from loopfs.channel import Channel, Message
 from loopfs.errors import SetupError
+from loopfs.text import to_str
 
 OK = b"ok"
 
@@ -29,7 +30,7 @@ def expect(channel: Channel, what: bytes) -> Message:
     """
     message = channel.receive()
     if message.data.startswith(FAILED):
-        code, _, sentence = message.data[len(FAILED) :].decode().partition(":")
+        code, _, sentence = to_str(message.data[len(FAILED) :]).partition(":")
         raise SetupError(int(code), sentence)
     if not message.data.startswith(what):
         raise SetupError(0, "the sandbox ended while it was being made")

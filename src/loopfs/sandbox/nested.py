@@ -14,8 +14,8 @@ def is_nested() -> bool:
     It is asked only if there is a seccomp filter, for the kernel looks for a module when a type
     is unknown. The caller needs CAP_SYS_ADMIN over its mount namespace.
     """
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as status:
-        if any(line.split() == ["Seccomp:", "0"] for line in status):
+    with open("/proc/self/status", "rb") as status:
+        if any(line.split() == [b"Seccomp:", b"0"] for line in status):
             return False
     try:
         os.close(syscalls.fsopen("loop"))

@@ -46,7 +46,8 @@ class FatFile(NamedTuple):
         for entry in self.entry.iterdir():
             name = _name(entry)
             if name not in (".", "..") and not entry.is_volume_id():
-                yield name.encode(), FatFile(entry, self.owner, f"{self.path}/{name}")
+                file = FatFile(entry, self.owner, f"{self.path}/{name}")
+                yield name.encode("utf-8", "surrogatepass"), file
 
     def target(self) -> bytes:
         raise NotImplementedError

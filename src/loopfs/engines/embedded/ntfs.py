@@ -44,7 +44,9 @@ class NtfsFile(NamedTuple):
         for entry in self.record.iterdir(ignore_dos=True):
             record = entry.dereference()
             if record.segment >= FIRST_USER:
-                yield entry.attribute.file_name.encode(), NtfsFile(record, self.owner)
+                # A name need not be UTF-16 but for its units (as ntfs-3g has it).
+                name = entry.attribute.file_name.encode("utf-8", "surrogatepass")
+                yield name, NtfsFile(record, self.owner)
 
     def target(self) -> bytes:
         raise NotImplementedError
