@@ -108,6 +108,12 @@ class Helper:
         if code:
             raise OSError(code, os.strerror(code))
 
+    def write_pages(self) -> None:
+        """sync(2), in a process that may wait for whatever stops a filesystem."""
+        channel = self.begin("write_pages", (), ())
+        channel.receive()
+        channel.close()
+
     def _ask(self, job: str, pid: int, fd: int, *arguments: int) -> tuple[Any, ...]:
         """The answer of a job that looks at one file as a process of ``pid``'s namespaces."""
         pidfd = Process(pid).pidfd()

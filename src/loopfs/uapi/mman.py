@@ -1,0 +1,3 @@
+"""include/uapi/asm-generic/mman-common.h."""
+
+MS_SYNC = 4
