@@ -1,15 +1,14 @@
-"""What of msync(2) and io_submit(2) concerns us, as it is in a caller's memory: this process."""
+"""The syncs of io_submit(2), as they are in a caller's memory: this process."""
 
 from __future__ import annotations
 
 import ctypes
 import mmap
 import os
-from pathlib import Path
 
 import pytest
 
-from loopfs.intercept.sync import iocbs, shared_readers
+from loopfs.intercept.sync import iocbs
 from loopfs.process import Process
 from loopfs.uapi.aio import IOCB, IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC
 
@@ -63,38 +62,3 @@ def test_iocbs_of_a_32_bit_program() -> None:
     low[PAGE : PAGE + 8] = start.to_bytes(4, "little") * 2
     assert iocbs(CALLER, 2, start + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)] * 2
     assert iocbs(CALLER, 2**32 | 1, start + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)]
-
-
-def test_what_is_mapped_shared_for_reading(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    path.write_bytes(bytes(2 * PAGE))
-    device = path.stat().st_dev
-    fd = os.open(path, os.O_RDWR)
-    start = map_file(fd, mmap.PROT_READ, mmap.MAP_SHARED)
-    assert device in shared_readers(CALLER, start, start + 1)
-    assert device in shared_readers(CALLER, start + PAGE, start + PAGE + 1)
-    assert device not in shared_readers(CALLER, start, start)
-    for protection, how in (
-        (mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED),
-        (mmap.PROT_READ, mmap.MAP_PRIVATE),
-    ):
-        other = map_file(fd, protection, how)
-        assert device not in shared_readers(CALLER, other, other + 2 * PAGE)
-        unmap(other)
-    unmap(start)
-    os.close(fd)
-
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-LIBC.mmap.restype = ctypes.c_void_p
-
-
-def map_file(fd: int, protection: int, how: int) -> int:
-    length = ctypes.c_size_t(2 * PAGE)
-    start = LIBC.mmap(None, length, protection, how, fd, ctypes.c_long(0))
-    assert start != ctypes.c_void_p(-1).value
-    return int(start)
-
-
-def unmap(start: int) -> None:
-    assert LIBC.munmap(ctypes.c_void_p(start), ctypes.c_size_t(2 * PAGE)) == 0

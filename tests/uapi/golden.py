@@ -35,7 +35,6 @@ NOT_IN_HEADERS = {
         "__NR_sync": 36,
         "__NR_umount2": 52,
         "__NR_fsync": 118,
-        "__NR_msync": 144,
         "__NR_io_submit": 246,
         "__NR_io_uring_setup": 425,
         "__NR_fdatasync": 148,

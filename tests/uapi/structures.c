@@ -79,7 +79,7 @@ NUMBER(__NR_statx); NUMBER(__NR_open_tree); NUMBER(__NR_move_mount);
 NUMBER(__NR_pidfd_getfd); NUMBER(__NR_mount_setattr); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
-NUMBER(__NR_msync); NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
+NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_futex);
@@ -101,7 +101,6 @@ NUMBER(__NR_open); NUMBER(__NR_creat);
 
 #include <asm/statfs.h>
 #include <stddef.h>
-#include <asm-generic/mman-common.h>
 #include <linux/aio_abi.h>
 #include <linux/audit.h>
 #include <linux/blkzoned.h>
@@ -162,7 +161,7 @@ STRUCT(iocb, struct iocb, {
 	.aio_reqprio = F(5), .aio_fildes = F(6), .aio_buf = F(7), .aio_nbytes = F(8),
 	.aio_offset = F(9), .aio_reserved2 = F(10), .aio_flags = F(11), .aio_resfd = F(12) });
 STRUCT(blkpg_partition, struct blkpg_partition, { .start = F(1), .length = F(2), .pno = F(3) });
-NUMBER(MS_SYNC); NUMBER(IOCB_CMD_FSYNC); NUMBER(IOCB_CMD_FDSYNC);
+NUMBER(IOCB_CMD_FSYNC); NUMBER(IOCB_CMD_FDSYNC);
 NUMBER(FALLOC_FL_KEEP_SIZE); NUMBER(FALLOC_FL_PUNCH_HOLE); NUMBER(FALLOC_FL_ZERO_RANGE);
 
 /* linux/fuse.h */

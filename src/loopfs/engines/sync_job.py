@@ -108,6 +108,7 @@ def _write_all(pid: int, fstype: str, call: str, root: int, own: int | None) -> 
     if call in ("syncfs", "sync"):
         attempt(syscalls.syncfs, root)  # which neither waits nor tells (FUSE of Linux 6.18)
         attempt(_drain, pid)
+        attempt(os.fsync, root)  # for which engines write their memory; not fuse2fs
     else:
         attempt(os.fsync if call == "fsync" else os.fdatasync, own)
     if fstype in fuse2fs.TYPES:

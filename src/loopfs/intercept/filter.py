@@ -11,7 +11,6 @@ import errno
 from loopfs import syscalls
 from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import seccomp as uapi
-from loopfs.uapi.mman import MS_SYNC
 from loopfs.uapi.mount import AT_EMPTY_PATH
 from loopfs.uapi.syscalls import Abi, abis
 
@@ -47,7 +46,6 @@ TRAPS = (
     Trap("fdatasync"),
     Trap("syncfs"),
     Trap("sync"),
-    Trap("msync", 2, MS_SYNC),
     Trap("io_submit"),
 )
 

@@ -127,7 +127,6 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "fdatasync": _FD,
     "syncfs": _FD,
     "sync": (),
-    "msync": (Argument("address", 0, hex), Argument("length", 1, int)),
     "io_submit": (Argument("nr", 1, int),),
     **dict.fromkeys(("fstat", "fstat64", "newfstatat", "fstatat64", "statx"), _FD),
 }

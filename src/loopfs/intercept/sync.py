@@ -1,4 +1,4 @@
-"""fsync(2), fdatasync(2), syncfs(2), sync(2), msync(2) and aio's of what an engine serves.
+"""fsync(2), fdatasync(2), syncfs(2), sync(2) and aio's of what an engine serves.
 
 An engine need not write what it has for a file that is open for reading only, for a directory, or
 for a whole filesystem, of which it is not even told. The kernel's syncfs(2) of a FUSE mount neither
@@ -18,7 +18,7 @@ from loopfs.process import Process
 from loopfs.uapi.aio import IOCB, IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC
 from loopfs.uapi.syscalls import abis
 
-SYNC_CALLS = ("fsync", "fdatasync", "syncfs", "sync", "msync", "io_submit")
+SYNC_CALLS = ("fsync", "fdatasync", "syncfs", "sync", "io_submit")
 
 _AIO = {IOCB_CMD_FSYNC: "fsync", IOCB_CMD_FDSYNC: "fdatasync"}
 _WORD = {abi.arch: abi.word for abi in abis()}
@@ -37,8 +37,6 @@ class SyncHandler:
             self._sync_all(call, engines)
         elif not engines:
             call.proceed()
-        elif call.name == "msync":
-            self._msync(call, engines)
         elif call.name == "io_submit":
             self._io_submit(call, engines)
         else:
@@ -83,19 +81,6 @@ class SyncHandler:
             engine.sync(self._mounts.helper, "sync", None, -1)
         call.proceed()
 
-    def _msync(self, call: Call, engines: list[Engine]) -> None:
-        """What is mapped for writing is open for writing, too."""
-        may_wait()
-        start, length, *_ = call.args
-        mapped = shared_readers(call.process, start, start + length)
-        for engine in engines:
-            if engine.device in mapped:
-                code = engine.sync(self._mounts.helper, "sync", None, -1)
-                if code not in (0, NOT_OURS):
-                    call.fail(code)
-                    return
-        call.proceed()
-
     def _io_submit(self, call: Call, engines: list[Engine]) -> None:
         """What of it are syncs is done before; the first that fails is the error of the call."""
         may_wait()  # for the caller's memory
@@ -125,21 +110,4 @@ def iocbs(process: Process, count: int, address: int, word: int) -> list[tuple[i
         except OSError:
             break
         found.append((fields[3], fields[5]))
-    return found
-
-
-def shared_readers(process: Process, start: int, end: int) -> set[int]:
-    """The device numbers of files that a process has mapped shared and not for writing, at some of
-    the addresses from ``start`` to ``end``."""
-    found = set()
-    try:
-        with open(process.path("maps"), "rb") as maps:
-            for line in maps:
-                addresses, mode, _, device, *_ = line.split(maxsplit=5)
-                first, last = (int(address, 16) for address in addresses.split(b"-"))
-                if first < end and last > start and mode[1:2] != b"w" and mode[3:4] == b"s":
-                    major, minor = (int(number, 16) for number in device.split(b":"))
-                    found.add(os.makedev(major, minor))
-    except (FileNotFoundError, PermissionError, ProcessLookupError):
-        return set()  # who may not be looked at
     return found

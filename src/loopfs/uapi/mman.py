@@ -1,3 +1,0 @@
-"""include/uapi/asm-generic/mman-common.h."""
-
-MS_SYNC = 4
