@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loopfs.engines import fuse2fs_flush
+from loopfs.engines import fuse2fs_flush, sync_job
 from loopfs.engines.sync_job import is_idle
 
 Started = Callable[[str], int]
@@ -57,6 +57,18 @@ def test_who_works_or_waits_for_something_else_is_not(process: Started, work: st
     pid = process(f"threading.Thread(target=lambda: {work}, daemon=True).start(); {LOCKED}")
     assert becomes(pid, idle=False)
     assert not any(is_idle(pid) for _ in range(100))
+
+
+def test_what_is_never_idle_is_not_waited_for_for_ever(
+    process: Started, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid = process(
+        f"threading.Thread(target=lambda: time.sleep(100), daemon=True).start(); {LOCKED}"
+    )
+    monkeypatch.setattr(sync_job, "DRAINED_WITHIN", 0.1)
+    start = time.monotonic()
+    sync_job._drain(pid)
+    assert time.monotonic() - start >= 0.1
 
 
 # --- fuse2fs -------------------------------------------------------------------------

@@ -86,13 +86,17 @@ class Engine:
         Args:
             call: fsync, fdatasync or syncfs of a descriptor of ``process``, or sync.
         Returns:
-            What the call returns: 0 or an errno; NOT_OURS when the engine has ended.
+            What the call returns: 0 or an errno, EIO when the helper is gone; NOT_OURS when the
+            engine has ended.
         """
         assert self.served is not None
+        what = (self.pid, self.served.fstype, self.device, call, fd)
         fds = (self.pidfd,) if process is None else (self.pidfd, process.pidfd())
         with self.syncing:
             try:
-                channel = helper.begin("sync", (self.pid, self.served.fstype, call, fd), fds)
+                channel = helper.begin("sync", what, fds)
+            except BrokenPipeError:
+                return errno.EIO
             finally:
                 close_all(list(fds[1:]))
             code, _ = result(channel.receive())

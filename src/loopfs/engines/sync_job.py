@@ -29,20 +29,36 @@ _HIGH = 100  # no descriptor of a job's reaches that
 _NATIVE = abis()[0].numbers
 
 
-def _sync(channel: Channel, fds: list[int], pid: int, fstype: str, call: str, number: int) -> None:
+def _sync(
+    channel: Channel,
+    fds: list[int],
+    pid: int,
+    fstype: str,
+    device: int,
+    call: str,
+    number: int,
+) -> None:
     """fsync(2), fdatasync(2), syncfs(2) of a caller's descriptor ``number``, or sync(2) of a mount.
 
-    Answers with what the call returns; NOT_OURS when the engine has ended.
+    Answers with what the call returns; NOT_OURS when the engine has ended, or the descriptor is
+    another's meanwhile or cannot be had.
 
     Args:
         fds: a pidfd of the engine; one of the caller, but for sync(2).
         pid: the engine's.
-        fstype: what it serves.
+        fstype, device: type and device number (st_dev) of what it serves.
     """
     server, *caller = fds
     # Above the engine's connection, which a process that is killed thus closes first: the engine
     # may have been killed too, and then nobody answers what closing a file asks.
-    own = _above(syscalls.pidfd_getfd(caller[0], number)) if caller else None
+    try:
+        own = _above(syscalls.pidfd_getfd(caller[0], number)) if caller else None
+    except PermissionError:
+        answer(channel, NOT_OURS)
+        return
+    if own is not None and syscalls.statx_dev(own) != device:
+        answer(channel, NOT_OURS)
+        return
     enter_user(server)
     syscalls.unshare(CLONE_NEWNS)
     root = _root(pid, fstype)

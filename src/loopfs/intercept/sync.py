@@ -9,6 +9,7 @@ asked to sync it, and does; where it could not store something before, it is not
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.engines.helper import NOT_OURS
@@ -70,11 +71,15 @@ class SyncHandler:
         return engine.sync(self._mounts.helper, name, process, fd)
 
     def _sync_all(self, call: Call, engines: list[Engine]) -> None:
-        """The last that was mounted first: its image may lie on one that was before."""
+        """The last that was mounted first: its image may lie on one that was before.
+
+        The call has no error to tell.
+        """
         instances = self._mounts.instances
         if instances.written_to():
             may_wait()
-            self._mounts.helper.write_pages()
+            with suppress(BrokenPipeError):  # the helper is gone
+                self._mounts.helper.write_pages()
             instances.drain()
         for engine in reversed(engines):
             may_wait()
