@@ -270,6 +270,11 @@ def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     _check(_libc.fallocate64(ctypes.c_int(fd), ctypes.c_int(mode), *sizes))
 
 
+def syncfs(fd: int) -> None:
+    """syncfs(2) of the filesystem that an open file lies on."""
+    _check(_libc.syncfs(ctypes.c_int(fd)))
+
+
 class DescriptorInfo(NamedTuple):
     """/proc/PID/fdinfo/FD: O_* flags, mount id, inode number."""
 

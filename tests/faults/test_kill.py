@@ -57,6 +57,19 @@ def test_without_its_helper_a_sandbox_goes_on(
     assert output.splitlines()[-2:] == ["1", "ext4"], complaint
 
 
+def test_syncs_without_a_helper(started: Start) -> None:
+    """A file that is open for writing needs none, and sync(2) has no error to tell."""
+    process = started("""
+        truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+        echo text >mnt/file; echo ready; read line
+        sync mnt 2>&1 | grep -c 'Input/output'; dd if=/dev/zero of=mnt/file conv=fsync count=1 2>&-
+        sync; echo $?; umount mnt 2>&-; echo end
+    """)
+    os.kill(parts_of(process.pid).helper, signal.SIGKILL)
+    output, complaint = process.communicate("\n", timeout=PATIENCE)
+    assert output.splitlines() == ["1", "0", "end"], complaint
+
+
 def test_jobs_that_are_killed(started: Start) -> None:
     """No engine stays that nobody knows of: it would keep the device."""
     process = started("""
@@ -94,6 +107,41 @@ def test_an_engine_that_hangs_goes_with_a_killed_supervisor(started: Start) -> N
     process = started(STOPPED)
     (engine,) = parts_of(process.pid).engines
     os.kill(engine, signal.SIGSTOP)
+    process.kill()
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_who_syncs_what_an_engine_serves_that_hangs_can_be_killed(started: Start) -> None:
+    process = started("""
+        truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+        echo ready; read line; timeout -s KILL 1 sync mnt; timeout -s KILL 1 sync -f mnt
+        timeout -s KILL 1 sync; echo $?; losetup -f >/dev/null && echo goes on
+        read line; umount mnt; losetup -a
+    """)
+    (engine,) = parts_of(process.pid).engines
+    os.kill(engine, signal.SIGSTOP)
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["137\n", "goes on\n"]
+    os.kill(engine, signal.SIGCONT)
+    process.communicate("\n", timeout=PATIENCE)
+    assert process.returncode == 0
+
+
+def test_a_sync_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None:
+    """Its job has files of the mount open, whose closing waits for the engine."""
+    process = started(STOPPED + "sync mnt & sync -f mnt & sync & wait")
+    parts = parts_of(process.pid)
+    (engine,) = parts.engines
+    os.kill(engine, signal.SIGSTOP)
+    before = len(children_of(parts.helper))
+    assert process.stdin is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    wait_until(lambda: len(children_of(parts.helper)) > before, "a job begins")
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL

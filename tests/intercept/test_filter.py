@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from loopfs.intercept.filter import TRAPS, Trap, program
+from loopfs.intercept.filter import REFUSED, TRAPS, Trap, program
 from loopfs.intercept.notify import FSTAT_CALLS, NAMES
 from loopfs.uapi.mount import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
-from loopfs.uapi.seccomp import SECCOMP_RET_ALLOW, SECCOMP_RET_USER_NOTIF
+from loopfs.uapi.seccomp import SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF
 from loopfs.uapi.syscalls import AARCH64, ARM, I386, MACHINES, X86_64, Abi, abis
 from tests.intercept import bpf
 
-PROGRAMS = {machine: program(TRAPS, tables) for machine, tables in MACHINES.items()}
+PROGRAMS = {machine: program(TRAPS, tables, REFUSED) for machine, tables in MACHINES.items()}
 ABIS = {abi.arch: machine for machine, tables in MACHINES.items() for abi in tables}
 CASES = [
     pytest.param(machine, abi, trap, id=f"{machine}-{abi.word * 8}-{trap.syscall}")
@@ -61,6 +63,13 @@ def test_not_trapped_without_the_flag(machine: str, abi: Abi, trap: Trap) -> Non
         assert bpf.run(PROGRAMS[machine], number, abi.arch, *args) == SECCOMP_RET_USER_NOTIF
 
 
+@pytest.mark.parametrize("machine", PROGRAMS)
+def test_io_uring_is_not_there(machine: str) -> None:
+    for abi in MACHINES[machine]:
+        verdict = bpf.run(PROGRAMS[machine], 425, abi.arch, 4, 0x1000)
+        assert verdict == SECCOMP_RET_ERRNO | errno.ENOSYS
+
+
 NUMBERS = st.one_of(st.integers(-1, 600), st.integers(-(2**31), 2**31 - 1))
 ARCHES = st.one_of(st.sampled_from(sorted(ABIS)), st.integers(0, 2**32 - 1))
 ARGS = st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6)
@@ -69,6 +78,7 @@ ARGS = st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6)
 @pytest.mark.parametrize("machine", PROGRAMS)
 @settings(deadline=None)
 @given(number=NUMBERS, arch=ARCHES, args=ARGS)
+@example(number=I386.numbers["io_uring_setup"], arch=I386.arch, args=[0] * 6)
 @example(number=X32_BIT | 5, arch=X86_64.arch, args=[0] * 6)
 @example(number=X86_64.numbers["mount"], arch=I386.arch, args=[0] * 6)
 def test_everything_else_is_let_through(
@@ -80,6 +90,9 @@ def test_everything_else_is_let_through(
             if arch == abi.arch and abi.numbers.get(trap.syscall) == number:
                 on = trap.argument is None or args[trap.argument] & trap.mask
                 expected = SECCOMP_RET_USER_NOTIF if on else SECCOMP_RET_ALLOW
+        for syscall, error in REFUSED.items():
+            if arch == abi.arch and abi.numbers[syscall] == number:
+                expected = SECCOMP_RET_ERRNO | error
     assert bpf.run(PROGRAMS[machine], number, arch, *args) == expected
 
 

@@ -35,6 +35,8 @@ NOT_IN_HEADERS = {
         "__NR_sync": 36,
         "__NR_umount2": 52,
         "__NR_fsync": 118,
+        "__NR_io_submit": 246,
+        "__NR_io_uring_setup": 425,
         "__NR_fdatasync": 148,
         "__NR_fstat64": 197,
         "__NR_openat": 322,

@@ -80,8 +80,10 @@ NUMBER(__NR_pidfd_getfd); NUMBER(__NR_mount_setattr); NUMBER(__NR_landlock_creat
 NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
+NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
+NUMBER(__NR_read); NUMBER(__NR_futex);
 #ifdef GENERIC
 #define __NR_newfstatat __NR3264_fstatat
 #define __NR_statfs __NR3264_statfs
@@ -100,6 +102,7 @@ NUMBER(__NR_open); NUMBER(__NR_creat);
 
 #include <asm/statfs.h>
 #include <stddef.h>
+#include <linux/aio_abi.h>
 #include <linux/audit.h>
 #include <linux/blkzoned.h>
 #include <linux/capability.h>
@@ -155,7 +158,12 @@ NUMBER(BLKOPENZONE); NUMBER(BLKCLOSEZONE); NUMBER(BLKFINISHZONE);
 NUMBER(BLKTRACESTART); NUMBER(BLKTRACESTOP); NUMBER(BLKTRACETEARDOWN);
 NUMBER(IOC_PR_REGISTER); NUMBER(IOC_PR_RESERVE); NUMBER(IOC_PR_RELEASE);
 NUMBER(IOC_PR_PREEMPT); NUMBER(IOC_PR_PREEMPT_ABORT); NUMBER(IOC_PR_CLEAR);
+STRUCT(iocb, struct iocb, {
+	.aio_data = F(1), .aio_key = F(2), .aio_rw_flags = F(3), .aio_lio_opcode = F(4),
+	.aio_reqprio = F(5), .aio_fildes = F(6), .aio_buf = F(7), .aio_nbytes = F(8),
+	.aio_offset = F(9), .aio_reserved2 = F(10), .aio_flags = F(11), .aio_resfd = F(12) });
 STRUCT(blkpg_partition, struct blkpg_partition, { .start = F(1), .length = F(2), .pno = F(3) });
+NUMBER(IOCB_CMD_FSYNC); NUMBER(IOCB_CMD_FDSYNC);
 NUMBER(FALLOC_FL_KEEP_SIZE); NUMBER(FALLOC_FL_PUNCH_HOLE); NUMBER(FALLOC_FL_ZERO_RANGE);
 
 /* linux/fuse.h */
@@ -307,7 +315,7 @@ STRUCT(sock_filter, struct sock_filter, { .code = F(1), .jt = F(2), .jf = F(3), 
 NUMBER(SECCOMP_ADDFD_FLAG_SETFD); NUMBER(SECCOMP_ADDFD_FLAG_SEND);
  NUMBER(SECCOMP_SET_MODE_FILTER); NUMBER(SECCOMP_GET_ACTION_AVAIL);
 NUMBER(SECCOMP_GET_NOTIF_SIZES); NUMBER(SECCOMP_FILTER_FLAG_NEW_LISTENER);
-NUMBER(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV); NUMBER(SECCOMP_RET_USER_NOTIF);
+NUMBER(SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV); NUMBER(SECCOMP_RET_USER_NOTIF); NUMBER(SECCOMP_RET_ERRNO);
 NUMBER(SECCOMP_RET_ALLOW); NUMBER(SECCOMP_USER_NOTIF_FLAG_CONTINUE);
 NUMBER(SECCOMP_IOCTL_NOTIF_RECV); NUMBER(SECCOMP_IOCTL_NOTIF_SEND);
 NUMBER(SECCOMP_IOCTL_NOTIF_ID_VALID); NUMBER(SECCOMP_IOCTL_NOTIF_ADDFD);

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loopfs.uapi import block, fuse, loop, mount, seccomp
+from loopfs.uapi import aio, block, fuse, loop, mount, seccomp
 from loopfs.uapi import stat as uapi_stat
 from loopfs.uapi.fuse import Attr, encode_dev, pack_dirent
 from loopfs.uapi.loop import LoopConfig, LoopInfo64
@@ -59,6 +59,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "fuse_notify_inval_inode_out": (fuse.NOTIFY_INVAL_INODE_OUT,),
     "fuse_notify_inval_entry_out": (fuse.NOTIFY_INVAL_ENTRY_OUT,),
     "fuse_notify_store_out": (fuse.NOTIFY_STORE_OUT,),
+    "iocb": (aio.IOCB,),
     "mount_attr": (mount.MOUNT_ATTR,),
     "seccomp_notif": (seccomp.NOTIF,),
     "seccomp_notif_resp": (seccomp.NOTIF_RESP,),

@@ -48,6 +48,11 @@ class Statistics:
         if self._whole is not None:
             self._whole.end(kind, length, nanoseconds)
 
+    @property
+    def writing(self) -> bool:
+        """Some write is not answered yet."""
+        return self._begun[WRITE] > 0
+
     def inflight(self) -> str:
         """The attribute ``inflight``: reads and writes that are not answered yet."""
         return f"{self._begun[READ]:8d} {self._begun[WRITE]:8d}"

@@ -115,6 +115,12 @@ class Helper:
         if code:
             raise OSError(code, os.strerror(code))
 
+    def write_pages(self) -> None:
+        """sync(2), in a process that may wait for whatever stops a filesystem."""
+        channel = self.begin("write_pages", (), ())
+        channel.receive()
+        channel.close()
+
     def _ask(self, job: str, fd: int, *arguments: int) -> tuple[Any, ...]:
         """The answer of a job that looks at one file in our user namespace, the sandbox's."""
         userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)

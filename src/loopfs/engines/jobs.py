@@ -50,6 +50,10 @@ def find(name: str) -> Job:
 
     if name in instance_jobs.JOBS:
         return instance_jobs.JOBS[name]
+    from loopfs.engines import sync_job
+
+    if name in sync_job.JOBS:
+        return sync_job.JOBS[name]
     from loopfs.engines import kernel
 
     return kernel.JOBS[name]

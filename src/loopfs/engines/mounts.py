@@ -14,7 +14,7 @@ from time import monotonic
 from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served, Wanted
-from loopfs.engines.helper import Helper
+from loopfs.engines.helper import Helper, result
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -25,6 +25,7 @@ from loopfs.text import shown, to_str
 
 if TYPE_CHECKING:
     from loopfs.intercept.notify import Call
+    from loopfs.process import Process
 
 PATIENCE = 5.0  # seconds that engines may write without a word of it
 
@@ -50,6 +51,7 @@ class Engine:
         self.pid = syscalls.pidfd_pid(pidfd)
         self.served = served
         self._source = source
+        self.syncing = threading.Lock()  # held while a job has a mount of what it serves
 
     def __del__(self) -> None:
         os.close(self.pidfd)  # not before: another thread may wait for it
@@ -73,10 +75,38 @@ class Engine:
         except FileNotFoundError:  # it has just ended
             return f"process {self.pid}"
 
-    def sync(self) -> None:
-        """Have in the image, synced, all that it has written. Raises OSError."""
-        if self._source is not None:
-            self._source.sync()
+    @property
+    def writes(self) -> bool:
+        """Its filesystem can be written."""
+        return self.served is not None and not self.served.read_only
+
+    @property
+    def error(self) -> int:
+        """The errno of every sync, once something that it had written could not be stored; or 0."""
+        return self._source.error if self._source is not None else 0
+
+    def sync(self, helper: Helper, call: str, process: Process | None, fd: int) -> int:
+        """Have in the image, synced, what programs have written to its filesystem.
+
+        Args:
+            call: fsync, fdatasync or syncfs of a descriptor of ``process``, or sync.
+        Returns:
+            What the call returns: 0 or an errno, EIO when the helper is gone; NOT_OURS when the
+            engine has ended.
+        """
+        assert self.served is not None
+        what = (self.pid, self.served.fstype, self.device, call, fd)
+        fds = (self.pidfd,) if process is None else (self.pidfd, process.pidfd())
+        with self.syncing:
+            try:
+                channel = helper.begin("sync", what, fds)
+            except BrokenPipeError:
+                return errno.EIO
+            finally:
+                close_all(list(fds[1:]))
+            code, _ = result(channel.receive())
+            channel.close()
+        return self.error or code
 
     def disconnected(self) -> bool:
         """The last mount of its filesystem is gone, so it is about to end."""
@@ -142,6 +172,10 @@ class Mounts:
             for engine in [e for e in self._engines if e.ended()]:
                 self._engines.remove(engine)
             return list(self._engines)
+
+    def writing(self) -> list[Engine]:
+        """The engines whose filesystems can be written, in the order in which they were mounted."""
+        return [engine for engine in self.alive() if engine.writes]
 
     def device_numbers(self) -> tuple[int, ...]:
         """Of all that we serve in the sandbox: instances, and filesystems on their devices."""
@@ -209,8 +243,11 @@ class Mounts:
     def settled(self, device: int) -> None:
         """Return once the engine of ``device`` has written everything, if it is to end."""
         for engine in self.alive():
-            if engine.device == device and engine.disconnected():
-                engine.ended(None)
+            if engine.device == device:
+                with engine.syncing:
+                    last = engine.disconnected()
+                if last:
+                    engine.ended(None)
 
     def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
         """Return once the engines have written everything and ended.

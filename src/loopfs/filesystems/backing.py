@@ -117,6 +117,7 @@ class BackingFile:
         self._on_tmpfs = filesystem == TMPFS_MAGIC
         # A mapping for each thread that reads: another thread would replace it under this one.
         self._views = threading.local()
+        self.failure: OSError | None = None  # of the last sync that has failed
         st = self._stat()
         if node is None:
             self.identity = FileIdentity(st.dev, st.ino, st.rdev)
@@ -256,11 +257,13 @@ class BackingFile:
             offset += count
 
     def sync(self, datasync: bool) -> None:
+        """fsync(2), fdatasync(2). Raises OSError as a disk would."""
         file = self._open()
         try:
             (os.fdatasync if datasync else os.fsync)(file.fd)
         except OSError as problem:
-            raise _block_error(problem) from None
+            self.failure = _block_error(problem)
+            raise self.failure from None
 
     def fallocate(self, mode: int, offset: int, length: int) -> None:
         try:

@@ -120,11 +120,50 @@ def sync(device: BlockDevice, datasync: bool) -> None:
     """fsync(2), fdatasync(2). Raises OSError EIO where there is no file any more."""
     if not device.disk.write_cache:
         return
-    window = device.disk.window
-    if window is None or not isinstance(window.backing, BackingFile):
+    backing = _backing_of(device)
+    if backing is None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
     with _Counted(device, FLUSH, 0):
-        window.backing.sync(datasync)
+        backing.sync(datasync)
+
+
+def _backing_of(device: BlockDevice) -> BackingFile | None:
+    window = device.disk.window
+    backing = window.backing if window is not None else None
+    return backing if isinstance(backing, BackingFile) else None
+
+
+class SyncErrors:
+    """What one open file description of a device has been told of failed syncs of the file below.
+
+    The kernel tells each description of a file once, and for all of a device there is but one of
+    its file: so each of them is told here (lib/errseq.c).
+    """
+
+    __slots__ = ("_backing", "_device", "_told")
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._device = device
+        self._backing = _backing_of(device)
+        self._told = self._backing.failure if self._backing else None
+
+    def sync(self, datasync: bool) -> None:
+        """As :func:`sync`; raises what another's sync has met since, too."""
+        try:
+            sync(self._device, datasync)
+        finally:
+            untold = self._untold()
+        if untold is not None:
+            raise OSError(untold.errno, os.strerror(untold.errno or errno.EIO))
+
+    def _untold(self) -> OSError | None:
+        backing = _backing_of(self._device)
+        if backing is not self._backing:  # bound since
+            self._backing, self._told = backing, None
+        failure = backing.failure if backing else None
+        untold = None if failure is self._told else failure
+        self._told = failure
+        return untold
 
 
 def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:

@@ -26,6 +26,20 @@ _FILE_ID = 2
 _FOREVER = 3600  # seconds
 
 
+class _Watched(Request):
+    """A request whose failure is the device's."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self, request: Request, of: EngineDevice) -> None:
+        super().__init__(request.connection, request.unique, request.nodeid, request.pid)
+        self._of = of
+
+    def fail(self, code: int) -> None:
+        self._of.failed(code)
+        super().fail(code)
+
+
 class EngineDevice(Operations):
     """A directory with the file.
 
@@ -42,7 +56,8 @@ class EngineDevice(Operations):
         self._device: BlockDevice = node.device
         self._use = use
         self._buffer = memoryview(bytearray(MAX_WRITE))
-        self._session: Session | None = None
+        self._errors = blockdev.SyncErrors(node.device)
+        self.error = 0  # the errno of every sync
         self.gone = threading.Event()  # and nothing of it is open any more
 
     def serve_in_thread(self, connection: Connection) -> None:
@@ -53,19 +68,14 @@ class EngineDevice(Operations):
         """
         start("engine", self._serve, connection)
 
-    def sync(self) -> None:
-        """Have in the image, synced, all that the engine has written, whether it syncs or not.
-
-        It waits for the thread that serves. Raises OSError.
-        """
-        if self._session is not None:
-            self._session.invalidate(_FILE_ID)  # for which the kernel writes pages, and drops them
-            blockdev.sync(self._device, datasync=False)
+    def failed(self, code: int) -> None:
+        """Something that the engine had written is not in the image, and never will be: from now
+        on every sync says so, as of a kernel's filesystem whose journal was aborted."""
+        self.error = self.error or code
 
     def _serve(self, connection: Connection) -> None:
-        self._session = Session(connection, self, writeback=True)
         try:
-            self._session.serve()
+            Session(connection, self, writeback=True).serve()
         finally:
             try:
                 self._let_go(connection)
@@ -114,6 +124,13 @@ class EngineDevice(Operations):
         self, request: Request, handle: int, offset: int, data: memoryview, flags: int
     ) -> int | None:
         """What lies outside of the use is another's, and in the same page only by chance."""
+        try:
+            return self._write(_Watched(request, self), offset, data)
+        except OSError as problem:
+            self.failed(problem.errno or errno.EIO)
+            raise
+
+    def _write(self, request: Request, offset: int, data: memoryview) -> int | None:
         if self._use is None or self._device.read_only:
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         start = self._use.start - self._device.start
@@ -124,13 +141,17 @@ class EngineDevice(Operations):
         return blockdev.write(self._device, request, offset + first, own, len(data))
 
     def fsync(self, request: Request, handle: int, datasync: bool) -> None:
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        watched = _Watched(request, self)
+
         def sync() -> None:
-            blockdev.sync(self._device, datasync)
+            self._errors.sync(datasync)
             # Who has the device open sees what a sync has brought, at the latest.
             self._instance.drop_pages(self._device)
-            request.reply()
+            watched.reply()
 
-        spawn(blockdev.answering(request, sync))
+        spawn(blockdev.answering(watched, sync))
 
     def fallocate(self, request: Request, handle: int, mode: int, offset: int, length: int) -> None:
         def fallocate() -> None:

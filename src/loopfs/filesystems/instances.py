@@ -183,6 +183,22 @@ class Instances:
                     return
                 time.sleep(SOON / 100)
 
+    def written_to(self) -> bool:
+        """Some device is open for writing, and so may have pages that are not in its file."""
+        return any(
+            file.opener is not None and file.opener.write
+            for filesystem in self._filesystems.values()
+            for file in filesystem.open_files.copy().values()
+            if file.connection == filesystem.session.fd  # and not an engine
+        )
+
+    def drain(self) -> None:
+        """Return once what the kernel had queued has been written, or after a while."""
+        deadline = time.monotonic() + PATIENCE
+        for filesystem in self._filesystems.values():
+            while _writing(filesystem) and time.monotonic() < deadline:
+                time.sleep(SOON / 100)
+
     @property
     def all_see_all(self) -> bool:
         """There are only devices of the user namespace that is around all others: ours."""
@@ -232,6 +248,12 @@ class Instances:
         for filesystem in self._filesystems.values():
             if _disconnected(filesystem):
                 filesystem.gone.wait(PATIENCE)
+
+
+def _writing(filesystem: LoopFilesystem) -> bool:
+    """Some write waits or is being answered."""
+    devices = filesystem.instance.devices.copy().values()
+    return not filesystem.session.idle() or any(each.statistics.writing for each in devices)
 
 
 def _disconnected(filesystem: LoopFilesystem) -> bool:

@@ -60,6 +60,7 @@ class OpenFile(NamedTuple):
     device: BlockDevice | None
     opener: Opener | None
     connection: int
+    errors: blockdev.SyncErrors | None = None
 
 
 class _Changes(NamedTuple):
@@ -141,11 +142,13 @@ class LoopFilesystem(Directory):
 
         def open_device() -> tuple[int, int]:
             # The kernel, too, drops a block device's cache with its last opener. And what is
-            # cached of a device that an engine writes can be old.
-            kept = FOPEN_KEEP_CACHE if device.openers and not device.disk.uses else 0
+            # cached of a device that an engine writes can be old, but on the engine's own mount.
+            current = request.connection != self.session.fd or not device.disk.uses
+            kept = FOPEN_KEEP_CACHE if device.openers and current else 0
             opener = device.open(write=write, exclusive=exclusive)
             handle = next(self._handles)
-            self.open_files[handle] = OpenFile(node, device, opener, request.connection)
+            errors = blockdev.SyncErrors(device)
+            self.open_files[handle] = OpenFile(node, device, opener, request.connection, errors)
             return handle, kept
 
         handle, kept = self.drive(open_device)
@@ -196,10 +199,12 @@ class LoopFilesystem(Directory):
         return blockdev.write(device, request, offset, data)
 
     def fsync(self, request: Request, handle: int, datasync: bool) -> None:
-        device = self._device(handle)
+        errors = self.open_files[handle].errors
+        if errors is None:  # the control node
+            raise _error(errno.EINVAL)
 
         def sync() -> None:
-            blockdev.sync(device, datasync)
+            errors.sync(datasync)
             request.reply()
 
         spawn(blockdev.answering(request, sync))

@@ -46,7 +46,11 @@ TRAPS = (
     Trap("fdatasync"),
     Trap("syncfs"),
     Trap("sync"),
+    Trap("io_submit"),
 )
+
+# What is refused, and the errno: a sync by io_uring would be seen by nobody.
+REFUSED = {"io_uring_setup": errno.ENOSYS}
 
 
 def install() -> int:
@@ -57,7 +61,7 @@ def install() -> int:
     Raises:
         OSError: EBUSY when a listener watches this process already.
     """
-    code = program(TRAPS, abis())
+    code = program(TRAPS, abis(), REFUSED)
     try:
         # From 5.19 on a call that is being answered is interrupted by death only.
         return syscalls.seccomp_listener(code, uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
@@ -67,21 +71,23 @@ def install() -> int:
         return syscalls.seccomp_listener(code, 0)
 
 
-def program(traps: Iterable[Trap], abis: Iterable[Abi]) -> bytes:
+def program(
+    traps: Iterable[Trap], abis: Iterable[Abi], refused: dict[str, int] | None = None
+) -> bytes:
     """The filter as struct sock_filter, one after the other.
 
     Calls of an ABI that is not in ``abis`` (x32 among them) are let through: they see
-    what there is without us.
+    what there is without us. ``refused`` are calls and the errnos with which they fail.
     """
     traps = tuple(traps)
     code = _load(uapi.DATA_ARCH)
     for abi in abis:
-        block = _abi_block(traps, abi)
+        block = _abi_block(traps, abi, refused or {})
         code += _jump(uapi.BPF_JMP_JEQ_K, abi.arch, 0, _length(block)) + block
     return code + _return(uapi.SECCOMP_RET_ALLOW)
 
 
-def _abi_block(traps: tuple[Trap, ...], abi: Abi) -> bytes:
+def _abi_block(traps: tuple[Trap, ...], abi: Abi, refused: dict[str, int]) -> bytes:
     code = _load(uapi.DATA_NR)
     for trap in traps:
         if trap.syscall not in abi.numbers:
@@ -96,6 +102,9 @@ def _abi_block(traps: tuple[Trap, ...], abi: Abi) -> bytes:
                 + _return(uapi.SECCOMP_RET_ALLOW)
             )
         code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
+    for syscall, error in refused.items():
+        action = _return(uapi.SECCOMP_RET_ERRNO | error)
+        code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[syscall], 0, _length(action)) + action
     return code + _return(uapi.SECCOMP_RET_ALLOW)
 
 

@@ -128,6 +128,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "fdatasync": _FD,
     "syncfs": _FD,
     "sync": (),
+    "io_submit": (Argument("nr", 1, int),),
     **dict.fromkeys(("fstat", "fstat64", "newfstatat", "fstatat64", "statx"), _FD),
 }
 

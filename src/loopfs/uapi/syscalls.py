@@ -24,6 +24,7 @@ class Abi(NamedTuple):
 # The same on every architecture since 5.0.
 _COMMON = {
     "open_tree": 428,
+    "io_uring_setup": 425,
     "move_mount": 429,
     "fsopen": 430,
     "fsconfig": 431,
@@ -41,6 +42,7 @@ X86_64 = Abi(
     8,
     _COMMON
     | {
+        "read": 0,
         "open": 2,
         "fstat": 5,
         "fsync": 74,
@@ -51,6 +53,8 @@ X86_64 = Abi(
         "sync": 162,
         "mount": 165,
         "umount2": 166,
+        "futex": 202,
+        "io_submit": 209,
         "openat": 257,
         "newfstatat": 262,
         "unshare": 272,
@@ -73,6 +77,7 @@ I386 = Abi(
         "umount2": 52,
         "fsync": 118,
         "fdatasync": 148,
+        "io_submit": 248,
         "openat": 295,
         "fstat64": 197,
         "fstatat64": 300,
@@ -85,17 +90,20 @@ AARCH64 = Abi(
     8,
     _COMMON
     | {
+        "io_submit": 2,
         "umount2": 39,
         "mount": 40,
         "statfs": 43,
         "fstatfs": 44,
         "openat": 56,
+        "read": 63,
         "newfstatat": 79,
         "fstat": 80,
         "sync": 81,
         "fsync": 82,
         "fdatasync": 83,
         "unshare": 97,
+        "futex": 98,
         "syncfs": 267,
         "setns": 268,
         "seccomp": 277,
@@ -115,6 +123,7 @@ ARM = Abi(
         "fsync": 118,
         "fdatasync": 148,
         "fstat64": 197,
+        "io_submit": 246,
         "openat": 322,
         "fstatat64": 327,
         "syncfs": 373,

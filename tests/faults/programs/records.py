@@ -1,13 +1,14 @@
-"""Numbered records that are fsync'ed, on a raw device and in a filesystem, until told to stop.
+"""Numbered records that are synced, on a raw device and in a filesystem, until told to stop.
 
 A line on standard output says what happens next or has happened: "raw synced 7" follows the
-fsync(2) of record 7. Two writers, which end when standard input does, are started again when
+sync of record 7. Two writers, which end when standard input does, are started again when
 something kills them. The filesystem is mounted and unmounted again and again; when its engine
 is gone, it is repaired and mounted anew.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import select
@@ -24,6 +25,8 @@ BLOCK = 4096  # bytes: a record of the raw device
 PLACES = {"entries": (512, 128), "slots": (1024, 8)}
 PER_MOUNT = 12  # records
 RAW, MOUNTED = 0, 1  # whose number it is
+
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 numbers = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")  # the writers' last, for their heirs
 
@@ -132,8 +135,25 @@ def write_file(number: int) -> None:
         report("ext4 writing", number)
         os.pwrite(fd, pattern(number, size), place_of(number, count) * size)
         report("ext4 written", number)
-        os.fsync(fd)
+        sync(number, fd, f"mnt/{name}")
         report("ext4 synced", number)
+
+
+def sync(number: int, fd: int, path: str) -> None:
+    """In turn: of the file as it is open, of a descriptor for reading, of the filesystem."""
+    way = number // 3 % 3
+    if way == 0:
+        os.fsync(fd)
+        return
+    reader = os.open(path, os.O_RDONLY)
+    try:
+        if way == 1:
+            os.fsync(reader)
+        elif LIBC.syncfs(reader):
+            raise OSError(ctypes.get_errno(), "syncfs")
+    finally:
+        with suppress(OSError):
+            os.close(reader)
 
 
 def fill(fd: int, size: int) -> None:
