@@ -94,7 +94,7 @@ class _Mount:
         read_only = self._read_only(engine)
         with visible():
             device = self.node.open(read_only)
-        self._write_back(device)
+        self._write_back()
         with visible():
             engine.check(device, self._fstype)
             used = (0, 0) if read_only else engine.extent(device)
@@ -124,16 +124,11 @@ class _Mount:
         answer(self._channel, 0, had, (server.pidfd,))
         self._move_to_caller(made, self._place)
 
-    def _write_back(self, device: int) -> None:
-        """Have in the image what has only been stored by mmap(2) yet. Raises OSError."""
-        try:
-            os.fsync(device)
-        except OSError as problem:
-            if problem.errno != errno.EBUSY:
-                raise
-            # Of stores that were refused while an engine had it: their owner's loss, not ours.
-            os.fsync(device)
-        # Nobody fails by what is stored through the disk's other nodes: its owner hears of it.
+    def _write_back(self) -> None:
+        """Have in the image what has only been stored by mmap(2) yet. Raises OSError.
+
+        fsync(2) would do, but also tell of stores that were refused while an engine had the device.
+        """
         answer(self._channel, WRITE_BACK, (self.node.instance, self.node.ino))
         self._await_reply()
 

@@ -15,6 +15,7 @@ from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.helper import Helper, result
+from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -218,11 +219,16 @@ class Mounts:
         Args:
             instance, ino: st_dev of the instance and the node's inode number.
         Raises:
-            OSError: ENXIO: the device is gone.
+            OSError: ENXIO: the device is gone; else what the image said.
         """
         filesystem, node = self._device(instance, ino)
         assert node.device is not None
+        backing = node.device.disk.backing
+        told = backing.unwritten if isinstance(backing, BackingFile) else None
         filesystem.drop_pages(node.device)
+        failure = backing.unwritten if isinstance(backing, BackingFile) else None
+        if failure is not None and failure is not told:
+            raise OSError(failure.errno, os.strerror(failure.errno or errno.EIO))
 
     def _device(self, instance: int, ino: int) -> tuple[LoopFilesystem, Node]:
         filesystem = self.instances.find(instance)

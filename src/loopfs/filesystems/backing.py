@@ -118,6 +118,7 @@ class BackingFile:
         # A mapping for each thread that reads: another thread would replace it under this one.
         self._views = threading.local()
         self.failure: OSError | None = None  # of the last sync that has failed
+        self.unwritten: OSError | None = None  # of the last write that has
         st = self._stat()
         if node is None:
             self.identity = FileIdentity(st.dev, st.ino, st.rdev)
@@ -252,7 +253,8 @@ class BackingFile:
             try:
                 count = os.pwrite(file.fd, view, offset)
             except OSError as problem:
-                raise _block_error(problem) from None
+                self.unwritten = _block_error(problem)
+                raise self.unwritten from None
             view = view[count:]
             offset += count
 

@@ -39,7 +39,7 @@ def mount_by_kernel(
         device, place = message.fds
         try:
             filesystem, bdev = _device(mounts, instance, ino)
-            filesystem.drop_pages(bdev)  # of the disk's other nodes: the job has synced its own
+            mounts.write_back(instance, ino)
             backing, offset, size = _seal(bdev)
             filesystem.drop_pages(bdev)  # what was stored meanwhile
             parts = (*fds, place, device, backing.fileno())
