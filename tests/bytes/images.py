@@ -35,7 +35,8 @@ def numbered(place: int, length: int, stamp: int) -> bytes:
     """Bytes that tell what wrote them, and where they belong (``place``, in the image)."""
     first = place // 8
     words = array("Q", range(first, first + length // 8 + 2))
-    text = array("Q", [word | stamp << 32 for word in words]).tobytes()
+    mark = stamp << 32 | 0xA5 << 56  # so that a device does not end with a zero
+    text = array("Q", [word | mark for word in words]).tobytes()
     return text[place % 8 :][:length]
 
 
