@@ -15,10 +15,13 @@ import random
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from tests.bytes.sequences import Plan, play, report, shorter
-from tests.support.user import MARK, find_user
+from tests.bytes.sequences import Outcome, Plan, play, report, shorter
+from tests.support.user import MARK, User, find_user
 
+AT_ONCE = 2  # sequences
 LENGTH = 500  # steps of a sequence
 SHRINK = 90.0  # seconds for each fault
 
@@ -37,22 +40,35 @@ def main() -> int:
     if user is None:
         parser.error("under root, LOOPFS_TEST_USER must name an ordinary user (./check makes one)")
     only = tuple(int(word) for word in options.only.split(",") if word)
+    if only:
+        plans = [Plan(options.seed, options.steps, only)]
+    else:
+        plans = [
+            Plan(options.seed + first // LENGTH, min(LENGTH, options.steps - first))
+            for first in range(0, options.steps, LENGTH)
+        ]
     begin, done, faults = time.monotonic(), 0, 0
-    for first in range(0, options.steps, LENGTH):
-        length = options.steps if only else min(LENGTH, options.steps - first)
-        plan = Plan(options.seed + first // LENGTH, length, only)
-        outcome = play(plan, user, native=options.native)
-        done += len(outcome.done)
-        if outcome.fault:
-            faults += 1
-            if not only:
-                plan, outcome = shorter(plan, outcome, user, native=options.native, seconds=SHRINK)
-            print(report(plan, outcome, options.native), end="\n\n", flush=True)
-        if only or faults == options.faults:
-            break
+    with ThreadPoolExecutor(AT_ONCE) as players:
+        for first in range(0, len(plans), AT_ONCE):
+            some = plans[first : first + AT_ONCE]
+            play_one = partial(play, user=user, native=options.native)
+            for plan, outcome in zip(some, players.map(play_one, some), strict=True):
+                done += len(outcome.done)
+                if outcome.fault:
+                    faults += 1
+                    print(described(plan, outcome, user, options.native), end="\n\n", flush=True)
+            if faults >= options.faults:
+                break
     seconds = time.monotonic() - begin
     print(f"seed {options.seed}: {done} steps in {seconds:.0f} s, {faults} faults")
     return 1 if faults else 0
+
+
+def described(plan: Plan, outcome: Outcome, user: User, native: bool) -> str:
+    """A fault, with as few steps as can be found in some time."""
+    if not plan.only:
+        plan, outcome = shorter(plan, outcome, user, native=native, seconds=SHRINK)
+    return report(plan, outcome, native)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from loopfs import syscalls
 from tests.bytes.images import FILE_SIZE, numbered, tool
 from tests.bytes.model import Fault, Range, View, compare
 from tests.bytes.steps import Step, action
-from tests.bytes.world import Filesystem, World, place_in, some_length, without
+from tests.bytes.world import MAY, Filesystem, World, place_in, some_length, without
 
 MS_RDONLY = 1
 libc = ctypes.CDLL(None, use_errno=True)
@@ -76,6 +76,7 @@ def umount(world: World, step: Step) -> str | None:
         for node in disk.touching(world.mount_node(filesystem)):
             node.view.flushed(disk.read, "umount2(2)")
             node.view.dropped()
+            node.refusals = [min(refusal, MAY) for refusal in node.refusals]
             if node.is_open:
                 _check_whole(node.view, os.pread(node.any_fd(0), node.view.size, 0), "read")
             if node.mapping:

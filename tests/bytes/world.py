@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -25,6 +26,8 @@ from tests.support.kernel import new_loop_device
 # A transfer's bytes; the longest take the supervisor's other way, through mappings.
 LENGTHS = (1, 7, 512, 513, 1024, 4096, 5000, 16384, 70000, 150000)
 
+NONE, MAY, MUST = range(3)  # say EBUSY
+
 
 class Node:
     """A device node, and what this program has open of it: a mapping, a descriptor, both, none."""
@@ -35,7 +38,8 @@ class Node:
         self.path = path
         self.fds: list[int | None] = [None, None]
         self.mapping: mmap.mmap | None = None  # of the first
-        self.refused = [False, False]  # by which a refused store may still be told
+        self.refusals = [NONE, NONE]  # what fsync(2) of each is to say of stores that are refused
+        self.untold = False  # to nobody yet: the kernel tells who opens the node next
 
     @property
     def is_open(self) -> bool:
@@ -55,6 +59,7 @@ class Node:
         first = not self.is_open
         fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
         self.fds[slot] = fd
+        self.refusals[slot] = MAY if self.untold else NONE
         self.view.open = True
         if first:
             self.view.dropped()
@@ -69,13 +74,28 @@ class Node:
             self.mapping.close()
             self.mapping = None
         os.close(fd)
-        self.refused[slot] = False
+        self.refusals[slot] = NONE
         self.view.open = any(fd is not None for fd in self.fds)
 
     def close_all(self) -> None:
         for slot, fd in enumerate(self.fds):
             if fd is not None:
                 self.close(slot)
+
+    def refuse(self) -> None:
+        """A page is dirty that must not be written."""
+        self.untold = True
+        self.refusals = [NONE if fd is None else MUST for fd in self.fds]
+
+    def told(self, slot: int, answer: int, what: str) -> None:
+        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal."""
+        refusal = self.refusals[slot]
+        if answer not in (0, errno.EBUSY) or (answer and not refusal):
+            raise Fault(f"{what} of {self.view.name}: {os.strerror(answer)}")
+        if not answer and refusal == MUST:
+            raise Fault(f"{what} of {self.view.name} does not tell that a store is refused")
+        self.refusals[slot] = NONE
+        self.untold = self.untold and not answer
 
     def mapped(self, offset: int, length: int) -> bytes:
         assert self.mapping
