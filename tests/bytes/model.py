@@ -138,10 +138,9 @@ class Image:
         """``data`` is in the image; ``by`` has it in its own cache, others may have what was."""
         before = bytes(self.content[offset : offset + len(data)])
         self.content[offset : offset + len(data)] = data
-        if before != data:
-            for view in self.views:
-                if view is not by:
-                    view.may_be_behind(offset, before, data)
+        for view in self.views:
+            if view is not by:
+                view.may_be_behind(offset, before, data)
 
     def resized(self, size: int) -> None:
         """By ftruncate(2)."""
@@ -226,7 +225,8 @@ class View:
         begin, end = self.extent & Range(offset, offset + len(before))
         if begin >= end:
             return
-        self.old.add(begin, before[begin - offset : end - offset])
+        if before != after:
+            self.old.add(begin, before[begin - offset : end - offset])
         for page in self.pages(Range(begin, end).moved(-self.start)):
             if page in self.dirty:
                 self.dirty[page].others.add(offset, after)

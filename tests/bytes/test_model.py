@@ -122,6 +122,12 @@ def test_of_two_writers_either_may_be_last(image: Image, disk: View, part: View)
         image.check(512, b"part")
 
 
+def test_what_another_writes_may_be_what_was_there(disk: View, part: View) -> None:
+    store(part, 0, b"part")
+    disk.written(512, bytes(4))
+    part.flushed(lambda *_: bytes(PAGE), "fsync")  # the page had been written before
+
+
 def test_the_last_store_wins_over_what_was_written_before(disk: View, part: View) -> None:
     store(part, 0, b"part")
     disk.written(512, b"disk")
