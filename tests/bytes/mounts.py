@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 
 from loopfs import syscalls
@@ -53,6 +54,8 @@ def mount(world: World, step: Step) -> str | None:
     )
     view.open = True
     filesystem.file = view
+    if mode == "rw":
+        filesystem.mapping = mmap.mmap(filesystem.fd, FILE_SIZE)
     view.check(0, os.pread(filesystem.fd, FILE_SIZE, 0), "read after mount")
     for name, content in filesystem.small.items():
         compare(f"{name} after mount", 0, (filesystem.place / name).read_bytes(), content)
@@ -66,7 +69,7 @@ def umount(world: World, step: Step) -> str | None:
     if (filesystem := _one(world, step, ("ro", "rw"))) is None or filesystem.file is None:
         return None
     disk, mode = world.disk_of(filesystem), filesystem.mounted
-    os.close(filesystem.fd)
+    filesystem.close()
     syscalls.umount2(str(filesystem.place), 0)
     filesystem.file.flushed(disk.read, "umount2(2)")
     disk.image.views.remove(filesystem.file)
@@ -103,6 +106,20 @@ def write_file(world: World, step: Step) -> str | None:
         raise Fault("a write(2) to a file is short")
     filesystem.file.stored(part.begin, data, lambda at, size: os.pread(fd, size, at), "write")
     return f"write {filesystem.file.name} {part.begin}+{len(part)}"
+
+
+@action(6)
+def store_file(world: World, step: Step) -> str | None:
+    """Write through a mapping of the file."""
+    filesystem = _one(world, step, ("rw",))
+    part = _place(step)
+    if filesystem is None or filesystem.file is None or filesystem.mapping is None:
+        return None
+    data = numbered(filesystem.file.start + part.begin, len(part), step.turn + 1000)
+    filesystem.mapping[part.begin : part.end] = data
+    fd = filesystem.fd
+    filesystem.file.stored(part.begin, data, lambda at, size: os.pread(fd, size, at), "store")
+    return f"store {filesystem.file.name} {part.begin}+{len(part)}"
 
 
 @action(6)

@@ -13,12 +13,12 @@ import argparse
 import os
 import sys
 
-from tests.bytes import changes, mounts, transfers
+from tests.bytes import changes, guarded, mounts, transfers
 from tests.bytes.model import Fault
 from tests.bytes.steps import ACTIONS, Step, steps
 from tests.bytes.world import World
 
-MODULES = (transfers, mounts, changes)  # which have filled the table
+MODULES = (transfers, guarded, mounts, changes)  # which have filled the table
 BETWEEN_CHECKS = 40  # steps
 LAST = 12  # steps that are shown
 

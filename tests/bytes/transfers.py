@@ -6,8 +6,6 @@ import errno
 import os
 import threading
 
-from loopfs import syscalls
-from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 from tests.bytes.images import BOOT_BLOCK, numbered
 from tests.bytes.model import PAGE, Fault, Range
 from tests.bytes.steps import Step, action
@@ -226,77 +224,6 @@ def close_node(world: World, step: Step) -> str | None:
     if not node.is_open or (slot == 0 and not world.native):
         node.view.flushed(node.disk.read, "munmap(2) and close(2)")
     return f"close {node.view.name} {slot}"
-
-
-# --- where an engine has the device ----------------------------------------------------
-
-
-@action(4)
-def write_refused(world: World, step: Step) -> str | None:
-    """Write to what a mounted filesystem uses."""
-    _, b, _, d = step.numbers
-    if (chosen := _guarded(world, step)) is None:
-        return None
-    node, part = chosen
-    data = numbered(node.view.start + part.begin, len(part), step.turn + 1000)
-    fd = node.any_fd(d)
-    punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-    if (b >> 8) % 3:
-        answer = refusal(lambda: os.pwrite(fd, data, part.begin))
-        node.view.refused(part.begin, data)  # where it is mapped the kernel leaves it there
-    else:
-        answer = refusal(lambda: syscalls.fallocate(fd, punch, part.begin, len(part)))
-        if answer == errno.EIO and any(node.refusals):  # it is told of the pages
-            answer = refusal(lambda: syscalls.fallocate(fd, punch, part.begin, len(part)))
-    if answer != errno.EBUSY:
-        raise Fault(
-            f"{'write(2)' if (b >> 8) % 3 else 'fallocate(2)'} to the mounted filesystem on "
-            f"{node.view.name} at {part.begin}, {len(part)} bytes: {os.strerror(answer)}"
-        )
-    node.disk.check(part.moved(node.view.start))
-    return said(node, part, "write_refused")
-
-
-@action(3)
-def store_refused(world: World, step: Step) -> str | None:
-    """The same through the mapping: fsync fails then, and the image never has it."""
-    if (chosen := _guarded(world, step, mapped=True)) is None:
-        return None
-    node, part = chosen
-    page = node.view.page(part.begin // PAGE)
-    if node.mapping is None or not page.within(node.disk.guarded):
-        return None
-    part &= Range(part.begin, (part.begin // PAGE + 1) * PAGE)
-    part &= Range(0, node.usable)
-    if not len(part):
-        return None
-    data = numbered(node.view.start + part.begin, len(part), step.turn + 1000)
-    node.mapping[part.begin : part.end] = data
-    node.view.refused(part.begin, data)
-    node.refuse()
-    if now := step.numbers[3] % 2:
-        mapping, whole = node.mapping, page.moved(-node.view.start)
-        answer = refusal(lambda: mapping.flush(*span(whole)))
-        node.told(0, answer, "msync")
-        node.refusals[0] = MAY  # other pages may be dirty
-        node.disk.check(page)
-    return said(node, part, "store_refused" + (" and msync" if now else ""))
-
-
-def _guarded(world: World, step: Step, *, mapped: bool = False) -> tuple[Node, Range] | None:
-    a, b, c, d = step.numbers
-    some = [
-        node
-        for node in world.nodes
-        if (node.mapping if mapped else node.is_open)
-        and len(node.disk.guarded & node.view.extent)
-        and not world.native
-    ]
-    if not some:
-        return None
-    node = some[a % len(some)]
-    part = place_in(ours(node, [node.disk.guarded]), b, c, some_length(d), 512)
-    return (node, part) if part else None
 
 
 def span(part: Range) -> tuple[int, int]:

@@ -112,7 +112,17 @@ class Filesystem:
         self.mounted = ""
         self.file: View | None = None
         self.fd = -1  # of the file
+        self.mapping: mmap.mmap | None = None
         self.small: dict[str, bytes] = {}  # its other files
+
+    def close(self) -> None:
+        """The file."""
+        if self.mapping:
+            self.mapping.close()
+            self.mapping = None
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     @property
     def used(self) -> Range:
@@ -231,9 +241,8 @@ class World:
     def release(self) -> None:
         """Let go of all, whatever it is like: natively nobody else does."""
         for filesystem in self.filesystems:
-            if filesystem.fd >= 0:
-                with suppress(OSError):
-                    os.close(filesystem.fd)
+            with suppress(OSError):
+                filesystem.close()
             if filesystem.mounted:
                 with suppress(OSError):
                     syscalls.umount2(str(filesystem.place), 0)
