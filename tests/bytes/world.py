@@ -88,9 +88,12 @@ class Node:
         self.refusals = [NONE if fd is None else MUST for fd in self.fds]
 
     def told(self, slot: int, answer: int, what: str) -> None:
-        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal."""
+        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal.
+
+        Or EIO, which the kernel makes of it when a mapping with such pages goes.
+        """
         refusal = self.refusals[slot]
-        if answer not in (0, errno.EBUSY) or (answer and not refusal):
+        if answer not in (0, errno.EBUSY, errno.EIO) or (answer and not refusal):
             raise Fault(f"{what} of {self.view.name}: {os.strerror(answer)}")
         if not answer and refusal == MUST:
             raise Fault(f"{what} of {self.view.name} does not tell that a store is refused")
