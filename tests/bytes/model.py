@@ -279,6 +279,7 @@ class View:
                 content[begin - whole.begin : end - whole.begin] = data[begin - at : end - at]
                 dirty.content = bytes(content)
                 dirty.others.cut(here)
+                self.maybe.add(begin, data[begin - at : end - at])
 
     def stored(self, offset: int, data: bytes, read: Read, how: str) -> None:
         """Pages were dirtied by ``data``; ``read`` gives them as they are now."""

@@ -122,6 +122,16 @@ def test_of_two_writers_either_may_be_last(image: Image, disk: View, part: View)
         image.check(512, b"part")
 
 
+def test_a_write_into_a_dirty_page_may_come_again(image: Image, disk: View, part: View) -> None:
+    store(disk, 512, b"stored")
+    disk.written(512, b"mine")
+    part.written(0, b"part")
+    image.check(512, b"mineed")
+    image.check(512, b"part")
+    with pytest.raises(Fault, match="the image"):
+        image.check(512, b"stored")
+
+
 def test_what_another_writes_may_be_what_was_there(disk: View, part: View) -> None:
     store(part, 0, b"part")
     disk.written(512, bytes(4))

@@ -20,6 +20,8 @@ def node_of(world: World, number: int, *, mapped: bool = False) -> Node | None:
 
 def writable(world: World, node: Node, step: Step, unit: int = 1) -> Range | None:
     """Where a node may be written, in its own offsets; None where nothing is as small as that."""
+    if world.native and len(node.disk.touching(node)) > 1 and node is node.disk.nodes[0]:
+        return None  # a store makes a whole large folio dirty, with what others have changed
     _, b, c, d = step.numbers
     parts = ours(node, without(node.disk.free, node.disk.guarded))
     part = place_in(parts, b, c, some_length(d), unit)
@@ -35,7 +37,6 @@ def may_dirty(world: World, node: Node, part: Range, *, whole_pages: bool) -> bo
     whole = Range(view.page(pages[0]).begin, view.page(pages[-1]).end)
     if len(whole & node.disk.guarded):
         return False
-    # The kernel's devices do not see what has been done by another one of the same file.
     return not world.native or any(whole.within(free) for free in node.disk.free)
 
 
@@ -150,6 +151,8 @@ def poke(world: World, step: Step) -> str | None:
     """
     a, b, c, d = step.numbers
     disk = world.disks[a % len(world.disks)]
+    if world.native and any(node.is_open for node in disk.nodes):
+        return None
     gone = disk.guarded
     if gone:
         gone = Range(gone.begin - BOOT_BLOCK, gone.end)
