@@ -73,8 +73,8 @@ def write_across(world: World, step: Step) -> str | None:
         return None
     node, free, used = chosen
     part = Range(min(free.begin, used.begin), max(free.end, used.end))
-    if any(page in node.view.dirty for page in node.view.pages(part)):
-        return None  # a dirty page keeps what was refused, and is written with it
+    if node.mapping or any(page in node.view.dirty for page in node.view.pages(part)):
+        return None  # FUSE reads such a page anew, but a mapping keeps it, and writes it if dirty
     data = numbered(node.view.start + part.begin, len(part), step.turn + 1000)
     fd = node.any_fd(step.numbers[3])
     count = 0
@@ -108,7 +108,7 @@ def store_across(world: World, step: Step) -> str | None:
     data = numbered(node.view.start + free.begin, len(free), step.turn + 1000)
     node.mapping[free.begin : free.end] = data
     node.refusals = [refusal if fd is None else MAY for fd, refusal in _slots(node)]
-    node.untold = True
+    node.untold = node.had_refusals = True
     mapping, whole = node.mapping, node.view.page(page).moved(-node.view.start)
     answer = refusal(lambda: mapping.flush(*span(whole)))
     node.told(0, answer, "msync")

@@ -40,6 +40,7 @@ class Node:
         self.mapping: mmap.mmap | None = None  # of the first
         self.refusals = [NONE, NONE]  # what fsync(2) of each is to say of stores that are refused
         self.untold = False  # to nobody yet: the kernel tells who opens the node next
+        self.had_refusals = False
 
     @property
     def is_open(self) -> bool:
@@ -73,6 +74,9 @@ class Node:
         if slot == 0 and self.mapping:
             self.mapping.close()
             self.mapping = None
+            if self.had_refusals:  # the kernel makes an EIO of it (fuse_vma_close)
+                self.untold = True
+                self.refusals = [max(refusal, MAY) for refusal in self.refusals]
         os.close(fd)
         self.refusals[slot] = NONE
         self.view.open = any(fd is not None for fd in self.fds)
@@ -84,14 +88,11 @@ class Node:
 
     def refuse(self) -> None:
         """A page is dirty that must not be written."""
-        self.untold = True
+        self.untold = self.had_refusals = True
         self.refusals = [NONE if fd is None else MUST for fd in self.fds]
 
     def told(self, slot: int, answer: int, what: str) -> None:
-        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal.
-
-        Or EIO, which the kernel makes of it when a mapping with such pages goes.
-        """
+        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal."""
         refusal = self.refusals[slot]
         if answer not in (0, errno.EBUSY, errno.EIO) or (answer and not refusal):
             raise Fault(f"{what} of {self.view.name}: {os.strerror(answer)}")
