@@ -1,0 +1,52 @@
+"""What can be done at random, and how often: a table that the modules of actions fill."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from tests.bytes.world import World
+
+
+class Step(NamedTuple):
+    """``numbers`` choose among what there is when the step is made, so that any step can be left
+    out of a sequence; ``turn`` is its place in the sequence that the seed gives."""
+
+    turn: int
+    kind: str
+    numbers: tuple[int, int, int, int]
+
+
+# Carries a step out; says what it did, or None if there was nothing to be done.
+Action = Callable[["World", Step], "str | None"]
+ACTIONS: dict[str, Action] = {}
+WEIGHTS: dict[str, int] = {}
+
+
+def action(weight: int) -> Callable[[Action], Action]:
+    """Make a function an action.
+
+    Args:
+        weight: how often it is drawn, among the weights of all.
+    """
+
+    def register(function: Action) -> Action:
+        ACTIONS[function.__name__] = function
+        WEIGHTS[function.__name__] = weight
+        return function
+
+    return register
+
+
+def steps(seed: int, count: int) -> list[Step]:
+    """The sequence that a seed gives; a longer one begins with the shorter."""
+    dice = random.Random(seed)
+    kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
+    sequence = []
+    for turn in range(count):
+        kind = dice.choices(kinds, weights)[0]
+        a, b, c, d = (dice.getrandbits(32) for _ in range(4))
+        sequence.append(Step(turn, kind, (a, b, c, d)))
+    return sequence
