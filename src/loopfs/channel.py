@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import _socket as socket
+import errno
+import fcntl
 import os
 import struct
 
 from loopfs.lean import NamedTuple
 
-MAX_MESSAGE = 1 << 16
-MAX_DESCRIPTORS = 16
+MAX_MESSAGE = 1 << 16  # bytes; what is longer goes in a memfd
+MAX_LENGTH = 64 << 20  # bytes, of the longest
+MAX_DESCRIPTORS = 253  # SCM_MAX_FD
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _INT = struct.calcsize("i")
 _UCRED = struct.Struct("=iII")
 
@@ -44,6 +48,21 @@ class Channel:
         return self._socket.fileno()
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send ``data`` of any length but none; an empty message with a descriptor is a long one.
+
+        Raises:
+            OSError: EPIPE: the other end is closed; what else sendmsg(2) says.
+        """
+        if len(data) <= MAX_MESSAGE:
+            self._send(data, fds)
+            return
+        memfd = _sealed(data)
+        try:
+            self._send(b"", (*fds, memfd))
+        finally:
+            os.close(memfd)
+
+    def _send(self, data: bytes, fds: tuple[int, ...]) -> None:
         rights = (
             [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))]
             if fds
@@ -52,12 +71,18 @@ class Channel:
         self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message:
-        """The next message; its descriptors are ours, close-on-exec."""
+        """The next message; its descriptors are ours, close-on-exec.
+
+        Raises:
+            OSError: the message is lost, the next one can be received: EMFILE: we have no room for
+                its descriptors; EMSGSIZE: it has not come through :meth:`send`; ENOMEM.
+        """
         room = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) + socket.CMSG_SPACE(_UCRED.size)
         try:
-            data, control, _, _ = self._socket.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
+            received = self._socket.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
         except ConnectionResetError:  # closed with something unread
             return Message(b"", [], 0)
+        data, control, flags, _ = received
         fds: list[int] = []
         pid = 0
         for _, kind, payload in control:
@@ -67,10 +92,56 @@ class Channel:
                 )
             elif kind == socket.SCM_CREDENTIALS:
                 pid = _UCRED.unpack_from(payload)[0]
+        try:
+            if flags & socket.MSG_CTRUNC:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            if flags & socket.MSG_TRUNC:
+                raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+            if not data and fds:
+                data = _unsealed(fds[-1])
+                os.close(fds.pop())
+        except BaseException:
+            close_all(fds)
+            raise
         return Message(data, fds, pid)
 
     def close(self) -> None:
         self._socket.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self.close()
+
+
+def _sealed(data: bytes) -> int:
+    """A memfd with ``data``, which nobody changes any more."""
+    memfd = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(memfd, view) :]
+        fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(memfd)
+        raise
+    return memfd
+
+
+def _unsealed(memfd: int) -> bytes:
+    """What is in a memfd. Raises OSError EMSGSIZE if it is none, or can change, or is too long."""
+    try:
+        sealed = fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
+    except OSError:  # EINVAL: of another kind
+        sealed = False
+    length = os.lseek(memfd, 0, os.SEEK_END) if sealed else 0
+    if not 0 < length <= MAX_LENGTH:
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    data = b""
+    while len(data) < length:
+        data += os.pread(memfd, length - len(data), len(data))
+    return data
 
 
 def close_all(fds: list[int]) -> None:

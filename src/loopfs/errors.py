@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
+
+MAX_ERRNO = 511  # the kernel's own, ERESTARTSYS and others, are for no caller (fs/fuse/dev.c)
 
 
 class LoopfsError(OSError):
@@ -29,3 +32,31 @@ class DriverError(LoopfsError):
 
 class SetupError(LoopfsError):
     """A sandbox that cannot be built; the sentence goes to the person."""
+
+
+def no_room() -> SetupError:
+    """There is no room for a process or a thread of the sandbox itself."""
+    return SetupError(
+        errno.EAGAIN,
+        "no process or thread can be started: raise the limit of the user's processes"
+        " (ulimit -u) or the cgroup's (pids.max), or end some",
+    )
+
+
+def fork() -> int:
+    """fork(2) of a process that a sandbox cannot do without. Raises SetupError EAGAIN, ENOMEM."""
+    try:
+        return os.fork()
+    except OSError:
+        raise no_room() from None
+
+
+def errno_of(problem: BaseException) -> int:
+    """What an exception is to the caller for whom we worked: an errno that the kernel passes on.
+
+    EIO for what has none, or one that is no caller's business.
+    """
+    if isinstance(problem, MemoryError):
+        return errno.ENOMEM
+    code = problem.errno if isinstance(problem, OSError) else None
+    return code if isinstance(code, int) and 0 < code <= MAX_ERRNO else errno.EIO

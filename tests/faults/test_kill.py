@@ -49,7 +49,7 @@ def test_without_its_helper_a_sandbox_goes_on(
     """It serves devices; whoever wants a mount is told EIO."""
     process = started("""
         truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; echo ready; read line
-        mount -o loop disk.img mnt 2>&1 | grep -c 'mount(2)\\|Input/output'
+        mount -o loop disk.img mnt 2>&1 | grep -c 'read superblock'  # as mount(8) puts EIO
         d=$(losetup -f --show disk.img); blockid=$(blkid -o value -s TYPE $d); echo $blockid
     """)
     os.kill(parts_of(process.pid).helper, signal.SIGKILL)

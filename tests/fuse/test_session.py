@@ -26,6 +26,7 @@ from tests.fuse.wire import (
     entries,
     refuse,
 )
+from tests.support.parts import wait_until
 
 KNOWN = 5
 HANDLE = 77
@@ -494,3 +495,108 @@ def test_notifications_have_no_number_and_a_code() -> None:
         session.grow(KNOWN, 8192)  # a byte that cannot be read: /dev/fuse has taken the size then
         with pytest.raises(BlockingIOError):
             ours.recv(1, socket.MSG_DONTWAIT)
+
+
+@pytest.mark.parametrize(
+    ("problem", "code"),
+    [
+        (OSError(524, "ENOTSUPP"), errno.EIO),  # which the kernel would not take
+        (OSError(1000, "beyond all"), errno.EIO),
+        (OSError(0, "none"), errno.EIO),
+        (OSError("without one"), errno.EIO),
+        (OSError(errno.ENXIO, ""), errno.ENXIO),
+        (MemoryError(), errno.ENOMEM),
+    ],
+)
+def test_an_errno_that_the_kernel_takes(
+    kernel: Kernel,
+    filesystem: Recorder,
+    monkeypatch: pytest.MonkeyPatch,
+    problem: Exception,
+    code: int,
+) -> None:
+    def getattr(nodeid: int) -> Attr:
+        raise problem
+
+    monkeypatch.setattr(filesystem, "getattr", getattr)
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)) == Reply(code, b"")
+
+
+@pytest.mark.parametrize("opcode", [fuse.FUSE_READ, fuse.FUSE_IOCTL, fuse.FUSE_LOOKUP])
+def test_a_request_that_is_cut(kernel: Kernel, complaints: list[object], opcode: int) -> None:
+    assert kernel.ask(opcode, b"?").code in (0, errno.EIO, errno.ENOENT)
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+
+
+def test_an_answer_that_the_kernel_does_not_take(
+    kernel: Kernel, complaints: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller gets EIO in its place; so it does from the kernel where an answer is too long."""
+    refused = [errno.EINVAL, errno.ENOMEM]
+    writev = os.writev
+
+    def refusing(fd: int, parts: tuple[Buffer, ...]) -> int:
+        if len(parts) > 1 and refused:
+            code = refused.pop(0)
+            raise OSError(code, os.strerror(code))
+        return writev(fd, parts)
+
+    monkeypatch.setattr(os, "writev", refusing)
+    for _ in range(2):
+        assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)) == Reply(errno.EIO, b"")
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+    assert len(complaints) == 2
+
+
+def test_nothing_can_be_written(
+    kernel: Kernel, complaints: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refusing(fd: int, parts: tuple[Buffer, ...]) -> int:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "writev", refusing)
+        kernel.send(fuse.FUSE_GETATTR, bytes(16))
+        wait_until(lambda: len(complaints) == 2, "both have been tried")
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+
+
+def test_answering_twice(kernel: Kernel, filesystem: Recorder) -> None:
+    """The kernel says ENOENT to the second, as to an answer for a caller that is gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    request = Request(writer, 2, 1, PID)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "writev", lambda *_: (_ for _ in ()).throw(FileNotFoundError(2, "")))
+        request.reply()
+        request.fail(errno.EIO)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("code", [errno.ENOENT, errno.EINTR, errno.EAGAIN, errno.ENOMEM])
+def test_a_read_that_fails_is_tried_again(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    failures = [OSError(code, os.strerror(code))] * 3
+    readv = os.readv
+
+    def failing(fd: int, buffers: list[bytearray]) -> int:
+        if failures:
+            raise failures.pop()
+        return readv(fd, buffers)
+
+    monkeypatch.setattr(os, "readv", failing)
+    for _ in range(2):
+        assert kernel.ask(fuse.FUSE_GETATTR, bytes(16)).code == 0
+    assert not failures
+
+
+def test_a_session_that_cannot_go_on_ends_its_connection(filesystem: Recorder) -> None:
+    """Nobody waits for answers that will not come."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs, pytest.MonkeyPatch.context() as patch:
+        ours.settimeout(10)
+        patch.setattr(os, "readv", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "")))
+        with pytest.raises(OSError, match="Errno"):
+            Session(theirs.fileno(), filesystem).serve()
+        assert ours.recv(1) == b""

@@ -206,3 +206,82 @@ def test_a_caller_that_may_not_be_looked_at_is_the_kernels_to_answer(
         assert sent == [(0, 0, seccomp.SECCOMP_USER_NOTIF_FLAG_CONTINUE)]
     else:
         assert sent == [(0, -code, 0)]
+
+
+# --- what must not end a receiver ---------------------------------------------------------
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    said: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda _, value, trace: said.append(value))
+    return said
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [OSError(0, ""), OSError("no errno"), OSError(1000, ""), OSError(524, ""), OSError(5000, "")],
+)
+def test_an_errno_that_is_none_is_eio(kernel: Kernel, told: list[object], problem: OSError) -> None:
+    def handler(call: Call) -> None:
+        raise problem
+
+    served(handler)
+    kernel.trap(1)
+    kernel.trap(2)
+    wait_until(lambda: kernel.answered(1, 2), "both are answered")
+    assert kernel.answers == {1: errno.EIO, 2: errno.EIO}
+
+
+@pytest.mark.parametrize("code", [errno.ENOMEM, errno.EAGAIN, errno.EFAULT, errno.EINTR])
+@pytest.mark.parametrize(
+    "command", [seccomp.SECCOMP_IOCTL_NOTIF_RECV, seccomp.SECCOMP_IOCTL_NOTIF_SEND]
+)
+def test_an_ioctl_that_fails_costs_no_receiver(
+    kernel: Kernel, told: list[object], monkeypatch: pytest.MonkeyPatch, code: int, command: int
+) -> None:
+    failures = [code] * 3
+
+    def failing(fd: int, which: int, argument: bytearray, mutate: bool = False) -> None:
+        if which == command and failures:
+            failure = failures.pop()
+            raise OSError(failure, os.strerror(failure))
+        kernel.ioctl(fd, which, argument, mutate)
+
+    monkeypatch.setattr(fcntl, "ioctl", failing)
+    served(lambda call: call.finish())
+    for number in range(1, 9):
+        kernel.trap(number)
+    wait_until(lambda: not failures and kernel.answered(8), "the last is answered")
+
+
+def test_a_call_that_cannot_be_made(
+    kernel: Kernel, told: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notify, "NAMES", {})
+    served(lambda call: call.finish())
+    kernel.trap(1)
+    kernel.trap(2)
+    wait_until(lambda: kernel.answered(1, 2), "both are answered")
+    assert kernel.answers == {1: errno.EIO, 2: errno.EIO}
+    assert [type(problem) for problem in told] == [KeyError, KeyError]
+
+
+def test_a_failure_that_cannot_be_told_is_eio(
+    kernel: Kernel, told: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the log of a call fails."""
+
+    def fail(call: Call, code: int) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(Call, "fail", fail)
+
+    def handler(call: Call) -> None:
+        raise OSError(errno.ENODEV, "")
+
+    served(handler)
+    for number in range(1, 4):
+        kernel.trap(number)
+    wait_until(lambda: kernel.answered(1, 2, 3), "all are answered")
+    assert set(kernel.answers.values()) == {errno.EIO}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -118,3 +121,66 @@ def test_an_end_is_not_inherited(pair: Pair) -> None:
         assert not os.get_inheritable(end.fileno())
         with socket.socket(fileno=os.dup(end.fileno())) as sock:
             assert sock.type == socket.SOCK_SEQPACKET
+
+
+# --- long, cut, or without room ------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [MAX_MESSAGE + 1, 10_000_000])
+def test_a_message_of_any_length(pair: Pair, length: int) -> None:
+    here, there = pair
+    data = os.urandom(length)
+    before = open_descriptors()
+    here.send(data, (here.fileno(),))
+    here.send(b"next")
+    received, fds, pid = there.receive()
+    assert (received == data, len(fds), pid) == (True, 1, os.getpid())
+    assert there.receive().data == b"next"
+    close_all(fds)
+    assert open_descriptors() == before
+
+
+def lost(there: Channel) -> int | None:
+    """The errno for a message that cannot be received, of which nothing stays."""
+    before = open_descriptors()
+    with pytest.raises(OSError, match=r"\[Errno") as caught:
+        there.receive()
+    assert open_descriptors() == before
+    return caught.value.errno
+
+
+def test_a_message_that_is_too_long_for_the_buffer(pair: Pair) -> None:
+    here, there = pair
+    here._send(bytes(MAX_MESSAGE + 1), (here.fileno(),))
+    here.send(b"next")
+    assert lost(there) == errno.EMSGSIZE
+    assert there.receive().data == b"next"
+
+
+def test_a_long_message_that_could_still_change(pair: Pair, tmp_path: Path) -> None:
+    here, there = pair
+    memfd = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.write(memfd, b"text")
+    file = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    reader, writer = os.pipe()
+    for fd in (memfd, file, reader):
+        here._send(b"", (fd,))
+        assert lost(there) == errno.EMSGSIZE
+    close_all([memfd, file, reader, writer])
+
+
+def test_without_room_for_descriptors(pair: Pair) -> None:
+    here, there = pair
+    here.send(b"one", (here.fileno(),) * 2)
+    here.send(b"next")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = os.open("/dev/null", os.O_RDONLY)  # the lowest that is free
+    os.close(room)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (room + 1, hard))
+    try:
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            there.receive()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    assert there.receive().data == b"next"

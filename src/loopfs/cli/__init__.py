@@ -6,6 +6,7 @@ quarter of its start-up time for two subcommands.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -81,7 +82,8 @@ def _run(arguments: list[str]) -> int:
     except (LoopfsError, KeyError) as problem:
         from loopfs.cli import doctor
 
-        missing = doctor.missing()
+        full = isinstance(problem, LoopfsError) and problem.errno == errno.EAGAIN
+        missing = None if full else doctor.missing()  # which starts processes
         sentence = doctor.sentence(missing) if missing else str(problem.args[-1])
         print(f"loopfs: {shown(sentence)}", file=sys.stderr)
         return CANNOT_RUN

@@ -7,6 +7,7 @@ wait, and forks once more for each job. A job gets a channel of its own to the s
 
 from __future__ import annotations
 
+import errno
 import marshal
 import os
 import sys
@@ -14,6 +15,7 @@ import threading
 
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
+from loopfs.errors import errno_of, fork
 from loopfs.lean import TYPE_CHECKING, Any, signal
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 WRITE_BACK = 1002  # so a job asks that the image has what is dirty of a device, and waits
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
 GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
+ABORT = b"abort"  # and so that it ends at once, whatever is under way
 KILLED = (
     b"loopfs: the supervisor was killed, which ended the sandbox;"
     b" what had been synced is in the images\n"
@@ -39,13 +42,15 @@ class Helper:
 
     @classmethod
     def start(cls) -> Helper:
-        """Fork the helper; the calling process must have a single thread."""
+        """Fork the helper; the calling process must have a single thread. Raises SetupError."""
         ours, helpers = Channel.pair()
-        if os.fork() == 0:
+        if fork() == 0:
             try:
                 ours.close()
-                if not _serve(helpers):
+                last = _serve(helpers)
+                if not last:
                     os.write(2, KILLED)  # the supervisor's own, as it has no other use for us
+                if last != GOODBYE:
                     _kill_children()
             except BaseException:  # nothing may return into the supervisor's code
                 sys.excepthook(*sys.exc_info())
@@ -61,18 +66,27 @@ class Helper:
             job: a name of :data:`loopfs.engines.jobs.JOBS`.
             arguments: strings, numbers and tuples of them.
             fds: descriptors to pass.
+        Raises:
+            OSError: EIO when the helper is gone; EMFILE, ENOMEM and what else sending says. What
+                it says when it cannot fork is the job's answer.
         """
+        data = marshal.dumps((job, arguments))  # type: ignore[arg-type]
         ours, jobs = Channel.pair()
-        with self._sending:
-            data = marshal.dumps((job, arguments))  # type: ignore[arg-type]
-            self._channel.send(data, (jobs.fileno(), *fds))
-        jobs.close()
+        with jobs:
+            try:
+                with self._sending:
+                    self._channel.send(data, (jobs.fileno(), *fds))
+            except OSError as problem:
+                ours.close()
+                if problem.errno in (errno.EPIPE, errno.ECONNRESET):
+                    raise OSError(errno.EIO, "the helper is gone") from None
+                raise
         return ours
 
-    def dismiss(self) -> None:
+    def dismiss(self, word: bytes = GOODBYE) -> None:
         """Tell it that our end is no accident, of which it would speak."""
         try:
-            self._channel.send(GOODBYE)
+            self._channel.send(word)
         except (BrokenPipeError, ConnectionResetError):
             return  # it was killed
 
@@ -109,17 +123,15 @@ class Helper:
         Raises:
             OSError: EIO when the helper is gone.
         """
-        channel = self.begin("link", (linker, place, action, name), fds)
-        code, _ = result(channel.receive())
-        channel.close()
+        with self.begin("link", (linker, place, action, name), fds) as channel:
+            code, _ = result(channel.receive())
         if code:
             raise OSError(code, os.strerror(code))
 
     def write_pages(self) -> None:
         """sync(2), in a process that may wait for whatever stops a filesystem."""
-        channel = self.begin("write_pages", (), ())
-        channel.receive()
-        channel.close()
+        with self.begin("write_pages", (), ()) as channel:
+            channel.receive()
 
     def _ask(self, job: str, fd: int, *arguments: int) -> tuple[Any, ...]:
         """The answer of a job that looks at one file in our user namespace, the sandbox's."""
@@ -128,8 +140,8 @@ class Helper:
             channel = self.begin(job, arguments, (userns, fd))
         finally:
             os.close(userns)
-        code, values = result(channel.receive())
-        channel.close()
+        with channel:
+            code, values = result(channel.receive())
         if code:
             raise OSError(code, os.strerror(code))
         assert isinstance(values, tuple)
@@ -139,7 +151,7 @@ class Helper:
 def result(message: Message) -> tuple[int, object]:
     """A job's answer: an errno, or 0 and a value."""
     if not message.data:
-        return 5, None  # EIO: it died
+        return errno.EIO, None  # it died
     code, value = marshal.loads(message.data)
     return code, value
 
@@ -159,8 +171,8 @@ def _kill_children() -> None:
                 continue  # it has just ended
 
 
-def _serve(channel: Channel) -> bool:
-    """Fork for each job; returns, with the supervisor's end, whether it has said goodbye."""
+def _serve(channel: Channel) -> bytes:
+    """Fork for each job; returns, with the supervisor's end, its last word."""
     # Engines outlive the job that starts them and become our children: nobody waits
     # for those.
     syscalls.set_dumpable(False)
@@ -168,19 +180,50 @@ def _serve(channel: Channel) -> bool:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     while True:
-        message = channel.receive()
-        if message.data in (b"", GOODBYE):
-            return bool(message.data)
-        from loopfs.engines import jobs  # the first time only, and only if it comes to it
+        try:
+            message = channel.receive()
+        except OSError as problem:
+            if problem.errno not in _OF_ONE_MESSAGE:
+                raise
+            continue  # its job's channel is closed with it, which is EIO to who waits for that
+        if message.data in (b"", GOODBYE, ABORT):
+            return message.data
+        try:
+            _begin(channel, message)
+        except Exception as problem:  # one caller's loss, not everybody's
+            _refuse(message, problem)
+        close_all(message.fds)
 
-        name, arguments = marshal.loads(message.data)
-        job = jobs.find(name)  # so that what it imports is there for the next one
-        helper = os.getpid()
-        if os.fork() == 0:
+
+_OF_ONE_MESSAGE = (errno.EMFILE, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR)
+
+
+def _begin(channel: Channel, message: Message) -> None:
+    """Fork for a job. Raises OSError EAGAIN, ENOMEM; and what is wrong with the message."""
+    from loopfs.engines import jobs  # the first time only, and only if it comes to it
+
+    name, arguments = marshal.loads(message.data)
+    job = jobs.find(name)  # so that what it imports is there for the next one
+    helper = os.getpid()
+    if os.fork() == 0:
+        try:
             channel.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             syscalls.set_parent_death_signal(signal.SIGKILL)
-            if os.getppid() != helper:
-                os._exit(1)
-            jobs.perform(job, arguments, message.fds)
-        close_all(message.fds)
+            if os.getppid() == helper:
+                jobs.perform(job, arguments, message.fds)
+        except BaseException:  # nothing may return into the helper's code
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(1)
+
+
+def _refuse(message: Message, problem: Exception) -> None:
+    """Answer for a job that could not begin."""
+    if not isinstance(problem, OSError | MemoryError):
+        sys.excepthook(*sys.exc_info())  # a bug of ours
+    try:
+        job = Channel.of_descriptor(os.dup(message.fds[0]))
+        answer(job, errno_of(problem))
+    except (OSError, IndexError):  # who would be told does not listen any more
+        return

@@ -272,6 +272,11 @@ class Mounts:
         for engine in late:
             engine.ended(None)
 
+    def ended(self, timeout: float) -> bool:
+        """All engines have ended, or do within so many seconds."""
+        end = monotonic() + timeout
+        return all(e.ended(max(0, int(1000 * (end - monotonic())))) for e in self.alive())
+
     def give_up(self) -> None:
         """Kill the engines: what they have not written is lost."""
         for engine in self.alive():

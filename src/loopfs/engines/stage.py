@@ -13,6 +13,7 @@ from loopfs.channel import Channel, close_all_but
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH, find_program
 from loopfs.engines.superblock import connection_of
+from loopfs.errors import errno_of
 from loopfs.lean import NamedTuple, NoReturn, signal
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
@@ -91,7 +92,8 @@ class Stage:
             device: what it inherits, and nothing else.
             caller: a pidfd: when it ends, nobody waits any more.
         Raises:
-            OSError: EINVAL: it gave up, as when there is no filesystem of its type.
+            OSError: EINVAL: it gave up, as when there is no filesystem of its type; EAGAIN, ENOMEM:
+                there is no room for its process.
         """
         # Before an engine can have mounted there.
         bare = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
@@ -100,9 +102,10 @@ class Stage:
             self._keeper.close()
             _keep(keepers, command, environment, device)
         keepers.close()
-        started = self._keeper.receive().fds
+        word, started, _ = self._keeper.receive()
         if not started:
-            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+            code = int(word or errno.EINVAL)
+            raise OSError(code, os.strerror(code))
         server = Server(syscalls.pidfd_pid(started[0]), started[0])
         if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
             signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
@@ -133,8 +136,12 @@ def _keep(
     """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
     try:
         close_all_but(channel.fileno(), device)  # what is inherited need not be close-on-exec
-        syscalls.unshare(CLONE_NEWPID)
-        pid = _spawn(command, environment, device)
+        try:
+            syscalls.unshare(CLONE_NEWPID)
+            pid = _spawn(command, environment, device)
+        except OSError as problem:
+            channel.send(b"%d" % errno_of(problem))
+            os._exit(1)
         cleared = b""
         with suppress(BrokenPipeError):  # closed already
             channel.send(b"started", (os.pidfd_open(pid),))

@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from mmap import MADV_SEQUENTIAL, MAP_SHARED, PROT_READ, mmap
@@ -14,6 +15,7 @@ from mmap import MADV_SEQUENTIAL, MAP_SHARED, PROT_READ, mmap
 from loopfs import syscalls
 from loopfs.driver.world import FileIdentity
 from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.threads import start
 from loopfs.fuse.operations import Buffer
 from loopfs.lean import NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
@@ -79,9 +81,20 @@ class _Descriptor:
 
     def __del__(self) -> None:
         if self.slow:  # its server may have to answer first, and that may need this thread
-            threading.Thread(target=_close, args=(self.fd,), daemon=True).start()
+            _slow_ones.append(self.fd)
+            with suppress(OSError):  # no thread: they are closed with the next one
+                start("close", _close_slow_ones)
         else:
             _close(self.fd)
+
+
+_slow_ones: deque[int] = deque()
+
+
+def _close_slow_ones() -> None:
+    with suppress(IndexError):  # until none is left
+        while True:
+            _close(_slow_ones.popleft())
 
 
 def _close(fd: int) -> None:

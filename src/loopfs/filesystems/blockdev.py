@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable
 from time import monotonic_ns
 
@@ -227,11 +226,8 @@ def answering(request: Request, call: Callable[[], None]) -> Callable[[], None]:
     def answered() -> None:
         try:
             call()
-        except OSError as problem:
-            request.fail(problem.errno or errno.EIO)
-        except Exception:  # a bug of ours: one caller's error, not everybody's end
-            sys.excepthook(*sys.exc_info())
-            request.fail(errno.EIO)
+        except Exception as problem:
+            request.fail_with(problem)
 
     return answered
 

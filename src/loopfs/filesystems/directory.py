@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -178,13 +179,19 @@ class Directory(Operations):
         return node
 
     def _tell_names(self) -> None:
+        first: OSError | None = None
         with self._naming:
             while self._named:
                 action, device = self._named.popleft()
+                with suppress(OSError):  # the directory is read-only, full, closed; no process
+                    self.on_device(action, device.name)  # a device works without links
                 if action == "remove":
-                    for forget in self._instances.on_removal:
-                        forget(device)
-                self.on_device(action, device.name)
+                    try:
+                        self._instances.removed(device)
+                    except OSError as problem:
+                        first = first or problem
+        if first is not None:
+            raise first
 
 
 def _error(code: int) -> OSError:

@@ -85,10 +85,14 @@ class EngineDevice(Operations):
     def _let_go(self, connection: int) -> None:
         """What was cached of the device is old. A page that is dirty by a store of the time when
         the engine had it is refused, and so dropped, as long as the use lasts."""
-        if self._use is not None:
-            self._instance.drop_pages(self._device)
-            self._device.unmounted(self._use)
-        self._instance.release_all(connection)
+        try:
+            if self._use is not None:
+                try:
+                    self._instance.drop_pages(self._device)
+                finally:
+                    self._device.unmounted(self._use)
+        finally:
+            self._instance.release_all(connection)
 
     # --- names and attributes ----------------------------------------------------
 

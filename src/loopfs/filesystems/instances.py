@@ -19,6 +19,7 @@ from loopfs.filesystems.backing import BackingFile, Stat
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
 from loopfs.filesystems.shares import BACKING_FILE, ROOT, Share, Shares
+from loopfs.filesystems.threads import start
 from loopfs.fuse.session import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -109,7 +110,25 @@ class Instances:
 
     def serve(self, filesystem: LoopFilesystem) -> None:
         """Serve an instance until its last mount and descriptor are gone."""
-        filesystem.serve()
+        try:
+            filesystem.serve()
+        finally:
+            self._remove(filesystem)
+
+    def serve_in_thread(self, filesystem: LoopFilesystem) -> None:
+        """As :meth:`serve`, in a thread of its own.
+
+        Raises:
+            OSError: EAGAIN: there is none; the instance is gone.
+        """
+        try:
+            start("loop", self.serve, filesystem)
+        except OSError:
+            self._remove(filesystem)
+            filesystem.session.abort()
+            raise
+
+    def _remove(self, filesystem: LoopFilesystem) -> None:
         with self._lock:
             left = {n: f for n, f in self._filesystems.items() if f is not filesystem}
             self._filesystems = left
@@ -117,10 +136,6 @@ class Instances:
         if share is not None:
             share.give_back()
         filesystem.gone.set()
-
-    def serve_in_thread(self, filesystem: LoopFilesystem) -> None:
-        """As :meth:`serve`, in a thread of its own."""
-        threading.Thread(target=self.serve, args=(filesystem,), name="loop", daemon=True).start()
 
     def find(self, device_number: int) -> LoopFilesystem | None:
         return self._filesystems.get(device_number)
@@ -237,6 +252,17 @@ class Instances:
     def partition(self, minor: int) -> Partition | None:
         """The partition with a minor number, whoever may see it."""
         return self._minors.extended.get(minor)
+
+    def removed(self, device: BlockDevice) -> None:
+        """Tell all who are to know. Raises the first OSError that one of them raised."""
+        first = None
+        for forget in self.on_removal:
+            try:
+                forget(device)
+            except OSError as problem:
+                first = first or problem
+        if first is not None:
+            raise first
 
     def detach_unused(self) -> None:
         """Have each device of all instances detached as soon as nobody has it open."""

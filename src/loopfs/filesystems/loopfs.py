@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count
 from typing import TypeVar
 
@@ -139,19 +140,24 @@ class LoopFilesystem(Directory):
         device = node.device
         assert device is not None
         write = flags & os.O_ACCMODE != os.O_RDONLY
+        handle = next(self._handles)
 
-        def open_device() -> tuple[int, int]:
+        def open_device() -> int:
             # The kernel, too, drops a block device's cache with its last opener. And what is
             # cached of a device that an engine writes can be old, but on the engine's own mount.
             current = request.connection != self.session.fd or not device.disk.uses
             kept = FOPEN_KEEP_CACHE if device.openers and current else 0
             opener = device.open(write=write, exclusive=exclusive)
-            handle = next(self._handles)
             errors = blockdev.SyncErrors(device)
             self.open_files[handle] = OpenFile(node, device, opener, request.connection, errors)
-            return handle, kept
+            return kept
 
-        handle, kept = self.drive(open_device)
+        try:
+            kept = self.drive(open_device)
+        except BaseException:
+            if handle in self.open_files:  # what followed has failed, and nobody will close it
+                self.drive(lambda: self._close(handle))
+            raise
         request.reply(OPEN_OUT.pack(handle, FOPEN_NOFLUSH | kept, 0))
 
     def release(self, request: Request, handle: int) -> None:
@@ -260,6 +266,8 @@ class LoopFilesystem(Directory):
             call: must not wait.
             may_wait: we may, for pages to be dropped and tables to be read. Who may not changes
                 only devices that nobody has open, and so nobody's pages.
+        Raises:
+            Exception: that of the call, or the first of what follows, of which all is carried out.
         """
         changes = _Changes([], [])
         try:
@@ -269,9 +277,11 @@ class LoopFilesystem(Directory):
                 finally:
                     self._take_events(changes)
         finally:
-            self._tell_names()
-            if may_wait:
-                self._follow(changes)
+            try:
+                self._tell_names()
+            finally:
+                if may_wait:
+                    self._follow(changes)
 
     def _take_events(self, changes: _Changes) -> None:
         """Have the nodes follow; with the lock held."""
@@ -290,10 +300,16 @@ class LoopFilesystem(Directory):
                     self._named.pop()
 
     def _follow(self, changes: _Changes) -> None:
-        for device in changes.pages:
-            self._invalidate(device)
-        for disk, window in changes.tables:
-            self._read_partitions(disk, window)
+        first: Exception | None = None
+        pages_of = (partial(self._invalidate, device) for device in changes.pages)
+        tables_of = (partial(self._read_partitions, *table) for table in changes.tables)
+        for step in (*pages_of, *tables_of):
+            try:
+                step()
+            except Exception as problem:
+                first = first or problem
+        if first is not None:
+            raise first
 
     def _invalidate(self, device: BlockDevice) -> None:
         """Nothing that was cached of it, its partitions and its disk is true any more."""
@@ -356,8 +372,10 @@ class LoopFilesystem(Directory):
 
     def serve(self) -> None:
         """Answer requests until the instance is unmounted, then shut it down."""
-        self.session.serve()
-        self.drive(self._shut_down)
+        try:
+            self.session.serve()
+        finally:
+            self.drive(self._shut_down)
 
     def _shut_down(self) -> None:
         with self._instances.numbers:

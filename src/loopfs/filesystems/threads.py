@@ -67,7 +67,7 @@ def start(name: str, target: Callable[..., None], *arguments: object) -> None:
     """
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cache
 
+from loopfs.errors import errno_of
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.uapi import fuse as uapi
 
@@ -60,30 +61,54 @@ class Request:
 
     def reply(self, *parts: Buffer) -> None:
         """Answer with success and the structures in ``parts``."""
-        length = uapi.OUT_HEADER.size + sum(map(len, parts))
-        self._send((uapi.OUT_HEADER.pack(length, 0, self.unique), *parts))
+        self._send((self._success(*parts), *parts))
 
     def reply_from(self, view: memoryview) -> None:
         """Answer with what the kernel finds in a mapping; EIO if part of it is not there."""
         try:
-            self.reply(view)
+            self._write((self._success(view), view))
         except OSError as problem:
             if problem.errno != errno.EFAULT:  # then it has answered EIO itself
                 raise
 
     def fail(self, code: int) -> None:
         """Answer with the errno ``code``."""
-        self._send((uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size, -code, self.unique),))
+        self._send((self._failure(code),))
+
+    def fail_with(self, problem: Exception) -> None:
+        """Answer with what an exception says; one that is no error of the system is told."""
+        if not isinstance(problem, OSError | MemoryError):
+            sys.excepthook(*sys.exc_info())  # a bug of ours: one caller's error
+        self.fail(errno_of(problem))
+
+    def _failure(self, code: int) -> bytes:
+        return uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size, -code, self.unique)
 
     def reply_ioctl(self, result: int) -> None:
         """Answer FUSE_IOCTL with what ioctl(2) returns."""
         self.reply(uapi.IOCTL_OUT.pack(result, 0, 0, 0))
 
+    def _success(self, *parts: Buffer) -> bytes:
+        length = uapi.OUT_HEADER.size + sum(map(len, parts))
+        return uapi.OUT_HEADER.pack(length, 0, self.unique)
+
     def _send(self, parts: tuple[Buffer, ...]) -> None:
+        """Answer, and if the kernel does not take that (a bug of ours, or no memory) with EIO: a
+        request without an answer is a caller that hangs for good."""
+        try:
+            self._write(parts)
+        except OSError:
+            sys.excepthook(*sys.exc_info())
+            try:
+                self._write((self._failure(errno.EIO),))
+            except OSError:
+                sys.excepthook(*sys.exc_info())
+
+    def _write(self, parts: tuple[Buffer, ...]) -> None:
         try:
             os.writev(self._fd, parts)
         except OSError as problem:
-            # ENOENT: the caller was killed meanwhile; ENODEV: unmounted.
+            # ENOENT: the caller was killed meanwhile, or it has an answer; ENODEV: unmounted.
             if problem.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
@@ -97,6 +122,29 @@ class Connection(int):
 
     def __del__(self) -> None:
         os.close(self)
+
+
+def abort(fd: int) -> None:
+    """Let go of an open /dev/fuse, whoever still has the descriptor: what they answer goes nowhere.
+
+    When nobody else has it open and no thread reads it any more, the kernel ends the connection,
+    and everybody who waits for an answer has one (ECONNABORTED).
+    """
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        os.dup2(null, fd, inheritable=False)
+    finally:
+        os.close(null)
+
+
+def abort_all() -> None:
+    """As :func:`abort`, for all that this process has: its end cannot wait for its own answers."""
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
+                abort(int(name))
+        except FileNotFoundError:
+            continue  # closed meanwhile
 
 
 class Session:
@@ -124,7 +172,16 @@ class Session:
         assert self.fd is not None
         try:
             self._serve(self.fd)
+        except BaseException:
+            self.abort()  # nobody is left who would answer
+            raise
         finally:
+            self.fd = None
+
+    def abort(self) -> None:
+        """End the connection: every request of it fails."""
+        if (fd := self.fd) is not None:
+            abort(fd)
             self.fd = None
 
     def _serve(self, fd: int) -> None:
@@ -138,9 +195,11 @@ class Session:
             except OSError as problem:
                 if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: just now
                     return
-                if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN, errno.ENOMEM):
                     continue
                 raise
+            if length < _HEADER:
+                return  # aborted by us
             self._busy = True
             _, opcode, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
             request = Request(fd, unique, nodeid, pid)
@@ -151,11 +210,8 @@ class Session:
                     self._write(request, view)
                 else:
                     self._dispatch(opcode, request, bytes(view[_HEADER:length]))
-            except OSError as problem:
-                request.fail(problem.errno or errno.EIO)
-            except Exception:  # a bug of ours: one caller's error, not everybody's end
-                sys.excepthook(*sys.exc_info())
-                request.fail(errno.EIO)
+            except Exception as problem:
+                request.fail_with(problem)
             self._busy = False
             if opcode == uapi.FUSE_DESTROY:
                 return

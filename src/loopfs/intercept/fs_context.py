@@ -16,11 +16,13 @@ import ctypes
 import errno
 import os
 import select
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
 
 from loopfs import syscalls
+from loopfs.channel import close_all
 from loopfs.driver.fs_context import FsContext, LoopParameters, Parameters, Phase
 from loopfs.engines.engine import Served
 from loopfs.engines.helper import NOT_OURS, result
@@ -30,7 +32,7 @@ from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
-from loopfs.filesystems.threads import spawn
+from loopfs.filesystems.threads import start
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,
@@ -105,6 +107,7 @@ class OpenContext:
         self.picked = picked
         self.lock = threading.Lock()  # for who acts on it, after all has been read of the caller
         self.closed = False
+        self._abandoned = False
         self._log = log
 
     def say(self, sentence: str) -> None:
@@ -115,23 +118,22 @@ class OpenContext:
             return  # full: nobody reads them
 
     def close(self) -> None:
-        """Nobody has it open any more: once nobody acts on it."""
-        if self.lock.acquire(blocking=False):
-            self._close()
-        else:
-            spawn(self._close_later)
+        """Nobody has it open any more: close it, or leave that to who acts on it (:meth:`left`)."""
+        self._abandoned = True
+        self.left()
 
-    def _close_later(self) -> None:
-        self.lock.acquire()
-        self._close()
-
-    def _close(self) -> None:
-        self.closed = True
-        os.close(self._log)
-        if self.picked is not None:
-            os.close(self.picked.context)
-        self._share.give_back()
-        self.lock.release()
+    def left(self) -> None:
+        """To be called by who has released the lock."""
+        if self._abandoned and self.lock.acquire(blocking=False):
+            try:
+                if not self.closed:
+                    self.closed = True
+                    os.close(self._log)
+                    if self.picked is not None:
+                        os.close(self.picked.context)
+                    self._share.give_back()
+            finally:
+                self.lock.release()
 
 
 class OpenContexts:
@@ -148,31 +150,39 @@ class OpenContexts:
         self._poller: select.epoll | None = None
 
     def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
-        """Answer ``call`` with a descriptor of ``context``.
+        """Answer ``call`` with a descriptor of ``context``; ``picked`` is ours from now on.
 
         Raises:
-            OSError: ENFILE: the caller has as much in use as he may.
+            OSError: ENFILE: the caller has as much in use as he may; EAGAIN, EMFILE, ENOMEM. And
+                nothing of it stays.
         """
-        userns = call.process.namespace("user")
-        taken = 2 * CONTEXT if picked else CONTEXT
+        owned = [] if picked is None else [picked.context]
         try:
+            userns = call.process.namespace("user")
+            taken = 2 * CONTEXT if picked else CONTEXT
             share = self._shares.take(call.process.charged_user(), taken, errno.ENFILE)
+            with share:
+                owned += os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
+                theirs, ours = owned[-2:]
+                opened = OpenContext(context, ours, picked, userns, share)
+                with self._lock:
+                    self._watching().register(ours, 0)  # EPOLLERR: nobody reads any more
+                    self._contexts[ours] = os.fstat(theirs).st_ino, opened
         except OSError:
-            if picked is not None:
-                os.close(picked.context)
+            close_all(owned)
             raise
-        theirs, ours = os.pipe2(os.O_DIRECT | os.O_NONBLOCK | os.O_CLOEXEC)
-        inode = os.fstat(theirs).st_ino
-        with self._lock:
-            self._contexts[ours] = inode, OpenContext(context, ours, picked, userns, share)
-            if self._poller is None:
-                self._poller = select.epoll()
-                threading.Thread(target=self._watch, name="contexts", daemon=True).start()
         try:
             call.finish_with_descriptor(theirs, close_on_exec=cloexec)
         finally:
             os.close(theirs)
-            self._poller.register(ours, 0)  # EPOLLERR: nobody reads any more
+
+    def _watching(self) -> select.epoll:
+        """What the thread watches that sees to closed contexts. Raises OSError EAGAIN."""
+        if self._poller is None:
+            poller = select.epoll()
+            start("contexts", self._watch, poller)
+            self._poller = poller
+        return self._poller
 
     def find(self, process: Process, fd: int) -> OpenContext | None:
         if not self._contexts:
@@ -189,14 +199,16 @@ class OpenContexts:
                     return opened
         return None
 
-    def _watch(self) -> None:
-        assert self._poller is not None
+    def _watch(self, poller: select.epoll) -> None:
         while True:
-            for fd, _ in self._poller.poll():
-                self._poller.unregister(fd)
+            for fd, _ in poller.poll():
                 with self._lock:
+                    poller.unregister(fd)
                     _, opened = self._contexts.pop(fd)
-                opened.close()
+                try:
+                    opened.close()
+                except OSError:  # a bug of ours: one context's loss, not that of all
+                    sys.excepthook(*sys.exc_info())
 
 
 class ContextHandlers:
@@ -280,8 +292,8 @@ class ContextHandlers:
         with caller_descriptors(call, start) as fds:
             arguments = (devices, path, follow)
             channel = mounts.helper.begin("pick", arguments, fds)
-        message = channel.receive()
-        channel.close()
+        with channel:
+            message = channel.receive()
         code, number = result(message)
         if code == NOT_OURS:
             call.proceed()
@@ -322,15 +334,18 @@ class ContextHandlers:
             string = _value(call.process, command, value, aux)
             call.note(key=name, value=string)
             act = partial(opened.context.set, name, string)
-        with opened.lock:
-            if opened.closed or not call.alive():  # by another thread of the caller's
-                raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-            try:
-                act()
-            except DriverError as problem:
-                if problem.strerror != os.strerror(problem.code):
-                    opened.say(str(problem.strerror))
-                raise
+        try:
+            with opened.lock:
+                if opened.closed or not call.alive():  # by another thread of the caller's
+                    raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+                try:
+                    act()
+                except DriverError as problem:
+                    if problem.strerror != os.strerror(problem.code):
+                        opened.say(str(problem.strerror))
+                    raise
+        finally:
+            opened.left()
         call.finish()
 
     def _create(self, call: Call, opened: OpenContext) -> None:
@@ -357,11 +372,17 @@ class ContextHandlers:
         owner = Owner.of(call.process)
         channel, message, share = begin_instance(self._mounts, call, owner, context)
         channel.close()
-        made = adopt_instance(self._mounts, owner, context, message, share)
+        fuse, superblock = message.fds
+        try:
+            only = message._replace(fds=[fuse])
+            made = adopt_instance(self._mounts, owner, context, only, share)
+        except BaseException:
+            os.close(superblock)
+            raise
         assert isinstance(context.parameters, LoopParameters)
         if context.parameters.links:
             self._places.expect(made)
-        return message.fds[1]
+        return superblock
 
     def _create_engine(self, call: Call, context: FsContext) -> int:
         parameters = context.parameters
@@ -404,8 +425,8 @@ class ContextHandlers:
         arguments = (context.sb_flags, context.sb_flags_mask)
         with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("reconfigure", arguments, (*fds, kernels))
-        code, _ = result(channel.receive())
-        channel.close()
+        with channel:
+            code, _ = result(channel.receive())
         if code:
             raise OSError(code, os.strerror(code))
 

@@ -29,8 +29,8 @@ def mount_by_kernel(
     with caller_descriptors(call) as fds:
         job = (instances.device_numbers(), source, target, bool(flags & MS_RDONLY))
         channel = helper.begin("claim", job, fds)
-        message = channel.receive()
-        channel.close()
+        with channel:
+            message = channel.receive()
         code, claimed = result(message)
         if code:
             return code

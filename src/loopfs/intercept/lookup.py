@@ -47,8 +47,8 @@ def resolved(mounts: Mounts, call: Call, path: str, start: int | None = None) ->
     """
     with caller_descriptors(call, None if path.startswith("/") else start) as fds:
         channel = mounts.helper.begin("device_at", (path,), fds)
-    message = channel.receive()
-    channel.close()
+    with channel:
+        message = channel.receive()
     code, _ = result(message)
     if code:
         raise OSError(code, os.strerror(code))

@@ -8,7 +8,7 @@ import os
 import sys
 from functools import cache, partial
 
-from loopfs.channel import Channel, Message
+from loopfs.channel import Channel, Message, close_all
 from loopfs.driver.fs_context import (
     FsContext,
     LoopParameters,
@@ -166,8 +166,8 @@ class MountHandler:
         with caller_descriptors(call) as fds:
             arguments = (mounts.instances.device_numbers(), target, flags, refused)
             channel = mounts.helper.begin("remount", arguments, fds)
-        code, device_number = result(channel.receive())
-        channel.close()
+        with channel:
+            code, device_number = result(channel.receive())
         if code == NOT_OURS:
             call.proceed()
             return
@@ -214,18 +214,25 @@ def begin_instance(
         with caller_descriptors(call) as fds:
             job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
             channel = mounts.helper.begin("instance", job, fds)
-        message = channel.receive()
-        code, _ = result(message)
-        if code:
+        try:
+            message = channel.receive()
+            code, _ = result(message)
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
             channel.close()
-            raise OSError(code, os.strerror(code))
+            raise
     return channel, message, share
 
 
 def adopt_instance(
     mounts: Mounts, owner: Owner, context: FsContext, message: Message, share: Share
 ) -> LoopFilesystem:
-    """Serve the instance that a job has made."""
+    """Serve the instance that a job has made.
+
+    Raises:
+        OSError: EAGAIN: there is no room for its thread; its descriptors are closed.
+    """
     _, made = result(message)
     assert isinstance(made, tuple)
     device_number, place, linker = made
@@ -233,7 +240,11 @@ def adopt_instance(
     on_device = partial(mounts.helper.link, tuple(others), linker, place) if place else None
     filesystem = mounts.instances.add(fuse, device_number, owner, on_device, share)
     set_limit(filesystem, context)
-    mounts.instances.serve_in_thread(filesystem)
+    try:
+        mounts.instances.serve_in_thread(filesystem)
+    except OSError:
+        close_all(others)
+        raise
     return filesystem
 
 
@@ -311,7 +322,11 @@ def _begin_engine(
         served = tuple(tuple(each) for each in mounts.served())
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
-    message, device = _converse(mounts, channel)
+    try:
+        message, device = _converse(mounts, channel)
+    except BaseException:
+        channel.close()  # the job sees that nobody waits, and ends
+        raise
     outcome = result(message)
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)

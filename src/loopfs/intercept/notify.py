@@ -8,13 +8,17 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 
+from loopfs.errors import errno_of
+from loopfs.filesystems.threads import start
 from loopfs.intercept.filter import TRAPS
 from loopfs.process import Process
 from loopfs.uapi import seccomp as uapi
 from loopfs.uapi.syscalls import abis
 
+PAUSE = 0.01  # seconds, until what could not be received is tried again
 FSTAT_CALLS = ("fstat", "fstat64", "newfstatat", "fstatat64", "statx")
 
 NAMES = {
@@ -100,13 +104,21 @@ class Call:
 
     def _reply(self, command: int, argument: bytes) -> bool:
         """Whether the caller was still there for it, and not killed meanwhile."""
+        return _told(self._listener, command, argument)
+
+
+def _told(listener: int, command: int, argument: bytes) -> bool:
+    """Say something of a call to the kernel; whether it was still there for it."""
+    while True:
         try:
-            fcntl.ioctl(self._listener, command, argument)
+            fcntl.ioctl(listener, command, argument)
         except OSError as problem:
             if problem.errno == errno.ENOENT:
                 return False
-            raise
-        return True
+            if problem.errno != errno.EINTR:
+                raise
+        else:
+            return True
 
 
 Handler = Callable[[Call], None]
@@ -169,13 +181,18 @@ class _Receivers:
             try:
                 fcntl.ioctl(self._listener, uapi.SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
             except OSError as problem:
-                if problem.errno not in (errno.ENOENT, errno.EINTR):
-                    raise
                 if _hung_up(self._listener):
                     return
+                if problem.errno not in (errno.ENOENT, errno.EINTR):
+                    sys.excepthook(*sys.exc_info())  # a bug of ours, or no memory
+                    time.sleep(PAUSE)
                 continue  # the caller was killed before we could read
             notification = uapi.Notification._make(uapi.NOTIF.unpack(buffer))
-            _handle(self._make(self._listener, notification), self._handler)
+            try:
+                _handle(self._make(self._listener, notification), self._handler)
+            except Exception:  # a bug of ours, or no memory: one caller's loss
+                sys.excepthook(*sys.exc_info())
+                _refuse(self._listener, notification.id)
 
     def leave(self) -> None:
         """This thread is not ready until it has handled its call."""
@@ -183,16 +200,10 @@ class _Receivers:
             return
         with self._lock:
             if self._ready == 1:
-                self._start_another()
+                start("notify", self.run)
             else:
                 self._ready -= 1
         _this_thread.ready = False
-
-    def _start_another(self) -> None:
-        try:
-            threading.Thread(target=self.run, name="notify", daemon=True).start()
-        except RuntimeError as problem:  # RLIMIT_NPROC, or a cgroup's pids.max
-            raise OSError(errno.EAGAIN, str(problem)) from problem
 
     def _return(self) -> bool:
         """Be ready again, if there are not enough of us."""
@@ -212,19 +223,35 @@ def _handle(call: Call, handler: Handler) -> None:
     try:
         handler(call)
     except Exception as problem:
-        code = problem.errno or errno.EIO if isinstance(problem, OSError) else errno.EIO
+        code = errno_of(problem)
         refused = code in (errno.EPERM, errno.EACCES) and not call.answered
         if refused and call.process.closed_to_us():  # so is what it asks for
             call.proceed()
             return
-        if call.answered or not isinstance(problem, OSError):
+        if call.answered or not isinstance(problem, OSError | MemoryError):
             sys.excepthook(*sys.exc_info())  # a bug of ours: not the end of all callers
         if not call.answered:
             call.fail(code)
 
 
+def _refuse(listener: int, number: int) -> None:
+    """Answer a call of which nothing else is left, if it has no answer yet."""
+    try:
+        response = uapi.NOTIF_RESP.pack(number, 0, -errno.EIO, 0)
+        _told(listener, uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
+    except OSError as problem:
+        if problem.errno != errno.EINPROGRESS:  # it has one
+            sys.excepthook(*sys.exc_info())
+
+
 def _hung_up(listener: int) -> bool:
-    """No process is left that the filter watches."""
+    """No process is left that the filter watches; the listener is of no use any more."""
     poller = select.poll()
     poller.register(listener, select.POLLIN)
-    return any(event & select.POLLHUP for _, event in poller.poll(0))
+    try:
+        return any(event & _HUNG_UP for _, event in poller.poll(0))
+    except OSError:  # no memory: next time
+        return False
+
+
+_HUNG_UP = select.POLLHUP | select.POLLNVAL

@@ -9,6 +9,7 @@ from functools import partial
 
 from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.mount import PAGE, may_mount
@@ -56,24 +57,39 @@ class PlaceHandler:
             return
         dirfd = ctypes.c_int(call.args[2] & 0xFFFFFFFF).value
         start = None if dirfd == AT_FDCWD or target.startswith("/") else dirfd
-        mount = process.descriptor(tree)
+        try:
+            link = self._place(call, start, target, tree)
+        except OSError:
+            self.expect(filesystem)  # still
+            raise
+        if link is not None:
+            filesystem.on_device = link
+        call.finish()
+
+    def _place(
+        self, call: Call, start: int | None, target: str, tree: int
+    ) -> DeviceListener | None:
+        """Have a job move the caller's mount ``tree``; what keeps the links there, if it can.
+
+        Raises:
+            OSError: as move_mount(2).
+        """
+        mount = call.process.descriptor(tree)
         try:
             with caller_descriptors(call, start) as fds:
                 channel = self._mounts.helper.begin("place", (target,), (*fds, mount))
         finally:
             os.close(mount)
-        message = channel.receive()
-        channel.close()
+        with channel:
+            message = channel.receive()
         code, placed = result(message)
         if code:
-            self.expect(filesystem)
-        else:
-            assert isinstance(placed, tuple)
-            name, linker = placed
-            if name:
-                link = partial(self._mounts.helper.link, tuple(message.fds), linker, name)
-                filesystem.on_device = link
-        call.answer(code)
+            raise OSError(code, os.strerror(code))
+        assert isinstance(placed, tuple)
+        name, linker = placed
+        if not name:
+            return None
+        return partial(self._mounts.helper.link, tuple(message.fds), linker, name)
 
     @staticmethod
     def _device_number(call: Call, tree: int) -> int | None:

@@ -38,8 +38,8 @@ class UmountHandler:
             return
         with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("umount", (target, flags, devices), fds)
-        code, device = result(channel.receive())
-        channel.close()
+        with channel:
+            code, device = result(channel.receive())
         if code == NOT_OURS:
             call.proceed()
         elif code:

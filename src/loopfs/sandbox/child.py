@@ -65,7 +65,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     gate, inits = Channel.pair()
     # Those that we mount send process ids of the supervisor's namespace, where we stay.
     syscalls.unshare(CLONE_NEWPID)
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         gate.close()
         _be_init(channel, inits, copy, (argv, environment, mask, is_nested))

@@ -8,6 +8,7 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel
+from loopfs.errors import SetupError, fork
 from loopfs.lean import NoReturn, Sequence, signal
 from loopfs.sandbox import landlock, messages, proc
 from loopfs.text import shown, to_str
@@ -39,7 +40,11 @@ def main(
     """
     proc.mount_whole_proc()
     landlock.restrict()
-    command = os.fork()
+    try:
+        command = fork()
+    except SetupError as problem:
+        print(f"loopfs: {problem.strerror}", file=sys.stderr)
+        return CANNOT_RUN
     if command == 0:
         status = 1
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 
 from loopfs import syscalls
+from loopfs.errors import fork
 from loopfs.lean import NamedTuple
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
@@ -47,7 +48,7 @@ def copy_for_another() -> Copy | None:
         return None
     ready, readys = os.pipe()
     done, dones = os.pipe()
-    pid = os.fork()
+    pid = fork()
     if pid == 0:
         try:
             for fd in (ready, dones):

@@ -11,7 +11,7 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.errors import SetupError
+from loopfs.errors import SetupError, fork
 from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.settings import Settings
 
@@ -51,7 +51,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
         channel, childs_end = Channel.pair()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             channel.close()
             if log is not None:

@@ -6,26 +6,33 @@ import os
 import sys
 import threading
 from functools import partial
+from time import monotonic
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.engines.helper import Helper
-from loopfs.errors import SetupError
-from loopfs.lean import TYPE_CHECKING, Sequence, signal
+from loopfs.engines.helper import ABORT, Helper
+from loopfs.errors import SetupError, no_room
+from loopfs.filesystems.threads import start
+from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
+from loopfs.sandbox.ending import ENDERS, PATIENCE, Command, remaining
 from loopfs.sandbox.run import FORWARDED
 from loopfs.settings import Settings
 from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 if TYPE_CHECKING:
+    from signal import struct_siginfo
+
     from loopfs.driver.bdev import BlockDevice
     from loopfs.engines.mounts import Engine
+    from loopfs.filesystems.loopfs import LoopFilesystem
     from loopfs.filesystems.sysfs import SysfsDirectory
     from loopfs.fuse.session import Session
     from loopfs.intercept import notify
     from loopfs.intercept.log import Log
 
 SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
+ABORT_WITHIN = 2  # seconds
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
@@ -56,27 +63,64 @@ class Supervisor:
         self._userns = userns
         self._settings = settings
         self._log = log
-        self._command: int | None = None
-        self._instance = threading.Thread(target=self._serve_instance, name="fuse", daemon=True)
+        self._command: Command | None = None
+        # nohup(1) has it ignored: what the kernel sends with a terminal's end is no wish then.
+        ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+        self._enders = ENDERS - ignored
+        self._failure: SetupError | None = None
 
     def supervise(self) -> int:
         """Serve the sandbox; return the command's exit status."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._mounted = threading.Event()
         self._serving = threading.Event()
-        self._instance.start()  # imports what it needs while the child goes on
+        try:  # it imports what it needs while the child goes on
+            start("fuse", self._serve_instance)
+        except OSError:
+            os.kill(self._child, signal.SIGKILL)
+            os.waitpid(self._child, 0)
+            raise no_room() from None
         self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
         if self._mounts_made.fds:
             self._mounted.set()
         elif chosen := self._settings.for_the_outer_one():
             raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
-        threading.Thread(target=self._converse, daemon=True).start()
-        status = self._wait()
+        self._begin("converse", self._converse)
+        try:
+            status = self._wait()
+        finally:
+            if self._serving.is_set():
+                abort_connections()
         if self._log is not None:
             self._log.end(status)
         return status
 
+    def _begin(self, name: str, target: Callable[..., None], *args: object) -> None:
+        """Start a thread that the sandbox cannot do without."""
+        try:
+            start(name, target, *args)
+        except OSError:
+            self._fail(no_room())
+
+    def _fail(self, problem: SetupError) -> None:
+        """End the sandbox, before anybody waits for what there will not be."""
+        self._failure = problem
+        os.kill(self._child, signal.SIGKILL)
+
     def _serve_instance(self) -> None:
+        filesystem = None
+        try:
+            filesystem = self._prepare()
+        except Exception as problem:
+            if not isinstance(problem, SetupError):
+                sys.excepthook(*sys.exc_info())
+                problem = SetupError(0, f"the sandbox cannot be served: {problem}")
+            self._fail(problem)
+        if filesystem is not None:
+            self._mounts.instances.serve(filesystem)
+
+    def _prepare(self) -> LoopFilesystem | None:
+        """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems import links
@@ -119,9 +163,8 @@ class Supervisor:
                 directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
                 session = Session(view, directory)
                 instances.on_removal.append(partial(_forget, session, directory))
-            threading.Thread(target=session.serve, name=place, daemon=True).start()
-        if filesystem is not None:
-            instances.serve(filesystem)
+            self._begin(place, session.serve)
+        return filesystem
 
     def _converse(self) -> None:
         """What becomes the command has one thing to say, before it does. Nobody has the other end
@@ -130,11 +173,11 @@ class Supervisor:
         self._channel.close()
         if message.data != messages.LISTENER:
             return  # it cannot be run
-        self._command = message.pid
+        self._command = Command(message.pid)
         if self._log is not None:
             self._log.start(message.pid)
         for listener in message.fds:
-            threading.Thread(target=self._intercept, args=(listener,), daemon=True).start()
+            self._begin("notify", self._intercept, listener)
 
     def _intercept(self, listener: int) -> None:
         from loopfs.intercept import notify
@@ -182,18 +225,41 @@ class Supervisor:
 
     def _wait(self) -> int:
         waited = FORWARDED | {signal.SIGCHLD}
+        deadline: float | None = None  # for what a signal is to end
+        told = False
         while True:
-            info = signal.sigwaitinfo(waited)
-            if info.si_signo == signal.SIGCHLD:
+            info = _next_signal(waited, deadline)
+            if info is None:
+                deadline = None
+                if told := self._hangs():
+                    self._tell_of_hanging()
+            elif info.si_signo == signal.SIGCHLD:
                 pid, status = os.waitpid(self._child, os.WNOHANG)
                 if pid:
+                    if self._failure is not None:
+                        raise self._failure
                     if self._serving.is_set():
-                        self._mounts.finish(self._tell_of_slow)
+                        self._finish()
                     _drop_signals()
                     return messages.exit_status(status)
-            elif info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
+            else:
+                if info.si_signo in self._enders:
+                    if told and self._hangs():
+                        self._abort(info.si_signo)
+                    deadline = deadline or monotonic() + PATIENCE
                 # A hangup is sent to the session's leader alone, and that can be us.
-                self._forward(info.si_signo)
+                if info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
+                    self._forward(info.si_signo)
+
+    def _finish(self) -> None:
+        """Wait for the engines, or as long as somebody wants to."""
+        try:
+            self._mounts.finish(self._tell_of_slow)
+        except _Interrupted as interrupted:
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._enders)
+            self._mounts.give_up()
+            if not self._mounts.ended(PATIENCE):
+                self._abort(interrupted.number)
 
     def _tell_of_slow(self, engines: Sequence[Engine]) -> None:
         """Say what we wait for, and let who is tired of it end it.
@@ -201,27 +267,80 @@ class Supervisor:
         Not before: a signal that was to end the command must not cost what it has written.
         """
         _drop_signals()
-        enders = signal.SIGINT, signal.SIGTERM
-        for number in enders:
-            signal.signal(number, lambda *_: self._mounts.give_up())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, enders)
+        for number in self._enders:
+            signal.signal(number, _interrupt)
         names = ", ".join(engine.name() for engine in engines)
-        print(
-            f"loopfs: still waiting for {names} to write what was mounted;"
-            " interrupt (SIGINT, SIGTERM) to lose what is not yet written",
-            file=sys.stderr,
-            flush=True,
+        _say(
+            f"still waiting for {names} to write what was mounted;"
+            " interrupt (SIGINT, SIGTERM, SIGHUP) to lose what is not yet written"
         )
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._enders)
 
     def _forward(self, number: int) -> None:
-        target = self._command
+        if self._command is not None:
+            self._command.send(number)
+        else:  # nothing runs yet that could want to know
+            os.kill(self._child, signal.SIGKILL)
+
+    def _hangs(self) -> bool:
+        """What a signal was to end has not ended, and takes no signal."""
+        return self._command is None or self._command.hangs()
+
+    def _tell_of_hanging(self) -> None:
+        _say(
+            f"still waiting for {remaining(self._child)} to end; interrupt once more"
+            " (SIGINT, SIGTERM, SIGHUP) to end all at once and lose what is not yet written"
+        )
+
+    def _abort(self, number: int) -> NoReturn:
+        """End now, whoever waits for whom: nobody gets an answer any more, or waits for one."""
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.alarm(ABORT_WITHIN)  # even if one of these hangs
+        status = 128 + number
         try:
-            if target is None:  # nothing runs yet that could want to know
-                os.kill(self._child, signal.SIGKILL)
-            else:
-                os.kill(target, number)
-        except ProcessLookupError:
-            return  # it has just ended
+            _say("ended while something hung: what had not been written is lost")
+            os.kill(self._child, signal.SIGKILL)
+            self._helper.dismiss(ABORT)
+            if self._serving.is_set():
+                self._mounts.give_up()
+                abort_connections()
+            if self._log is not None:
+                self._log.end(status)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(status)
+
+
+class _Interrupted(Exception):
+    """A signal by which somebody gives up what is not yet written; ``number`` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def _interrupt(number: int, _: object) -> NoReturn:
+    raise _Interrupted(number)
+
+
+def _next_signal(waited: frozenset[int], deadline: float | None) -> struct_siginfo | None:
+    """One of the signals that are ``waited`` for; None when none has come until the deadline."""
+    if deadline is None:
+        return signal.sigwaitinfo(waited)
+    return signal.sigtimedwait(waited, max(0.0, deadline - monotonic()))
+
+
+def _say(sentence: str) -> None:
+    print(f"loopfs: {sentence}", file=sys.stderr, flush=True)
+
+
+def abort_connections() -> None:
+    """Let go of every FUSE connection: our end must not wait for an answer of our own."""
+    from loopfs.fuse.session import abort_all
+
+    abort_all()
 
 
 def _drop_signals() -> None:
