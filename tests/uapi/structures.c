@@ -166,6 +166,10 @@ STRUCT(blkpg_partition, struct blkpg_partition, { .start = F(1), .length = F(2),
 NUMBER(IOCB_CMD_FSYNC); NUMBER(IOCB_CMD_FDSYNC);
 NUMBER(FALLOC_FL_KEEP_SIZE); NUMBER(FALLOC_FL_PUNCH_HOLE); NUMBER(FALLOC_FL_ZERO_RANGE);
 
+/* linux/fcntl.h */
+STRUCT(flock, struct flock, {
+	.l_type = F(1), .l_whence = F(2), .l_start = F(3), .l_len = F(4), .l_pid = F(5) });
+
 /* linux/fuse.h */
 #define ATTR(n) { \
 	.ino = F(n), .size = F(n + 1), .blocks = F(n + 2), .atime = F(n + 3), \
