@@ -1,0 +1,73 @@
+"""The superblock of ext2, ext3 and ext4: its label, and the checksum over it.
+
+Bytes in, bytes out (Documentation/filesystems/ext4/super.rst). Of all that is in an image these
+1024 bytes are what the supervisor looks at, and of them the magic, the label, and whether there
+is a checksum: an engine keeps its own copy, and writes it again whatever others have done.
+"""
+
+from __future__ import annotations
+
+import struct
+
+START, SIZE = 1024, 1024  # bytes, on the device
+LABEL_MAX = 16  # EXT4_LABEL_MAX
+TYPES = frozenset({"ext2", "ext3", "ext4"})
+
+_U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
+_MAGIC_OFFSET, _MAGIC = 0x38, 0xEF53
+_RO_COMPAT_OFFSET, _METADATA_CSUM = 0x64, 0x400
+_LABEL = slice(0x78, 0x78 + LABEL_MAX)
+_CHECKSUM_OFFSET = 0x3FC
+_CASTAGNOLI = 0x82F63B78  # the polynomial, its bits in reverse
+
+
+def label(superblock: bytes) -> bytes:
+    """What it calls the filesystem: up to 16 bytes, without a NUL.
+
+    Raises:
+        ValueError: it is none of these filesystems.
+    """
+    _check(superblock)
+    return superblock[_LABEL].partition(b"\0")[0]
+
+
+def with_label(superblock: bytes, name: bytes) -> bytes:
+    """The same with another label, and with its checksum if it has one.
+
+    Args:
+        name: up to 16 bytes.
+    Raises:
+        ValueError: it is none of these filesystems.
+    """
+    _check(superblock)
+    out = bytearray(superblock)
+    out[_LABEL] = name.ljust(LABEL_MAX, b"\0")
+    (features,) = _U32.unpack_from(out, _RO_COMPAT_OFFSET)
+    if features & _METADATA_CSUM:
+        _U32.pack_into(out, _CHECKSUM_OFFSET, crc32c(out[:_CHECKSUM_OFFSET]))
+    return bytes(out)
+
+
+def _check(superblock: bytes) -> None:
+    if len(superblock) != SIZE or _U16.unpack_from(superblock, _MAGIC_OFFSET) != (_MAGIC,):
+        raise ValueError("no superblock of ext2, ext3 or ext4")
+
+
+def crc32c(data: bytes) -> int:
+    """CRC-32C as ext4 has it: from all ones, and not inverted at the end."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]
+    return crc
+
+
+def _table() -> tuple[int, ...]:
+    entries = []
+    for entry in range(256):
+        for _ in range(8):
+            entry = entry >> 1 ^ (_CASTAGNOLI if entry & 1 else 0)
+        entries.append(entry)
+    return tuple(entries)
+
+
+_TABLE = _table()
