@@ -44,7 +44,7 @@ def with_label(superblock: bytes, name: bytes) -> bytes:
     out[_LABEL] = name.ljust(LABEL_MAX, b"\0")
     (features,) = _U32.unpack_from(out, _RO_COMPAT_OFFSET)
     if features & _METADATA_CSUM:
-        _U32.pack_into(out, _CHECKSUM_OFFSET, crc32c(out[:_CHECKSUM_OFFSET]))
+        _U32.pack_into(out, _CHECKSUM_OFFSET, crc32c(bytes(out[:_CHECKSUM_OFFSET])))
     return bytes(out)
 
 
@@ -64,9 +64,10 @@ def crc32c(data: bytes) -> int:
 def _table() -> tuple[int, ...]:
     entries = []
     for entry in range(256):
+        remainder = entry
         for _ in range(8):
-            entry = entry >> 1 ^ (_CASTAGNOLI if entry & 1 else 0)
-        entries.append(entry)
+            remainder = remainder >> 1 ^ (_CASTAGNOLI if remainder & 1 else 0)
+        entries.append(remainder)
     return tuple(entries)
 
 

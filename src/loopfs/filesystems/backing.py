@@ -200,7 +200,7 @@ class BackingFile:
     def opened_anew(self, flags: int) -> Descriptor:
         """The file once more, as another open file description. Raises OSError as open(2)."""
         file = self._open()
-        return Descriptor(os.open(f"/proc/self/fd/{file.fd}", flags | os.O_CLOEXEC), self.slow)
+        return Descriptor(os.open(f"/proc/self/fd/{file.fd}", flags | _QUIETLY), self.slow)
 
     def duplicate(self) -> Descriptor:
         """Another descriptor of the same description, which whoever bound the device has too."""

@@ -15,6 +15,7 @@ import threading
 
 from loopfs.driver.bdev import BlockDevice, Use
 from loopfs.filesystems import blockdev
+from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.threads import spawn, start
@@ -47,14 +48,18 @@ class EngineDevice(Operations):
         instance: the device's.
         node: the device's.
         use: what the engine may write, if anything; it ends with the engine.
+        lock: on what is below the device; the same.
     """
 
-    def __init__(self, instance: LoopFilesystem, node: Node, use: Use | None) -> None:
+    def __init__(
+        self, instance: LoopFilesystem, node: Node, use: Use | None, lock: ImageLock
+    ) -> None:
         assert node.device is not None
         self._instance = instance
         self._node = node
         self._device: BlockDevice = node.device
         self._use = use
+        self.lock = lock
         self._buffer = memoryview(bytearray(MAX_WRITE))
         self._errors = blockdev.SyncErrors(node.device)
         self.error = 0  # the errno of every sync
@@ -80,6 +85,7 @@ class EngineDevice(Operations):
             try:
                 self._let_go(connection)
             finally:
+                self.lock.release()
                 self.gone.set()
 
     def _let_go(self, connection: int) -> None:

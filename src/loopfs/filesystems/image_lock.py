@@ -107,7 +107,7 @@ def _description(backing: BackingFile, write: bool) -> tuple[Descriptor, str]:
     """
     mode = os.O_RDWR if write else os.O_RDONLY
     try:
-        return backing.opened_anew(mode | os.O_NONBLOCK | os.O_NOCTTY), ""
+        return backing.opened_anew(mode), ""
     except OSError as problem:
         if problem.errno not in _NOT_ANEW:
             raise
@@ -157,7 +157,4 @@ def _set(fd: int, flock: bytes) -> None:
 
 def _refusal(path: str, write: bool) -> str:
     how = "it is mounted" if write else "it is mounted for writing"
-    return (
-        f"cannot mount {path}: {how} by another sandbox, or by another device of this one;"
-        " unmount it there"
-    )
+    return f"{path}: {how} by another sandbox, or from another device of this one; unmount it there"
