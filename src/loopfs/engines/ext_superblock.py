@@ -18,6 +18,8 @@ _MAGIC_OFFSET, _MAGIC = 0x38, 0xEF53
 _RO_COMPAT_OFFSET, _METADATA_CSUM = 0x64, 0x400
 _LABEL = slice(0x78, 0x78 + LABEL_MAX)
 _CHECKSUM_OFFSET = 0x3FC
+_MAGIC_FIELD, _UUID, _GROUP = slice(0x38, 0x3A), slice(0x68, 0x78), slice(0x5A, 0x5C)
+_OWN = (slice(0x30, 0x34), slice(0x3A, 0x3C), _GROUP)  # of a copy: s_wtime, s_state, and that
 _CASTAGNOLI = 0x82F63B78  # the polynomial, its bits in reverse
 
 
@@ -46,6 +48,41 @@ def with_label(superblock: bytes, name: bytes) -> bytes:
     if features & _METADATA_CSUM:
         _U32.pack_into(out, _CHECKSUM_OFFSET, crc32c(bytes(out[:_CHECKSUM_OFFSET])))
     return bytes(out)
+
+
+def label_by_write(superblock: bytes, offset: int, data: bytes) -> bytes | None:
+    """The label that a write gives to a superblock: e2label(8) stores what differs.
+
+    Args:
+        offset: bytes from the superblock's start; the data does not reach beyond its end.
+    Returns:
+        None when it changes anything else.
+    """
+    after = superblock[:offset] + data + superblock[offset + len(data) :]
+    name = after[_LABEL].partition(b"\0")[0]
+    changed = with_label(superblock, name)
+    return name if after in (changed, changed[:_CHECKSUM_OFFSET] + _checksum(superblock)) else None
+
+
+def is_copy(superblock: bytes, data: bytes) -> bool:
+    """It is what e2label(8) writes to another block group first: a copy, but for the label."""
+    return len(data) == SIZE and _common(superblock) == _common(data)
+
+
+def is_older(there: bytes, data: bytes) -> bool:
+    """What is there is a superblock of the same filesystem and block group as ``data``."""
+    return all(there[part] == data[part] for part in (_MAGIC_FIELD, _UUID, _GROUP))
+
+
+def _common(superblock: bytes) -> bytes:
+    out = bytearray(superblock[:_CHECKSUM_OFFSET])
+    for part in (_LABEL, *_OWN):
+        out[part] = bytes(part.stop - part.start)
+    return bytes(out)
+
+
+def _checksum(superblock: bytes) -> bytes:
+    return superblock[_CHECKSUM_OFFSET:]
 
 
 def _check(superblock: bytes) -> None:

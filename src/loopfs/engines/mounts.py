@@ -14,7 +14,9 @@ from time import monotonic
 from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served, Wanted
+from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
+from loopfs.engines.labels import Label
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
@@ -51,6 +53,7 @@ class Engine:
         self.superblock = superblock
         self.pid = syscalls.pidfd_pid(pidfd)
         self.served = served
+        self.label: Label | None = None
         self._source = source
         self.syncing = threading.Lock()  # held while a job has a mount of what it serves
 
@@ -236,6 +239,9 @@ class Mounts:
 
     def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
         engine = Engine(pidfd, served.superblock, served.superblock, served, source)
+        if source is not None and served.fstype in EXT_TYPES:
+            engine.label = Label(source)
+            source.exempt(engine.label.write)
         with self._lock:
             self._engines.append(engine)
 
