@@ -6,10 +6,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopfs.engines.ext_superblock import LABEL_MAX, SIZE, START, crc32c, label, with_label
+from loopfs.engines.ext_superblock import (
+    LABEL_MAX,
+    SIZE,
+    START,
+    crc32c,
+    is_copy,
+    is_older,
+    label,
+    label_by_write,
+    with_label,
+)
 
 FEATURES = ["metadata_csum", "^metadata_csum", "metadata_csum,metadata_csum_seed", "none"]
 CHECKSUM = slice(0x3FC, 0x400)
@@ -84,3 +94,48 @@ def test_what_is_no_superblock(data: bytes) -> None:
     for look in (label, lambda data: with_label(data, b"name")):
         with pytest.raises(ValueError, match="no superblock"):
             look(data)
+
+
+# --- what e2label writes -----------------------------------------------------------------
+
+
+@pytest.fixture
+def made(image: Path) -> bytes:
+    tool("mkfs.ext4", "-q", "-F", "-L", "before", image, "4M")
+    return superblock(image)
+
+
+def test_a_label_that_comes_in_parts(made: bytes) -> None:
+    after = with_label(made, b"NEW")
+    assert label_by_write(made, 0, after) == b"NEW"
+    assert label_by_write(made, 0x78, b"NEW\0\0\0") == b"NEW", "the checksum follows"
+    assert label_by_write(after, CHECKSUM.start, after[CHECKSUM]) == b"NEW", "and is there already"
+    assert label_by_write(made, CHECKSUM.start, after[CHECKSUM]) is None
+    assert label_by_write(made, 0x78, b"NEW") == b"NEWore"
+
+
+@given(place=st.integers(0, SIZE - 1), bits=st.integers(1, 255))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_else_changes_is_no_label(made: bytes, place: int, bits: int) -> None:
+    data = bytes([made[place] ^ bits])
+    if 0x78 <= place < 0x78 + LABEL_MAX:
+        changed = made[:place] + data + made[place + 1 :]
+        padded = label(changed).ljust(LABEL_MAX, b"\0") == changed[0x78 : 0x78 + LABEL_MAX]
+        assert label_by_write(made, place, data) == (label(changed) if padded else None)
+    else:
+        assert label_by_write(made, place, data) is None
+
+
+def test_copies(made: bytes) -> None:
+    copy = bytearray(with_label(made, b"NEW"))
+    copy[0x5A] = 3  # s_block_group_nr
+    there = bytearray(made)
+    there[0x5A] = 3
+    there[0x0C] ^= 1  # s_free_blocks_count, of another time
+    assert is_copy(made, bytes(copy))
+    assert is_older(bytes(there), bytes(copy))
+    assert not is_older(made, bytes(copy)), "of another block group"
+    assert not is_older(bytes(SIZE), bytes(copy)), "a block of something else"
+    assert not is_copy(made, bytes(copy)[:-1])
+    copy[0x5C] ^= 4  # has_journal
+    assert not is_copy(made, bytes(copy))
