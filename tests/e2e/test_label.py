@@ -64,7 +64,8 @@ except OSError as problem: print(problem.strerror)'
 def test_e2label(inside: Lines, workdir: Path, run_as_user: Run, size: str) -> None:
     """The engine writes its superblock again; with more block groups there are copies of it."""
     lines = inside(f"""
-        mkfs.ext4 -q -F {size} >log; dev=$(losetup -f --show disk.img); mkdir mnt; mount $dev mnt
+        mkfs.ext4 -q -F {size} >log; dev=$(losetup -f --show disk.img)
+        mkdir mnt; mount $dev mnt
         echo one >mnt/one; sync mnt/one; e2label $dev first; e2label $dev; e2label disk.img
         echo two >mnt/two; sync mnt/two; e2label disk.img
         tune2fs -L second $dev >log; echo three >mnt/three; umount mnt; losetup -d $dev
@@ -77,7 +78,8 @@ def test_e2label(inside: Lines, workdir: Path, run_as_user: Run, size: str) -> N
 def test_other_writes_are_refused(inside: Lines) -> None:
     """With status 0 they were lost, or destroyed the image."""
     lines = inside("""
-        mkfs.ext4 -q -F disk.img 64M >log; dev=$(losetup -f --show disk.img); mkdir mnt; mount $dev mnt
+        mkfs.ext4 -q -F disk.img 64M >log; dev=$(losetup -f --show disk.img)
+        mkdir mnt; mount $dev mnt
         for option in '-O ^has_journal' '-U random' '-c 7' '-e panic'; do
             yes | tune2fs $option $dev >log 2>&1 && echo "$option: done" || :
         done
