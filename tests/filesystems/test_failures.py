@@ -16,6 +16,7 @@ from loopfs.driver.partition import Found
 from loopfs.filesystems import loopfs
 from loopfs.filesystems.backing import facts
 from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.threads import Pool
 from loopfs.fuse.session import Connection
@@ -151,7 +152,10 @@ def test_an_instance_without_a_thread_is_none() -> None:
 
 def test_an_engines_device_without_a_thread_is_none(mounted: Mounted, bound: int) -> None:
     reader, writer = os.pipe()
-    device = EngineDevice(mounted.filesystem, mounted.filesystem.nodes.by_name[b"loop8"], None)
+    node = mounted.filesystem.nodes.by_name[b"loop8"]
+    assert node.device is not None
+    lock = ImageLock.take(node.device, 0, node.device.capacity, write=False)
+    device = EngineDevice(mounted.filesystem, node, None, lock)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threading.Thread, "start", _cannot)
         with pytest.raises(BlockingIOError):

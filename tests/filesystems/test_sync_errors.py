@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.image_lock import ImageLock
 from loopfs.fuse.session import Session
 from loopfs.uapi import fuse
 from tests.filesystems.conftest import Mounted
@@ -62,7 +63,8 @@ def engine_device(
         node = mounted.filesystem.nodes.by_name[b"loop8"]
         assert node.device is not None
         use = node.device.mounted(0, node.device.capacity)
-        made.append(EngineDevice(mounted.filesystem, node, use))
+        lock = ImageLock.take(node.device, 0, node.device.capacity, write=True)
+        made.append(EngineDevice(mounted.filesystem, node, use, lock))
         return Session(os.dup(fd), made[0], writeback=True).serve
 
     return make

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from loopfs.intercept.filter import REFUSED, TRAPS, Trap, program
 from loopfs.intercept.notify import FSTAT_CALLS, NAMES
+from loopfs.uapi.fs import FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
 from loopfs.uapi.mount import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from loopfs.uapi.seccomp import SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF
 from loopfs.uapi.syscalls import AARCH64, ARM, I386, MACHINES, X86_64, Abi, abis
@@ -42,13 +43,16 @@ def test_the_kernel_takes_the_filter(machine: str) -> None:
 @pytest.mark.parametrize(("machine", "abi", "trap"), CASES)
 def test_trapped(machine: str, abi: Abi, trap: Trap) -> None:
     number = abi.numbers[trap.syscall]
-    args = [0] * 6 if trap.argument is None else flags_at(trap.argument, trap.mask)
-    assert bpf.run(PROGRAMS[machine], number, abi.arch, *args) == SECCOMP_RET_USER_NOTIF
+    cases = [[0] * 6]
+    if trap.argument is not None:
+        cases = [flags_at(trap.argument, value) for value in trap.values or (trap.mask,)]
+    for args in cases:
+        assert bpf.run(PROGRAMS[machine], number, abi.arch, *args) == SECCOMP_RET_USER_NOTIF
 
 
 @pytest.mark.parametrize(
     ("machine", "abi", "trap"),
-    [case for case in CASES if case.values[2].argument is not None],  # type: ignore[union-attr]
+    [case for case in CASES if case.values[2].mask],  # type: ignore[union-attr]
 )
 def test_not_trapped_without_the_flag(machine: str, abi: Abi, trap: Trap) -> None:
     assert trap.argument is not None
@@ -70,6 +74,24 @@ def test_io_uring_is_not_there(machine: str) -> None:
         assert verdict == SECCOMP_RET_ERRNO | errno.ENOSYS
 
 
+@pytest.mark.parametrize("machine", PROGRAMS)
+def test_ioctls_are_trapped_by_their_numbers(machine: str) -> None:
+    (trap,) = (trap for trap in TRAPS if trap.syscall == "ioctl")
+    assert trap.values == (FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)
+    for abi in MACHINES[machine]:
+        number = abi.numbers["ioctl"]
+        for value in trap.values:
+            for command, expected in (
+                (value, SECCOMP_RET_USER_NOTIF),
+                (value | 0xFFFFFFFF << 32, SECCOMP_RET_USER_NOTIF),  # an unsigned int
+                (value + 1 if value + 1 not in trap.values else value - 1, SECCOMP_RET_ALLOW),
+                (value ^ 0x80000000, SECCOMP_RET_ALLOW),
+                (0, SECCOMP_RET_ALLOW),
+            ):
+                args = flags_at(1, command)
+                assert bpf.run(PROGRAMS[machine], number, abi.arch, *args) == expected
+
+
 NUMBERS = st.one_of(st.integers(-1, 600), st.integers(-(2**31), 2**31 - 1))
 ARCHES = st.one_of(st.sampled_from(sorted(ABIS)), st.integers(0, 2**32 - 1))
 ARGS = st.lists(st.integers(0, 2**64 - 1), min_size=6, max_size=6)
@@ -88,7 +110,8 @@ def test_everything_else_is_let_through(
     for abi in MACHINES[machine]:
         for trap in TRAPS:
             if arch == abi.arch and abi.numbers.get(trap.syscall) == number:
-                on = trap.argument is None or args[trap.argument] & trap.mask
+                value = 0 if trap.argument is None else args[trap.argument] & 0xFFFFFFFF
+                on = trap.argument is None or value & trap.mask or value in trap.values
                 expected = SECCOMP_RET_USER_NOTIF if on else SECCOMP_RET_ALLOW
         for syscall, error in REFUSED.items():
             if arch == abi.arch and abi.numbers[syscall] == number:

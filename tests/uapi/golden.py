@@ -34,6 +34,7 @@ NOT_IN_HEADERS = {
         "__NR_mount": 21,
         "__NR_sync": 36,
         "__NR_umount2": 52,
+        "__NR_ioctl": 54,
         "__NR_fsync": 118,
         "__NR_io_submit": 246,
         "__NR_io_uring_setup": 425,

@@ -81,6 +81,7 @@ NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
 NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
+NUMBER(__NR_ioctl);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_futex);
@@ -165,6 +166,12 @@ STRUCT(iocb, struct iocb, {
 STRUCT(blkpg_partition, struct blkpg_partition, { .start = F(1), .length = F(2), .pno = F(3) });
 NUMBER(IOCB_CMD_FSYNC); NUMBER(IOCB_CMD_FDSYNC);
 NUMBER(FALLOC_FL_KEEP_SIZE); NUMBER(FALLOC_FL_PUNCH_HOLE); NUMBER(FALLOC_FL_ZERO_RANGE);
+
+NUMBER(FS_IOC_GETFSLABEL); NUMBER(FS_IOC_SETFSLABEL);
+
+/* linux/fcntl.h */
+STRUCT(flock, struct flock, {
+	.l_type = F(1), .l_whence = F(2), .l_start = F(3), .l_len = F(4), .l_pid = F(5) });
 
 /* linux/fuse.h */
 #define ATTR(n) { \

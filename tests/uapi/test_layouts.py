@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from loopfs.uapi import aio, block, fuse, loop, mount, seccomp
+from loopfs.uapi import fcntl as uapi_fcntl
 from loopfs.uapi import stat as uapi_stat
 from loopfs.uapi.fuse import Attr, encode_dev, pack_dirent
 from loopfs.uapi.loop import LoopConfig, LoopInfo64
@@ -65,6 +66,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "seccomp_notif_resp": (seccomp.NOTIF_RESP,),
     "seccomp_notif_addfd": (seccomp.NOTIF_ADDFD,),
     "statfs": (uapi_stat.STATFS,),
+    "flock": (uapi_fcntl.FLOCK,),
     "open_how": (mount.OPEN_HOW,),
     "sock_filter": (seccomp.SOCK_FILTER,),
 }

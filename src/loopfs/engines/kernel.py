@@ -74,7 +74,7 @@ def _kernel_mount(
     size: int,
 ) -> None:
     """Mount a part of a backing file; ends when the kernel has let go of it."""
-    *callers, place, _, backing = fds  # the device is only to be held
+    *callers, place, _, backing, _ = fds  # the device and the lock are only to be held
     syscalls.unshare(CLONE_NEWNS)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
     number, loop = _bind(shown, backing, offset, size, read_only=bool(flags & uapi.MS_RDONLY))

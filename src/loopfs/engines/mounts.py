@@ -14,9 +14,12 @@ from time import monotonic
 from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.engines.engine import Served, Wanted
+from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
+from loopfs.engines.labels import Label
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
@@ -51,6 +54,7 @@ class Engine:
         self.superblock = superblock
         self.pid = syscalls.pidfd_pid(pidfd)
         self.served = served
+        self.label: Label | None = None
         self._source = source
         self.syncing = threading.Lock()  # held while a job has a mount of what it serves
 
@@ -194,20 +198,22 @@ class Mounts:
             wanted: what the job asks for.
             fuse: an open /dev/fuse; ours from now on.
         Raises:
-            OSError: ENXIO (the device is gone), EBUSY (another engine writes a part of it);
-                and so is what was mounted.
+            OSError: ENXIO (the device is gone), EBUSY (another engine writes a part of it, or
+                its image is mounted by another sandbox); and so is what was mounted.
         """
         connection = Connection(fuse)
         filesystem, node = self._device(wanted.instance, wanted.ino)
         assert node.device is not None
         device, use = node.device, None
-        if not wanted.read_only:
-            use = filesystem.drive(partial(device.mounted, wanted.start, wanted.end))
-            filesystem.drop_pages(device)  # what was stored since the job asked
-        served = EngineDevice(filesystem, node, use)
+        lock = ImageLock.take(device, 0, device.capacity, write=not wanted.read_only)
         try:
+            if not wanted.read_only:
+                use = filesystem.drive(partial(device.mounted, wanted.start, wanted.end))
+                filesystem.drop_pages(device)  # what was stored since the job asked
+            served = EngineDevice(filesystem, node, use, lock)
             served.serve_in_thread(connection)
         except OSError:
+            lock.release()
             if use is not None:
                 device.unmounted(use)
             raise
@@ -239,6 +245,9 @@ class Mounts:
 
     def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
         engine = Engine(pidfd, served.superblock, served.superblock, served, source)
+        if source is not None and served.fstype in EXT_TYPES:
+            engine.label = Label(source)
+            source.exempt(engine.label.write)
         with self._lock:
             self._engines.append(engine)
 

@@ -66,7 +66,7 @@ class FileFacts(NamedTuple):
 Stat = Callable[[int], FileFacts]
 
 
-class _Descriptor:
+class Descriptor:
     """A descriptor that is closed when its last user lets go of it.
 
     Not when the driver does: a transfer in another thread may have begun just before,
@@ -122,7 +122,7 @@ class BackingFile:
         self.direct = bool(flags & os.O_DIRECT)
         filesystem = 0 if flags & os.O_PATH else syscalls.filesystem_type(fd)
         self.slow = filesystem == FUSE_SUPER_MAGIC
-        self._file: _Descriptor | None = _Descriptor(fd, self.slow)
+        self._file: Descriptor | None = Descriptor(fd, self.slow)
         if flags & os.O_PATH:
             raise _error(errno.EBADF)
         self._fstat = fstat
@@ -148,7 +148,7 @@ class BackingFile:
         self._size = self._min_dio_size = 0
         if self.supported:
             if flags & (os.O_DIRECT | os.O_APPEND):  # which would change what a write does
-                self._file = _Descriptor(_reopened(fd, flags), self.slow)
+                self._file = Descriptor(_reopened(fd, flags), self.slow)
             self._file.slow = self.slow
             self._min_dio_size = self._ask_min_dio_size()
             self.refresh()
@@ -203,13 +203,23 @@ class BackingFile:
         self._file = None
         self._views = threading.local()
 
-    def _open(self) -> _Descriptor:
+    def _open(self) -> Descriptor:
         if (file := self._file) is None:
             raise _error(errno.EIO)
         return file
 
     def fileno(self) -> int:
         return self._open().fd
+
+    def opened_anew(self, flags: int) -> Descriptor:
+        """The file once more, as another open file description. Raises OSError as open(2)."""
+        file = self._open()
+        return Descriptor(os.open(f"/proc/self/fd/{file.fd}", flags | _QUIETLY), self.slow)
+
+    def duplicate(self) -> Descriptor:
+        """Another descriptor of the same description, which whoever bound the device has too."""
+        file = self._open()
+        return Descriptor(os.dup(file.fd), self.slow)
 
     # --- transfers: offsets and lengths in bytes, within the device ------------
 

@@ -12,11 +12,14 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 
 from loopfs.driver.bdev import BlockDevice, Use
 from loopfs.filesystems import blockdev
+from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.rewriting import Change, Rewriting
 from loopfs.filesystems.threads import spawn, start
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import MAX_WRITE, Connection, Request, Session
@@ -47,14 +50,20 @@ class EngineDevice(Operations):
         instance: the device's.
         node: the device's.
         use: what the engine may write, if anything; it ends with the engine.
+        lock: on what is below the device; the same.
     """
 
-    def __init__(self, instance: LoopFilesystem, node: Node, use: Use | None) -> None:
+    def __init__(
+        self, instance: LoopFilesystem, node: Node, use: Use | None, lock: ImageLock
+    ) -> None:
         assert node.device is not None
         self._instance = instance
         self._node = node
         self._device: BlockDevice = node.device
         self._use = use
+        self.lock = lock
+        self._rewriting = Rewriting(self._device)
+        self._session: Session | None = None
         self._buffer = memoryview(bytearray(MAX_WRITE))
         self._errors = blockdev.SyncErrors(node.device)
         self.error = 0  # the errno of every sync
@@ -73,18 +82,60 @@ class EngineDevice(Operations):
         on every sync says so, as of a kernel's filesystem whose journal was aborted."""
         self.error = self.error or code
 
+    def contents(self, start: int, length: int) -> bytes:
+        """A part of the device (in bytes) as it is in the image. Raises OSError."""
+        return self._rewriting.read(start, length)
+
+    def rewrite(self, start: int, length: int, change: Change) -> None:
+        """Have a part of the device changed in the image now, and whenever the engine writes it.
+
+        It waits for the thread that serves the engine.
+
+        Args:
+            start, length: bytes of the device. There is only one such part.
+            change: is given that part, and returns as many bytes.
+        Raises:
+            OSError: EROFS: the engine serves it for reading; as a disk.
+        """
+        if self._use is None:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        self._rewriting.begin(start, length, change)
+        if self._session is not None:
+            # The kernel writes the page, and drops it: what was written before is in the image.
+            self._session.invalidate(_FILE_ID, start, length)
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self._rewriting.apply()
+        blockdev.sync(self._device, datasync=False)
+
+    def store(self, start: int, data: bytes) -> None:
+        """Write a part of the device beside the engine. Raises OSError as a disk."""
+        self._rewriting.store(start, data)
+
+    def drop_pages(self, start: int, length: int) -> None:
+        """Have the instance's nodes forget a part of the device; as
+        :meth:`LoopFilesystem.drop_pages`."""
+        self._instance.drop_pages(self._device, start, length)
+
+    def exempt(self, write: Callable[[int, bytes], bool]) -> None:
+        """Have ``write`` asked, and do, what a node's write(2) to the use is to be allowed of."""
+        self._instance.exempt[self._device] = write
+
     def _serve(self, connection: Connection) -> None:
+        self._session = Session(connection, self, writeback=True)
         try:
-            Session(connection, self, writeback=True).serve()
+            self._session.serve()
         finally:
             try:
                 self._let_go(connection)
             finally:
+                self.lock.release()
                 self.gone.set()
 
     def _let_go(self, connection: int) -> None:
         """What was cached of the device is old. A page that is dirty by a store of the time when
         the engine had it is refused, and so dropped, as long as the use lasts."""
+        self._instance.exempt.pop(self._device, None)
         try:
             if self._use is not None:
                 try:
@@ -142,7 +193,7 @@ class EngineDevice(Operations):
         own = data[first : max(self._use.end - self._device.start - offset, 0)]
         if not own:
             return len(data)
-        return blockdev.write(self._device, request, offset + first, own, len(data))
+        return self._rewriting.write(request, offset + first, own, len(data))
 
     def fsync(self, request: Request, handle: int, datasync: bool) -> None:
         if self.error:

@@ -1,7 +1,7 @@
 """The seccomp filter: which system calls are trapped, as a classic BPF program.
 
 A filter sees numbers only, so what it traps is decided by the call's number and at most
-by one bit of one argument; everything else runs at full speed.
+by one argument; everything else runs at full speed.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 from loopfs import syscalls
 from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import seccomp as uapi
+from loopfs.uapi.fs import FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
 from loopfs.uapi.mount import AT_EMPTY_PATH
 from loopfs.uapi.syscalls import Abi, abis
 
@@ -18,12 +19,14 @@ from loopfs.uapi.syscalls import Abi, abis
 class Trap(NamedTuple):
     """A system call to trap.
 
-    ``argument`` and ``mask``: only when that argument has a bit of the mask.
+    ``argument``, and ``mask`` or ``values``: only when that argument has a bit of the mask, or is
+    one of the values (32 bits of it).
     """
 
     syscall: str
     argument: int | None = None
     mask: int = 0
+    values: tuple[int, ...] = ()
 
 
 # All that is trapped, on every ABI of the machine.
@@ -47,6 +50,7 @@ TRAPS = (
     Trap("syncfs"),
     Trap("sync"),
     Trap("io_submit"),
+    Trap("ioctl", 1, values=(FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)),
 )
 
 # What is refused, and the errno: a sync by io_uring would be seen by nobody.
@@ -95,12 +99,12 @@ def _abi_block(traps: tuple[Trap, ...], abi: Abi, refused: dict[str, int]) -> by
         if trap.argument is None:
             action = _return(uapi.SECCOMP_RET_USER_NOTIF)
         else:
-            action = (
-                _load(uapi.data_arg(trap.argument))
-                + _jump(uapi.BPF_JMP_JSET_K, trap.mask, 0, 1)
-                + _return(uapi.SECCOMP_RET_USER_NOTIF)
-                + _return(uapi.SECCOMP_RET_ALLOW)
-            )
+            action = _load(uapi.data_arg(trap.argument))
+            tests = [(uapi.BPF_JMP_JSET_K, trap.mask)] if trap.mask else []
+            tests += [(uapi.BPF_JMP_JEQ_K, value) for value in trap.values]
+            for test, value in tests:
+                action += _jump(test, value, 0, 1) + _return(uapi.SECCOMP_RET_USER_NOTIF)
+            action += _return(uapi.SECCOMP_RET_ALLOW)
         code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
     for syscall, error in refused.items():
         action = _return(uapi.SECCOMP_RET_ERRNO | error)

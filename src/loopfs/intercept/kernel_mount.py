@@ -10,9 +10,11 @@ from loopfs.channel import close_all
 from loopfs.driver.bdev import BlockDevice
 from loopfs.engines.helper import result
 from loopfs.engines.mounts import KernelMount, Mounts, caller_descriptors
-from loopfs.filesystems import blockdev
+from loopfs.errors import LoopfsError
 from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.image_lock import ImageLock, lowest
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept.mount import tell
 from loopfs.intercept.notify import Call
 from loopfs.uapi.mount import MS_RDONLY
 
@@ -42,7 +44,8 @@ def mount_by_kernel(
             mounts.write_back(instance, ino)
             backing, offset, size = _seal(bdev)
             filesystem.drop_pages(bdev)  # what was stored meanwhile
-            parts = (*fds, place, device, backing.fileno())
+            lock = _lock(call, bdev, fstype, write=not flags & MS_RDONLY)
+            parts = (*fds, place, device, backing.fileno(), lock.fileno())
             channel = helper.begin(
                 "kernel_mount", (fstype, flags, data, shown, offset, size), parts
             )
@@ -76,12 +79,19 @@ def _device(mounts: Mounts, instance: int, ino: int) -> tuple[LoopFilesystem, Bl
 def _seal(device: BlockDevice) -> tuple[BackingFile, int, int]:
     """Let nobody write to a claimed device; the file behind it all, and the part that it is."""
     device.block_writers()
-    offset, size = 0, device.capacity
-    while True:
-        extent = blockdev.extent_of(device, offset, size)
-        if extent is None:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        backing, offset, size = extent
-        if backing.loop_device is None:
-            return backing, offset, size
-        device = backing.loop_device
+    return lowest(device, 0, device.capacity)
+
+
+def _lock(call: Call, device: BlockDevice, fstype: str, *, write: bool) -> ImageLock:
+    """The lock on an image: the process that holds the mount gets it, and then is the only one.
+
+    Raises:
+        LoopfsError: EBUSY, and it has been said why.
+    """
+    try:
+        lock = ImageLock.take(device, 0, device.capacity, write=write)
+    except LoopfsError as problem:
+        tell(call, f"cannot mount {fstype}: {problem.strerror}")
+        raise
+    call.note(why=lock.without or None)
+    return lock

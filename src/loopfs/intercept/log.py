@@ -25,6 +25,7 @@ from loopfs.errors import SetupError
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple, signal
 from loopfs.text import shown, to_str, unicode
+from loopfs.uapi import fs as uapi_fs
 from loopfs.uapi import mount as uapi
 from loopfs.uapi import seccomp
 
@@ -62,6 +63,11 @@ def _command(register: int) -> str:
         if name.startswith("FSCONFIG_") and number == value:
             return name
     return str(value)
+
+
+def _ioctl(register: int) -> str:
+    value = register & 0xFFFFFFFF
+    return next((name for name, number in vars(uapi_fs).items() if number == value), hex(value))
 
 
 def _int(register: int) -> int:
@@ -129,6 +135,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "syncfs": _FD,
     "sync": (),
     "io_submit": (Argument("nr", 1, int),),
+    "ioctl": (*_FD, Argument("cmd", 1, _ioctl)),
     **dict.fromkeys(("fstat", "fstat64", "newfstatat", "fstatat64", "statx"), _FD),
 }
 

@@ -20,6 +20,7 @@ from loopfs.engines.engine import NoEngine, Served, Wanted
 from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
+from loopfs.errors import LoopfsError
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -323,7 +324,7 @@ def _begin_engine(
         job = (mounts.instances.device_numbers(), *arguments, *how, served)
         channel = mounts.helper.begin("mount", job, fds)
     try:
-        message, device = _converse(mounts, channel)
+        message, device = _converse(mounts, call, channel, str(arguments[2]))
     except BaseException:
         channel.close()  # the job sees that nobody waits, and ends
         raise
@@ -331,13 +332,20 @@ def _begin_engine(
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.why and outcome == (choice.refused, True):
-        call.note(why=choice.why)
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
-        print(f"loopfs: {shown(choice.why)}", file=sys.stderr, flush=True)
+        tell(call, choice.why)
     return Begun(channel, message, device)
 
 
-def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice | None]:
+def tell(call: Call, why: str) -> None:
+    """Say to the person why a mount is refused."""
+    call.note(why=why)
+    print(f"loopfs: {shown(why)}", file=sys.stderr, flush=True)
+
+
+def _converse(
+    mounts: Mounts, call: Call, channel: Channel, fstype: str
+) -> tuple[Message, EngineDevice | None]:
     """What a job says: what it wants served, and its answer."""
     device = None
     message = channel.receive()
@@ -348,10 +356,13 @@ def _converse(mounts: Mounts, channel: Channel) -> tuple[Message, EngineDevice |
         try:
             if code == SERVE:
                 device = mounts.serve(Wanted._make(value), message.fds[0])
+                call.note(why=device.lock.without or None)
             else:
                 mounts.write_back(*value)
         except OSError as problem:
             refused = problem.errno or errno.EIO
+            if isinstance(problem, LoopfsError):
+                tell(call, f"cannot mount {fstype}: {problem.strerror}")
         channel.send(b"%d" % refused)
         message = channel.receive()
         code, value = result(message)

@@ -10,7 +10,7 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.errors import LoopfsError, SetupError
+from loopfs.errors import LoopfsError, SetupError, fork
 from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.text import to_bytes

@@ -206,6 +206,7 @@ class Supervisor:
     def _mount_handlers(self) -> dict[str, notify.Handler]:
         from loopfs.engines.policy import Policy
         from loopfs.intercept.fs_context import ContextHandlers
+        from loopfs.intercept.fslabel import FsLabelHandler
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
@@ -218,6 +219,7 @@ class Supervisor:
             "mount": MountHandler(self._mounts, policy),
             "umount": umount,
             "umount2": umount,
+            "ioctl": FsLabelHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
             **dict.fromkeys(SYNC_CALLS, SyncHandler(self._mounts)),

@@ -45,6 +45,7 @@ X86_64 = Abi(
         "read": 0,
         "open": 2,
         "fstat": 5,
+        "ioctl": 16,
         "fsync": 74,
         "fdatasync": 75,
         "creat": 85,
@@ -75,6 +76,7 @@ I386 = Abi(
         "umount": 22,
         "sync": 36,
         "umount2": 52,
+        "ioctl": 54,
         "fsync": 118,
         "fdatasync": 148,
         "io_submit": 248,
@@ -91,6 +93,7 @@ AARCH64 = Abi(
     _COMMON
     | {
         "io_submit": 2,
+        "ioctl": 29,
         "umount2": 39,
         "mount": 40,
         "statfs": 43,
@@ -120,6 +123,7 @@ ARM = Abi(
         "mount": 21,
         "sync": 36,
         "umount2": 52,
+        "ioctl": 54,
         "fsync": 118,
         "fdatasync": 148,
         "fstat64": 197,

@@ -1,0 +1,65 @@
+"""The label of an ext filesystem while an engine serves it for writing.
+
+fuse2fs keeps the superblock in its memory and writes it again whenever it likes; a label that is
+given meanwhile would be undone.
+"""
+
+from __future__ import annotations
+
+from loopfs.engines import ext_superblock
+from loopfs.engines.ext_superblock import SIZE, START
+from loopfs.filesystems.engine_device import EngineDevice
+
+
+class Label:
+    """That of what an engine serves from ``device``."""
+
+    def __init__(self, device: EngineDevice) -> None:
+        self._device = device
+
+    def get(self) -> bytes:
+        """Up to 16 bytes. Raises OSError as a disk."""
+        return ext_superblock.label(self._superblock())
+
+    def set(self, name: bytes) -> None:
+        """Have it in the image, for good.
+
+        Raises:
+            OSError: EROFS (served for reading); as a disk.
+        """
+        self._rewrite(name)
+        self._device.drop_pages(START, SIZE)
+
+    def write(self, offset: int, data: bytes) -> bool:
+        """Take on a write(2) to the device, which the filesystem uses, if it changes the label
+        only: that of the superblock, or of a copy of it. e2label(8) makes such.
+
+        The caller's page is locked meanwhile, so none is dropped.
+
+        Args:
+            offset: bytes from the device's start.
+        Returns:
+            whether it is done.
+        Raises:
+            OSError: as a disk.
+        """
+        superblock = self._superblock()
+        if offset >= START and offset + len(data) <= START + SIZE:
+            name = ext_superblock.label_by_write(superblock, offset - START, data)
+            if name is None:
+                return False
+            if name != ext_superblock.label(superblock):
+                self._rewrite(name)
+            return True
+        if not ext_superblock.is_copy(superblock, data):
+            return False
+        if not ext_superblock.is_older(self._device.contents(offset, SIZE), data):
+            return False
+        self._device.store(offset, data)
+        return True
+
+    def _superblock(self) -> bytes:
+        return self._device.contents(START, SIZE)
+
+    def _rewrite(self, name: bytes) -> None:
+        self._device.rewrite(START, SIZE, lambda old: ext_superblock.with_label(old, name))

@@ -1,0 +1,98 @@
+"""ioctl(2) for the label of a mounted ext2, ext3 or ext4, as the kernel's driver has it (ioctl.c).
+
+No engine knows these ioctls. e2label(8) and tune2fs(8) -L use them where st_dev of the mount is
+the device's number, which that of a FUSE filesystem never is; here they write to the device.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+
+from loopfs import syscalls
+from loopfs.engines.ext_superblock import LABEL_MAX
+from loopfs.engines.labels import Label
+from loopfs.engines.mounts import Engine, Mounts
+from loopfs.intercept.notify import Call, may_wait
+from loopfs.process import Process, user_namespaces
+from loopfs.uapi.fs import FS_IOC_GETFSLABEL
+
+ROOM = LABEL_MAX + 1  # bytes that are copied from or to the caller, of the 256 in the interface
+
+
+class FsLabelHandler:
+    """Answers for what engines serve; leaves everything else to the kernel."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+
+    def __call__(self, call: Call) -> None:
+        engine = self._engine(call)
+        if engine is None or engine.label is None:
+            call.proceed()
+            return
+        may_wait()
+        fd = call.process.descriptor(call.args[0] & 0xFFFFFFFF)
+        try:
+            if _has_no_ioctls(fd):
+                call.proceed()
+            elif call.args[1] & 0xFFFFFFFF == FS_IOC_GETFSLABEL:
+                _get(call, engine.label)
+            else:
+                _set(call, engine, engine.label, fd)
+        finally:
+            os.close(fd)
+
+    def _engine(self, call: Call) -> Engine | None:
+        """The engine that serves the caller's descriptor, if its filesystem is one of these."""
+        engines = [engine for engine in self._mounts.alive() if engine.label is not None]
+        if not engines:
+            return None
+        try:
+            number = syscalls.statx_dev(-1, call.process.path(f"fd/{call.args[0] & 0xFFFFFFFF}"))
+        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
+            return None
+        return next((engine for engine in engines if engine.device == number), None)
+
+
+def _has_no_ioctls(fd: int) -> bool:
+    """It is a path's descriptor (EBADF), or of a fifo, which has others (ENOTTY)."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        return True
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError as problem:
+        if problem.errno != errno.EBADF:
+            raise
+        return False
+    return True
+
+
+def _get(call: Call, label: Label) -> None:
+    name = label.get()
+    if call.alive():
+        call.process.write(call.args[2], name.ljust(ROOM, b"\0"))
+        call.finish()
+
+
+def _set(call: Call, engine: Engine, label: Label, fd: int) -> None:
+    if not _may_set(call.process, engine):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    name, end, _ = call.process.read(call.args[2], ROOM).partition(b"\0")
+    if not end:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if call.alive():
+        label.set(name)
+        call.finish()
+
+
+def _may_set(process: Process, engine: Engine) -> bool:
+    """The caller has CAP_SYS_ADMIN over the mount: in the user namespace of its engine, which is
+    that of who has mounted it, or in one around that."""
+    if not process.has_capability():
+        return False
+    owner = os.open(f"/proc/{engine.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    return process.namespace("user") in user_namespaces(owner)
