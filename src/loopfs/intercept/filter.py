@@ -102,9 +102,9 @@ def _abi_block(traps: tuple[Trap, ...], abi: Abi, refused: dict[str, int]) -> by
             action = _load(uapi.data_arg(trap.argument))
             tests = [(uapi.BPF_JMP_JSET_K, trap.mask)] if trap.mask else []
             tests += [(uapi.BPF_JMP_JEQ_K, value) for value in trap.values]
-            for test, value in tests:
-                action += _jump(test, value, 0, 1) + _return(uapi.SECCOMP_RET_USER_NOTIF)
-            action += _return(uapi.SECCOMP_RET_ALLOW)
+            for left, (test, value) in zip(range(len(tests), 0, -1), tests, strict=True):
+                action += _jump(test, value, left, 0)  # over the others and what allows it
+            action += _return(uapi.SECCOMP_RET_ALLOW) + _return(uapi.SECCOMP_RET_USER_NOTIF)
         code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
     for syscall, error in refused.items():
         action = _return(uapi.SECCOMP_RET_ERRNO | error)
