@@ -37,7 +37,7 @@ def flags_at(argument: int, flags: int) -> list[int]:
 @pytest.mark.parametrize("machine", PROGRAMS)
 def test_the_kernel_takes_the_filter(machine: str) -> None:
     bpf.check(PROGRAMS[machine])
-    assert len(PROGRAMS[machine]) // 8 < 150, "every call of the sandbox runs through it"
+    assert len(PROGRAMS[machine]) // 8 < 128, "every call of the sandbox runs through it"
 
 
 @pytest.mark.parametrize(("machine", "abi", "trap"), CASES)
