@@ -17,7 +17,7 @@ from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
 from loopfs.engines.labels import Label
-from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.backing import BackingFile, wait_for_closes
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
@@ -263,6 +263,7 @@ class Mounts:
                     last = engine.disconnected()
                 if last:
                     engine.ended(None)
+                    wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
 
     def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
         """Return once the engines have written everything and ended.

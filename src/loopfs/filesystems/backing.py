@@ -81,20 +81,42 @@ class Descriptor:
 
     def __del__(self) -> None:
         if self.slow:  # its server may have to answer first, and that may need this thread
-            _slow_ones.append(self.fd)
-            with suppress(OSError):  # no thread: they are closed with the next one
-                start("close", _close_slow_ones)
+            _closes.begin(self.fd)
         else:
             _close(self.fd)
 
 
-_slow_ones: deque[int] = deque()
+class _Closes:
+    """Closes that may wait, in a thread of their own."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()  # may be taken by the same thread once more
+        self._fds: deque[int] = deque()
+        self._left = 0
+
+    def begin(self, fd: int) -> None:
+        with self._changed:
+            self._fds.append(fd)
+            self._left += 1
+        with suppress(OSError):  # no thread: it is closed with the next one
+            start("close", self._close_all)
+
+    def _close_all(self) -> None:
+        with suppress(IndexError):  # until none is left
+            while True:
+                _close(self._fds.popleft())
+                with self._changed:
+                    self._left -= 1
+                    self._changed.notify_all()
+
+    def wait(self, timeout: float) -> None:
+        """Return once all that have begun are done, or after so many seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._left, timeout)
 
 
-def _close_slow_ones() -> None:
-    with suppress(IndexError):  # until none is left
-        while True:
-            _close(_slow_ones.popleft())
+_closes = _Closes()
+wait_for_closes = _closes.wait
 
 
 def _close(fd: int) -> None:
