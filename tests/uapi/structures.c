@@ -84,7 +84,7 @@ NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
 NUMBER(__NR_ioctl);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
-NUMBER(__NR_read); NUMBER(__NR_futex);
+NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
 #ifdef GENERIC
 #define __NR_newfstatat __NR3264_fstatat
 #define __NR_statfs __NR3264_statfs

@@ -154,6 +154,12 @@ _VALUES: dict[str, Callable[[Options, str], object]] = {
 _BOOLEANS = {"utf8": "utf8", "uni_xlate": "uni_xlate", "nonumtail": "numtail"}
 
 
+def knows(key: str) -> bool:
+    """An option is called so, whatever its value."""
+    ignored = {word.partition("=")[0] for word in _IGNORED}
+    return key in {*_FLAGS, *_VALUES, *_BOOLEANS, *_OBSOLETE_NUMBERS, *ignored}
+
+
 def _one_of(known: Iterable[str], key: str, value: str) -> str:
     if value not in known:
         raise invalid(f"{key}={value} is none of {', '.join(known)}")
