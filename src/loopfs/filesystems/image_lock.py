@@ -40,7 +40,7 @@ class ImageLock:
     """
 
     def __init__(self, file: Descriptor, offset: int, length: int, without: str) -> None:
-        self._file = file
+        self._file: Descriptor | None = file
         self._part = offset, length
         self.without = without
 
@@ -71,12 +71,15 @@ class ImageLock:
 
     def fileno(self) -> int:
         """A descriptor of what has the lock: who has a duplicate of it has the lock."""
+        assert self._file is not None
         return self._file.fd
 
     def release(self) -> None:
         """Unlock it, at once and for all who have a duplicate of the descriptor."""
-        with suppress(OSError):  # there was no lock, or a server that is gone had it
-            _set(self._file.fd, range_of(fcntl.F_UNLCK, *self._part))
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # there was no lock, or a server that is gone had it
+                _set(file.fd, range_of(fcntl.F_UNLCK, *self._part))
 
 
 def lowest(device: BlockDevice, start: int, length: int) -> tuple[BackingFile, int, int]:
