@@ -251,7 +251,8 @@ class Directory:
             else:
                 inode.name = volume.names.encode(entry.text)
             # A name that no caller could say is not there; neither is one that is none.
-            if inode.name and b"/" not in inode.name and b"\0" not in inode.name:
+            name = inode.name
+            if name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name:
                 self.enter(inode)
 
 

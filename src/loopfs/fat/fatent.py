@@ -105,6 +105,7 @@ class Table:
             Damaged: or it leads to where there is none.
         """
         runs, total, limit = Runs(), 0, self.limit
+        most = min(most, limit)
         while True:
             if not FAT_START_ENT <= first < limit:
                 raise Damaged(f"cluster {first} is in a chain, and is none")

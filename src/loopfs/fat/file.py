@@ -96,7 +96,7 @@ def _chmod(volume: Volume, inode: Inode, mode: int) -> None:
 
 
 def truncate(volume: Volume, inode: Inode, size: int) -> None:
-    """Another size in bytes; the entry is saved if the file became shorter.
+    """Another size in bytes; table and entry are written.
 
     Raises:
         OSError: EISDIR, EFBIG, ENOSPC; then nothing has changed.
@@ -107,8 +107,8 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
         raise refused(errno.EFBIG)
     if size > inode.size:
         _extend(volume, inode, size)
-        volume.table.flush()
         inode.size = size
+        volume.commit(inode)
         return
     want = -(-size // volume.cluster)
     volume.chain(inode)  # a damaged one is not to be cut
@@ -118,9 +118,8 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
     try:
         volume.save(inode)
     finally:
-        inode.start = start
-    volume.shrink(inode, want)
-    inode.kept = False
+        inode.start, inode.kept = start, False
+        volume.shrink(inode, want)
     volume.table.flush()
 
 
@@ -183,8 +182,7 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
     inode.size = max(inode.size, end)
     inode.attr |= ATTR_ARCH
     inode.date, inode.time, _ = volume.clock.pack(volume.now())
-    volume.table.flush()
-    volume.save(inode)
+    volume.commit(inode)
     return end - offset
 
 
@@ -229,8 +227,8 @@ def fallocate(volume: Volume, inode: Inode, mode: int, offset: int, length: int)
     elif size > inode.size:
         _extend(volume, inode, size)
         inode.size = size
-    volume.table.flush()
-    volume.touch(inode)
+    inode.date, inode.time, _ = volume.clock.pack(volume.now())
+    volume.commit(inode)
 
 
 def close(volume: Volume, inode: Inode) -> None:

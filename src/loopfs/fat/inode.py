@@ -327,12 +327,27 @@ class Volume:
 
     def save(self, inode: Inode) -> None:
         """Write the entry, if it is another than on the device."""
+        if (content := self._stage(inode)) is not None:
+            content.flush()
+
+    def commit(self, inode: Inode) -> None:
+        """Write the table and then the entry, which promises what the table has now.
+
+        Raises:
+            OSError: of the device; what was not written is by the next sync.
+        """
+        content = self._stage(inode)
+        self.table.flush()
+        if content is not None:
+            content.flush()
+
+    def _stage(self, inode: Inode) -> Directory | None:
         if inode.gone or inode.parent is None:
-            return
+            return None
         content = inode.parent.dir
         assert content is not None, "a child's directory is held"
         content.replace(inode.slot, inode.packed())
-        content.flush()
+        return content
 
     def touch(self, inode: Inode) -> None:
         """Modified now, and saved."""

@@ -99,8 +99,10 @@ def unlink(volume: Volume, parent: Inode, name: bytes) -> Inode:
         raise refused(errno.EISDIR)
     changing(volume, parent, inode)
     load(volume, parent).remove(inode)
-    volume.touch(parent)
-    lose(volume, inode)
+    try:
+        volume.touch(parent)
+    finally:
+        lose(volume, inode)
     return inode
 
 
@@ -117,8 +119,10 @@ def rmdir(volume: Volume, parent: Inode, name: bytes) -> Inode:
         raise refused(errno.ENOTEMPTY)
     changing(volume, parent, inode)
     load(volume, parent).remove(inode)
-    volume.touch(parent)
-    lose(volume, inode)
+    try:
+        volume.touch(parent)
+    finally:
+        lose(volume, inode)
     return inode
 
 
@@ -209,13 +213,15 @@ def _move(volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | 
     if victim is not None:
         victim.gone = True
     # What fails from here on is written by the next sync: in memory it has moved.
-    _reparent(volume, inode, parent)
-    old.flush()
-    volume.touch(to)
-    if parent is not to:
-        volume.touch(parent)
-    if victim is not None:
-        lose(volume, victim)
+    try:
+        _reparent(volume, inode, parent)
+        old.flush()
+        volume.touch(to)
+        if parent is not to:
+            volume.touch(parent)
+    finally:
+        if victim is not None:
+            lose(volume, victim)
 
 
 def _shadow(volume: Volume, inode: Inode) -> Inode:
