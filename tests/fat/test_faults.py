@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
+from loopfs.fat.inode import ATTR_ARCH, ATTR_DIR
 from loopfs.fuse.tree import Changes
-from tests.fat.calls import ROOT, Calls
+from tests.fat.calls import Calls
 from tests.fat.images import GEOMETRIES, Memory, fsck, made, mounted
 
 
@@ -160,10 +161,17 @@ def test_the_fixed_root_is_full() -> None:
 
 def test_a_directory_has_65536_slots() -> None:
     calls = Calls(mounted(Memory(made("FAT32"))))
-    calls.mkdir("/d")
+    # A file that has the contents of a directory, and becomes one.
+    entries = (b"F%d" % n for n in range(2, 65536))
+    slots = [b".".ljust(11), b"..".ljust(11), *(name.ljust(11) for name in entries)]
+    attributes = [ATTR_DIR, ATTR_DIR, *[ATTR_ARCH] * 65534]
+    raw = [name + bytes([attr]) + bytes(20) for name, attr in zip(slots, attributes, strict=True)]
+    calls.write("/d", b"".join(raw))
     directory = calls.node("/d")
-    for n in range(65534):
-        calls.tree.mknod(ROOT, directory, b"F%d" % n, 0o100644, 0)
-    with pytest.raises(OSError, match="No space"):
-        calls.tree.mknod(ROOT, directory, b"F", 0o100644, 0)
+    directory.attr = ATTR_DIR
+    calls.tree.volume.save(directory)
     assert len(calls.list("/d")) == 65534
+    with pytest.raises(OSError, match="No space"):
+        calls.write("/d/F", b"")
+    calls.unlink("/d/F77")
+    calls.write("/d/F", b"")
