@@ -36,10 +36,12 @@ NAMES = [
     "a?b", 'a"b', "a<b", "a>b", "a|b", "a\\b", "a\x01b", "a\x7fb", "a+b", "a,b", "a;b", "a=b",
     "a[b]", "~", "a~1", "FOO~1.TXT", "CON", "com1", "AUX.txt", "prn", "1234567.123",
     "12345678.123", "12345678.1234", "ABCDEFGH.IJK", "abcdefgh.ijk", "abcdefghi", "Abcdefg", "aBC",
-    "ab c", "AB C.TXT", "ab.c d", "é", "É", "ß", "ÿ", "µ", "αβγ", "ΑΒΓ", "Ж.txt", "i", "İ", "\u0131",
-    "\udcff", "\udce9.txt", "a\u0301", "å", "åäö.TXT", "ÅÄÖ.TXT", "x.", "x.y.", "x..y", "-", "_",
-    "$", "%", "'", "`", "@", "{}", "!", "#", "()", "&", "^", "a'b.c#d", "\u03c3", "ς", "ΣΑΣ", "ﬁ", "½",
-    "█.txt", "tab\there", "Ⅳ.txt", "√", "\uff5e", "ア.txt", "ｱ.TXT", "表.c", "ソ", "č.TXT", "Č", "ł",
+    "ab c", "AB C.TXT", "ab.c d", "é", "É", "ß", "ÿ", "µ", "αβγ", "ΑΒΓ", "Ж.txt", "i", "İ",
+    "\u0131", "\udcff", "\udce9.txt", "a\u0301", "å", "åäö.TXT", "ÅÄÖ.TXT", "x.", "x.y.", "x..y",
+    "-", "_", "$", "%", "'", "`", "@", "{}", "!", "#", "()", "&", "^", "a'b.c#d", "\u03c3", "ς",
+    "ΣΑΣ", "ﬁ", "½",
+    "█.txt", "tab\there", "Ⅳ.txt", "√", "\uff5e", "ア.txt", "ｱ.TXT", "表.c", "ソ", "č.TXT",
+    "Č", "ł",
 ]
 ALIASES = [
     "foo.TXT", "LONGER THAN EIGHT", "LONGER~1", "longer~1", "FOO.TXT.", "Foo.txt...", "NOEXT",

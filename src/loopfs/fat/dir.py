@@ -40,8 +40,8 @@ def parse(data: bytes | bytearray) -> Iterator[Entry]:
     A long name counts when its slots are complete, in order, and of the short name after them.
     """
     parts: list[bytes] = []
-    left = check = first = 0  # slots that are to come; -1 before any
-    left = -1
+    check = first = 0
+    left = -1  # slots that are to come, while a name is read
     for slot in range(-(-len(data.rstrip(b"\0")) // ENTRY_SIZE)):
         at = slot * ENTRY_SIZE
         head, attr = data[at], data[at + 11]

@@ -64,9 +64,9 @@ class Table:
         return chunk
 
     def _make_room(self) -> None:
-        if len(self._chunks) < _KEPT or self._dirty:  # in the middle of a change: later
+        if self._dirty:  # in the middle of a change: when it is written
             return
-        for number in list(self._chunks)[: len(self._chunks) - _KEPT + 1]:
+        for number in list(self._chunks)[: max(len(self._chunks) - _KEPT + 1, 0)]:
             del self._chunks[number]
             self._high.pop(number, None)
 
@@ -240,6 +240,7 @@ class Table:
                 self._device.write(place + begin * self._sector, raw)
             begin = following
         self._dirty.clear()
+        self._make_room()
 
     def _packed(self, begin: int, end: int) -> bytes:
         """The table's bytes from ``begin`` to ``end``, or to where the last entry ends."""
