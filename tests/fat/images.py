@@ -16,8 +16,8 @@ from pathlib import Path
 from loopfs.fat.device import Buffer
 from loopfs.fat.errors import refused
 from loopfs.fat.filesystem import Vfat
-from loopfs.fat.inode import Volume
 from loopfs.fat.options import Options
+from loopfs.fat.volume import Volume
 from tests.support.skip import need
 
 TIMEOUT = 60.0  # seconds

@@ -12,8 +12,8 @@ import sys
 from loopfs import syscalls
 from loopfs.fat.device import FileDevice
 from loopfs.fat.filesystem import Vfat
-from loopfs.fat.inode import Volume
 from loopfs.fat.options import Defaults, Options
+from loopfs.fat.volume import Volume
 from loopfs.fuse.server import Server
 from loopfs.uapi.mount import MS_NODEV, MS_NOSUID, MS_RDONLY
 

@@ -2,7 +2,7 @@
 
 Modules are named after the kernel's: ``boot`` (the boot sector and FSInfo), ``nls`` (code
 pages), ``names`` and ``times`` (namei_vfat.c, misc.c) take bytes and return bytes; ``fatent`` is
-the table, ``cache`` a file's runs of clusters, ``inode`` files and the volume, ``dir`` a
+the table, ``cache`` a file's runs of clusters, ``inode`` a file, ``volume`` all of them, ``dir`` a
 directory's entries, ``namei`` and ``file`` what is done with them, ``ioctl`` the rest;
 ``filesystem`` has a method for each operation. All of it is on a :class:`loopfs.fat.device.Device`.
 

@@ -7,8 +7,9 @@ import errno
 from loopfs.fat import names
 from loopfs.fat.boot import ENTRY_SIZE
 from loopfs.fat.errors import Damaged, refused
-from loopfs.fat.inode import ATTR_DIR, ATTR_VOLUME, ENTRY, MAX_DIR_SLOTS, Inode, Volume
+from loopfs.fat.inode import ATTR_DIR, ATTR_VOLUME, ENTRY, MAX_DIR_SLOTS, Inode
 from loopfs.fat.names import ATTR_LONG_NAME, DELETED
+from loopfs.fat.volume import Volume
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ import errno
 
 from loopfs.fat.dir import load
 from loopfs.fat.errors import refused
-from loopfs.fat.inode import ATTR_ARCH, ATTR_RO, MAX_SIZE, Inode, Volume
+from loopfs.fat.inode import ATTR_ARCH, ATTR_RO, MAX_SIZE, Inode
 from loopfs.fat.namei import changing
+from loopfs.fat.volume import Volume
 from loopfs.lean import NamedTuple
 from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE
 from loopfs.uapi.fuse import Attr

@@ -14,7 +14,8 @@ import stat
 from loopfs.fat import file, ioctl, namei
 from loopfs.fat.dir import load
 from loopfs.fat.errors import refused
-from loopfs.fat.inode import Inode, Volume
+from loopfs.fat.inode import Inode
+from loopfs.fat.volume import Volume
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.lean import TYPE_CHECKING
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
@@ -111,12 +112,13 @@ class Vfat(Tree[Inode]):
     ) -> tuple[tuple[Inode, int], Handle[Inode]]:
         try:
             node = namei.create(self.volume, parent, name)
-        except FileExistsError:  # made since it was looked up
-            node = namei.lookup(self.volume, parent, name)
-            if flags & os.O_EXCL:
+        except FileExistsError:
+            found = namei.find(self.volume, parent, name)
+            if found is None or flags & os.O_EXCL:  # None: only its short name is there
                 raise
-            if node.is_dir:
+            if found.is_dir:
                 raise refused(errno.EISDIR) from None
+            node = found  # made since it was looked up
         else:
             flags &= ~os.O_TRUNC
         return self._found(node, name), self.open(caller, node, flags)

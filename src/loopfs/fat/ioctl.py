@@ -8,8 +8,9 @@ import struct
 from loopfs.fat.boot import FAT_START_ENT
 from loopfs.fat.dir import load
 from loopfs.fat.errors import refused
-from loopfs.fat.inode import ATTR_DIR, ATTR_VOLUME, Inode, Volume
+from loopfs.fat.inode import ATTR_DIR, ATTR_VOLUME, Inode
 from loopfs.fat.namei import changing
+from loopfs.fat.volume import Volume
 
 FAT_IOCTL_GET_ATTRIBUTES = 0x80047210
 FAT_IOCTL_SET_ATTRIBUTES = 0x40047211

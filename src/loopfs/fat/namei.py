@@ -7,7 +7,8 @@ import errno
 from loopfs.fat.boot import ENTRY_SIZE
 from loopfs.fat.dir import Directory, dots, load
 from loopfs.fat.errors import refused
-from loopfs.fat.inode import ATTR_ARCH, ATTR_DIR, ATTR_SYS, Inode, Volume
+from loopfs.fat.inode import ATTR_ARCH, ATTR_DIR, ATTR_SYS, Inode
+from loopfs.fat.volume import Volume
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
 _START_HIGH, _START_LOW = 20, 26  # bytes of a short entry
