@@ -116,6 +116,18 @@ def test_reads_that_fail() -> None:
     assert not calls.tree.volume.read_only, "that is no damage"
 
 
+def test_a_read_does_not_fail_for_its_atime() -> None:
+    device, calls = volume()
+    calls.node("/c").adate = 0
+    device.left = 0
+    assert calls.read("/c") == b"c" * 100
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        calls.tree.volume.write_back()
+    device.left = None
+    calls.tree.volume.write_back()
+    assert calls.tree.volume.unwritten == set()
+
+
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_full_to_the_last_byte(geometry: str) -> None:
     device = Memory(made(geometry))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 
 from loopfs.fat import file, ioctl, namei
 from loopfs.fat.dir import load
@@ -219,7 +220,10 @@ class Vfat(Tree[Inode]):
             self._buffer = memoryview(bytearray(size))
         done = file.read(volume, node, offset, self._buffer[:size])
         if self._atime and not volume.read_only and done:
-            file.accessed(volume, node)
+            # The kernel reports no failure of that either. It is in memory, and a sync that
+            # cannot write it says so.
+            with suppress(OSError):
+                file.accessed(volume, node)
         return self._buffer[:done]
 
     def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 import time
 
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, N
@@ -340,5 +339,3 @@ HANDLERS: dict[int, Handler] = {
     uapi.FUSE_IOCTL: _ioctl,
     uapi.FUSE_DESTROY: _nothing,
 }
-# The kinds of READDIR: what the upper four bits of a mode say (DT_DIR, DT_REG and so on).
-DT_DIR, DT_REG, DT_LNK = stat.S_IFDIR >> 12, stat.S_IFREG >> 12, stat.S_IFLNK >> 12
