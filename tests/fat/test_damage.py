@@ -176,6 +176,34 @@ def test_a_directory_that_is_too_long() -> None:
     assert problem.value.errno == errno.EIO
 
 
+def test_many_directories_that_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is looked at, and none need be held."""
+    monkeypatch.setattr("loopfs.fat.volume._MOST_HELD", 2000)
+    device = Memory(made("FAT32"))
+    calls = Calls(mounted(device))
+    calls.mkdir("/big")
+    big = calls.node("/big")
+    calls.tree.known(big)
+    for n in range(500):
+        calls.tree.mknod(ROOT, big, b"FILE%d" % n, 0o100644, 0)
+    for n in range(100):
+        calls.mkdir(f"/{n}")
+        node = calls.node(f"/{n}")
+        node.start = big.start
+        calls.tree.volume.save(node)
+    calls.tree.destroy()
+    calls = Calls(mounted(device))
+    handle = calls.tree.opendir(ROOT, calls.tree.root())
+    for *_, child in calls.tree.entries(handle, 0):  # READDIRPLUS
+        if child is not None:
+            assert calls.tree.getattr(child).size > 500 * 32
+            calls.tree.known(child)
+    children = calls.tree.root().dir
+    assert children is not None
+    assert sum(child.dir is not None for child in children.inodes.values()) <= 4
+    assert calls.list("/77") == [f"FILE{n}" for n in range(500)]
+
+
 @pytest.mark.parametrize("name", [b"a/b", b"..", b".", b"", b"\0"])
 def test_a_long_name_that_no_caller_could_say(name: bytes) -> None:
     device = Memory(made("FAT32"))

@@ -101,6 +101,14 @@ class Directory:
         """Something is in it."""
         return bool(self.inodes)
 
+    def is_idle(self) -> bool:
+        """It can be read again when somebody asks: nobody knows or uses anything in it."""
+        if self._inode.opens or self._inode.gone or self in self._volume.unwritten:
+            return False
+        return not any(
+            child.known or child.opens or child.dir is not None for child in self.inodes.values()
+        )
+
     # --- names -----------------------------------------------------------------
 
     def keys(self, inode: Inode) -> tuple[bytes, bytes]:
@@ -281,5 +289,5 @@ def load(volume: Volume, inode: Inode) -> Directory:
     view.release()
     content = Directory(volume, inode, data)
     content.read()
-    inode.dir = content
+    volume.hold(inode, content)
     return content

@@ -78,12 +78,9 @@ class Vfat(Tree[Inode]):
         while node is not None and not node.known and not node.opens:
             content = node.dir
             if content is not None:
-                if content in self.volume.unwritten or any(
-                    child.known or child.opens or child.dir is not None
-                    for child in content.inodes.values()
-                ):
+                if not node.gone and not content.is_idle():
                     return
-                node.dir = None
+                self.volume.let_go(node)
             if not node.gone:
                 self.volume.drop_chain(node)
             node = node.parent

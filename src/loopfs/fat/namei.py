@@ -70,8 +70,9 @@ def mkdir(volume: Volume, parent: Inode, name: bytes) -> Inode:
         volume.shrink(inode, 0)
         volume.table.flush()
         raise
-    inode.dir = Directory(volume, inode, data)
-    inode.dir.used[:2] = b"\1\1"
+    made = Directory(volume, inode, data)
+    made.used[:2] = b"\1\1"
+    volume.hold(inode, made)
     volume.touch(parent)
     return inode
 

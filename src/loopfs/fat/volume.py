@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _MAX_DIR_SIZE = MAX_DIR_SLOTS * boot.ENTRY_SIZE
 _FEW = 64  # clusters
 _MOST_RUNS = 1 << 20  # of all files together
+_MOST_HELD = 1 << 18  # inodes of directories that nobody uses
+_SLOTS_AS_ONE = 16  # that weigh as much as an inode
 _EXECUTABLE = frozenset({b"EXE", b"COM", b"BAT"})
 
 
@@ -75,6 +77,8 @@ class Volume:
         self._with_runs: set[Inode] = set()
         self.unwritten: set[Directory] = set()  # that have changes, or whose last writes failed
         self.orphans: set[Inode] = set()
+        self._held: dict[Inode, int] = {}  # directories, with what their contents weigh
+        self._weight = 0
         self._most_clusters = -(-MAX_SIZE // self.cluster)
         self.root = self.new_inode(None)
         self.root.attr = ATTR_DIR
@@ -169,6 +173,27 @@ class Volume:
     def place(self, cluster: int) -> int:
         """Of a cluster on the device."""
         return self.shape.data_at + (cluster - boot.FAT_START_ENT) * self.cluster
+
+    # --- what is held of directories ---------------------------------------------
+
+    def hold(self, inode: Inode, content: Directory) -> None:
+        """Keep a directory's content in memory, and let others go if there is too much of it."""
+        inode.dir = content
+        self._held[inode] = weight = len(content.inodes) + len(content.used) // _SLOTS_AS_ONE
+        self._weight += weight
+        if self._weight <= _MOST_HELD:
+            return
+        for other in list(self._held):
+            if other in (inode, self.root) or other.dir is None or not other.dir.is_idle():
+                continue
+            self.let_go(other)
+            if self._weight <= _MOST_HELD:
+                return
+
+    def let_go(self, inode: Inode) -> None:
+        """Do not keep a directory's content."""
+        inode.dir = None
+        self._weight -= self._held.pop(inode, 0)
 
     # --- clusters ----------------------------------------------------------------
 
