@@ -2,7 +2,9 @@
 
 Names of one file are many (case, 8.3, dots at the end), and the kernel caches names. So it may
 remember the true spelling only; what it remembers of a file that went by another is ended by
-ESTALE, on which it asks again, or by a notification while the file is open.
+ESTALE, on which it asks again, or by a notification while the file is open. The latter comes after
+the answer, so that for a moment a name may be found that is gone: only of a file that is open, and
+was removed or moved by another spelling than its own.
 """
 
 from __future__ import annotations
