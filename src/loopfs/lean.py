@@ -12,12 +12,14 @@ __all__ = [
     "TYPE_CHECKING",
     "Any",
     "Callable",
+    "Generic",
     "Iterable",
     "Mapping",
     "NamedTuple",
     "NoReturn",
     "Protocol",
     "Sequence",
+    "TypeVar",
     "signal",
 ]
 
@@ -25,12 +27,23 @@ TYPE_CHECKING = False  # which every type checker takes to be true
 
 if TYPE_CHECKING:
     import signal
-    from typing import Any, NamedTuple, NoReturn, Protocol
+    from typing import Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar
 else:
     import _signal as signal  # the same functions; signals are plain numbers
     from _collections import _tuplegetter
 
     Any = NoReturn = object
+
+    def TypeVar(name, **_):  # noqa: N802 typing's name
+        return name
+
+    class Generic:
+        """A base that says nothing, whatever its parameters."""
+
+        __slots__ = ()
+
+        def __class_getitem__(cls, parameters):
+            return cls
 
     class Protocol:
         """A base that says nothing."""

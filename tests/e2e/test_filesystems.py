@@ -170,21 +170,6 @@ def test_what_ntfs_3g_has_written_is_read_by_the_embedded_engine(
     assert inside_with(script, "--engine=ntfs=embedded") == ["750"]
 
 
-@pytest.mark.parametrize("bits", ["12", "16", "32"])
-def test_fat_is_read(inside_with: Lines, tree: Path, bits: str) -> None:
-    size = {"12": "8M", "16": "64M", "32": "320M"}[bits]
-    lines = inside_with(
-        f"""
-        truncate -s {size} disk.img; mkfs.vfat -F {bits} disk.img >/dev/null
-        mcopy -s -i disk.img tree/* ::; mkdir mnt
-        mount -t vfat -o loop,ro,uid=1 disk.img mnt; diff -r tree mnt; stat -c '%u %a' mnt/big
-        cmp mnt/BIG mnt/big; umount mnt
-        """,
-        "--engine=vfat=embedded",
-    )
-    assert lines == ["1 755"]
-
-
 def test_iso9660(inside_with: Lines, tree: Path) -> None:
     """Asked to write, it says what makes mount(8) mount it for reading."""
     lines = inside_with("""

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from loopfs.engines import engine as engine_module
-from loopfs.engines.engine import Launch, NoEngine
+from loopfs.engines.engine import Launch, Mounter, NoEngine
 from loopfs.engines.fusermount import parameters
 from loopfs.engines.policy import BY_NAME, ENGINES, TYPES, Policy
 from loopfs.engines.programs import EXFAT, FUSEISO, NTFS_3G, PROGRAMS, SQUASHFUSE
 from loopfs.settings import SettingsError
 from loopfs.uapi.mount import MS_RDONLY
+
+MOUNTER = Mounter(0, 0, 0o022, True)
 
 # --- options -------------------------------------------------------------------
 
@@ -31,7 +33,9 @@ def test_what_no_table_has_is_refused(data: str) -> None:
 @pytest.mark.parametrize("engine", PROGRAMS, ids=lambda engine: engine.name)
 def test_every_command_names_device_and_mountpoint(engine: engine_module.Engine) -> None:
     for read_only in (True, False):
-        launch = Launch("/dev/loop8", "/mnt/x", min(engine.types), ("this=option",), read_only)
+        launch = Launch(
+            "/dev/loop8", "/mnt/x", min(engine.types), ("this=option",), read_only, MOUNTER
+        )
         words = engine.command(launch)
         assert words.index("/dev/loop8") < words.index("/mnt/x")
         options = words[words.index("-o") + 1].split(",")

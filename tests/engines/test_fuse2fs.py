@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loopfs.engines import fuse2fs
-from loopfs.engines.engine import Launch
+from loopfs.engines.engine import Launch, Mounter
 from loopfs.engines.programs import FUSE2FS
 
 
@@ -53,7 +53,9 @@ def test_options_that_are_refused(data: str) -> None:
 
 @pytest.mark.parametrize(("read_only", "option"), [(True, "ro"), (False, "rw")])
 def test_arguments(read_only: bool, option: str) -> None:
-    launch = Launch("/dev/loop8", "/mnt/x", "ext3", ("norecovery",), read_only)
+    launch = Launch(
+        "/dev/loop8", "/mnt/x", "ext3", ("norecovery",), read_only, Mounter(0, 0, 0o022, True)
+    )
     words = fuse2fs.command(launch)
     assert words[0] == "fuse2fs"
     assert "-f" in words, "it must stay our child"

@@ -84,7 +84,7 @@ NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
 NUMBER(__NR_ioctl);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
-NUMBER(__NR_read); NUMBER(__NR_futex);
+NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
 #ifdef GENERIC
 #define __NR_newfstatat __NR3264_fstatat
 #define __NR_statfs __NR3264_statfs
@@ -229,8 +229,13 @@ STRUCT(fuse_statfs_out, struct fuse_statfs_out, { .st = {
 STRUCT(fuse_dirent, struct fuse_dirent, {
 	.ino = F(1), .off = F(2), .namelen = F(3), .type = F(4) });
 STRUCT(fuse_forget_in, struct fuse_forget_in, { .nlookup = F(1) });
-STRUCT(fuse_batch_forget_in, struct fuse_batch_forget_in, { .count = F(1) });
 STRUCT(fuse_forget_one, struct fuse_forget_one, { .nodeid = F(1), .nlookup = F(2) });
+STRUCT(fuse_batch_forget_in, struct fuse_batch_forget_in, { .count = F(1) });
+STRUCT(fuse_create_in, struct fuse_create_in, {
+	.flags = F(1), .mode = F(2), .umask = F(3), .open_flags = F(4) });
+STRUCT(fuse_mkdir_in, struct fuse_mkdir_in, { .mode = F(1), .umask = F(2) });
+STRUCT(fuse_link_in, struct fuse_link_in, { .oldnodeid = F(1) });
+STRUCT(fuse_setxattr_in, struct fuse_setxattr_in, { .size = F(1), .flags = F(2) });
 STRUCT(fuse_mknod_in, struct fuse_mknod_in, { F(1), F(2), F(3) });
 STRUCT(fuse_getxattr_in, struct fuse_getxattr_in, { .size = F(1) });
 STRUCT(fuse_getxattr_out, struct fuse_getxattr_out, { .size = F(1) });
@@ -253,8 +258,10 @@ NUMBER(FUSE_LISTXATTR); NUMBER(FUSE_REMOVEXATTR); NUMBER(FUSE_FLUSH); NUMBER(FUS
 NUMBER(FUSE_OPENDIR); NUMBER(FUSE_READDIR); NUMBER(FUSE_RELEASEDIR); NUMBER(FUSE_FSYNCDIR);
 NUMBER(FUSE_ACCESS); NUMBER(FUSE_CREATE); NUMBER(FUSE_INTERRUPT); NUMBER(FUSE_DESTROY);
 NUMBER(FUSE_IOCTL); NUMBER(FUSE_POLL); NUMBER(FUSE_BATCH_FORGET); NUMBER(FUSE_FALLOCATE);
-NUMBER(FUSE_RENAME2); NUMBER(FUSE_LSEEK); NUMBER(FUSE_COPY_FILE_RANGE); NUMBER(FUSE_TMPFILE);
+NUMBER(FUSE_READDIRPLUS); NUMBER(FUSE_RENAME2); NUMBER(FUSE_LSEEK); NUMBER(FUSE_COPY_FILE_RANGE); NUMBER(FUSE_TMPFILE);
 NUMBER(FUSE_NOTIFY_INVAL_INODE); NUMBER(FUSE_NOTIFY_INVAL_ENTRY); NUMBER(FUSE_NOTIFY_STORE);
+NUMBER(FUSE_ATOMIC_O_TRUNC); NUMBER(FUSE_HAS_IOCTL_DIR); NUMBER(FUSE_DO_READDIRPLUS);
+NUMBER(FUSE_READDIRPLUS_AUTO); NUMBER(FUSE_GETATTR_FH); NUMBER(FUSE_FSYNC_FDATASYNC);
 NUMBER(FUSE_ASYNC_READ); NUMBER(FUSE_BIG_WRITES); NUMBER(FUSE_ASYNC_DIO);
 NUMBER(FUSE_WRITEBACK_CACHE); NUMBER(FUSE_PARALLEL_DIROPS); NUMBER(FUSE_MAX_PAGES); NUMBER(FUSE_CACHE_SYMLINKS);
 NUMBER(FOPEN_DIRECT_IO); NUMBER(FOPEN_KEEP_CACHE); NUMBER(FOPEN_CACHE_DIR); NUMBER(FOPEN_STREAM);

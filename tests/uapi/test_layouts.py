@@ -50,8 +50,12 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "fuse_statfs_out": (fuse.STATFS_OUT,),
     "fuse_dirent": (fuse.DIRENT,),
     "fuse_forget_in": (fuse.FORGET_IN,),
-    "fuse_batch_forget_in": (fuse.BATCH_FORGET_IN,),
     "fuse_forget_one": (fuse.FORGET_ONE,),
+    "fuse_batch_forget_in": (fuse.BATCH_FORGET_IN,),
+    "fuse_create_in": (fuse.CREATE_IN,),
+    "fuse_mkdir_in": (fuse.MKDIR_IN,),
+    "fuse_link_in": (fuse.LINK_IN,),
+    "fuse_setxattr_in": (fuse.SETXATTR_IN,),
     "fuse_mknod_in": (fuse.MKNOD_IN,),
     "fuse_getxattr_in": (fuse.GETXATTR_IN,),
     "fuse_getxattr_out": (fuse.GETXATTR_OUT,),
@@ -71,7 +75,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "sock_filter": (seccomp.SOCK_FILTER,),
 }
 # Those that have grown, and of which we read the beginning only.
-PREFIXES = {"fuse_init_in"}
+PREFIXES = {"fuse_init_in", "fuse_setxattr_in"}
 
 
 def field(number: int, size: int) -> int:

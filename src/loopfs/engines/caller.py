@@ -15,7 +15,8 @@ from contextlib import contextmanager
 
 from loopfs import syscalls
 from loopfs.engines import credentials
-from loopfs.engines.credentials import Credentials
+from loopfs.engines.credentials import ROOT, Credentials
+from loopfs.engines.engine import Mounter
 from loopfs.engines.paths import CallerProc
 from loopfs.lean import signal
 from loopfs.uapi.mount import NS_GET_PARENT
@@ -38,10 +39,18 @@ class Caller:
         read = os.O_RDONLY | os.O_CLOEXEC
         self._mounts = os.open("ns/mnt", read, dir_fd=thread)
         self.userns = os.open("ns/user", read, dir_fd=thread)
+        with open(os.open("status", read, dir_fd=thread), "rb") as status:
+            (line,) = (line for line in status if line.startswith(b"Umask:"))
+        self._umask = int(line.split()[1], 8)
         sandbox = _outermost(self.userns)
         self.credentials = credentials.of(thread, lambda: enter_user(sandbox))
         self.proc = CallerProc(process, thread, self._own_rights)
         _enter_from(sandbox, self.userns, self.credentials)
+
+    def mounter(self, *, atime: bool) -> Mounter:
+        """What a filesystem without owners takes from it, as its user namespace has the ids."""
+        uids, gids = self.credentials.uids or ROOT, self.credentials.gids or ROOT
+        return Mounter(uids[3], gids[3], self._umask, atime)
 
     def enter_mounts(self) -> None:
         """Take on the mount namespace; root and working directory are the namespace's root."""

@@ -25,12 +25,23 @@ class NoEngine(LoopfsError):
     """Nothing here mounts a type: the errno for the workload, the sentence for the person."""
 
 
+class Mounter(NamedTuple):
+    """What a filesystem without owners takes from who mounts it: ids and umask; and whether the
+    mount has times of access."""
+
+    uid: int
+    gid: int
+    umask: int
+    atime: bool
+
+
 class Launch(NamedTuple):
     """What an engine is started for.
 
     Args:
         device: a path; mountinfo shows it as the source.
         options: those of the program.
+        caller: who mounts.
     """
 
     device: str
@@ -38,6 +49,7 @@ class Launch(NamedTuple):
     fstype: str
     options: tuple[str, ...]
     read_only: bool
+    caller: Mounter
 
     def fuse_options(self, *more: str) -> str:
         """The argument of -o for a program that uses libfuse."""

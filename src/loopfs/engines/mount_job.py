@@ -107,7 +107,8 @@ class _Mount:
         os.close(fuse)
         self._await_reply()
         self._stage.show(self.node.name, self._shown)
-        launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only)
+        mounter = self._caller.mounter(atime=not self._flags & uapi.MS_NOATIME)
+        launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only, mounter)
         server = self._stage.start(engine.command(launch), environment, device, self._caller.pidfd)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)

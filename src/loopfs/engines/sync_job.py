@@ -171,7 +171,7 @@ def _waits(pid: int, tid: int) -> bool:
     if len(fields) < 7:
         return fields[:1] != [b"running"]
     number = int(fields[0])
-    if number == _NATIVE["read"]:
+    if number in (_NATIVE["read"], _NATIVE["readv"]):
         try:
             return os.readlink(f"/proc/{pid}/fd/{int(fields[1], 16)}") == "/dev/fuse"
         except FileNotFoundError:

@@ -47,6 +47,7 @@ FUSE_IOCTL = 39
 FUSE_POLL = 40
 FUSE_BATCH_FORGET = 42
 FUSE_FALLOCATE = 43
+FUSE_READDIRPLUS = 44
 FUSE_RENAME2 = 45
 FUSE_LSEEK = 46
 FUSE_COPY_FILE_RANGE = 47
@@ -59,7 +60,11 @@ FUSE_NOTIFY_STORE = 4
 
 # INIT flags
 FUSE_ASYNC_READ = 1 << 0
+FUSE_ATOMIC_O_TRUNC = 1 << 3
 FUSE_BIG_WRITES = 1 << 5
+FUSE_HAS_IOCTL_DIR = 1 << 11
+FUSE_DO_READDIRPLUS = 1 << 13
+FUSE_READDIRPLUS_AUTO = 1 << 14
 FUSE_ASYNC_DIO = 1 << 15
 FUSE_WRITEBACK_CACHE = 1 << 16
 FUSE_PARALLEL_DIROPS = 1 << 18
@@ -72,6 +77,9 @@ FOPEN_KEEP_CACHE = 1 << 1
 FOPEN_CACHE_DIR = 1 << 3
 FOPEN_STREAM = 1 << 4
 FOPEN_NOFLUSH = 1 << 5
+
+FUSE_GETATTR_FH = 1 << 0  # GETATTR names an open file
+FUSE_FSYNC_FDATASYNC = 1 << 0
 
 # SETATTR valid bits
 FATTR_MODE = 1 << 0
@@ -114,6 +122,10 @@ LSEEK_IN = struct.Struct("=QQII")
 LSEEK_OUT = struct.Struct("=Q")
 STATFS_OUT = struct.Struct("=QQQQQIIII24x")
 DIRENT = struct.Struct("=QQII")
+CREATE_IN = struct.Struct("=4I")
+MKDIR_IN = struct.Struct("=II")
+LINK_IN = struct.Struct("=Q")
+SETXATTR_IN = struct.Struct("=II")  # without FUSE_SETXATTR_EXT
 MKNOD_IN = struct.Struct("=3I4x")  # mode, rdev, umask
 RENAME_IN = struct.Struct("=Q")
 RENAME2_IN = struct.Struct("=QI4x")

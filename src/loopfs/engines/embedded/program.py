@@ -18,8 +18,6 @@ READERS = {
     "ext4": "ext",
     "btrfs": "btrfs",
     "xfs": "xfs",
-    "vfat": "fat",
-    "msdos": "fat",
     "ntfs": "ntfs",
     "ntfs3": "ntfs",
     "squashfs": "squashfs",

@@ -1,0 +1,81 @@
+"""FAT12, FAT16 and FAT32 by a filesystem of our own (loopfs.fat), as an engine.
+
+It is a program that serves until its last mount is gone, started as others are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from loopfs.engines.engine import Engine, Launch
+
+NAME = "vfat"
+TYPES = frozenset({"vfat", "msdos"})
+
+
+class Vfat(Engine):
+    """The row of the table; vfat's options are checked by the parser that acts on them."""
+
+    def translated(self, data: str) -> tuple[str, ...]:
+        from loopfs.fat.options import Options
+
+        words = tuple(word for word in data.split(",") if word not in ("", "defaults"))
+        Options(",".join(words))
+        return words
+
+    def has_option(self, key: str) -> bool:
+        from loopfs.fat.options import knows
+
+        return knows(key)
+
+
+def _installed(fstype: str) -> None:
+    return None
+
+
+def _check(device: int, fstype: str) -> None:
+    """Refuse what is no FAT filesystem, or is damaged where it cannot be. Raises OSError EINVAL."""
+    from loopfs.fat.device import FileDevice
+    from loopfs.fat.options import Options
+    from loopfs.fat.volume import Volume
+
+    Volume(FileDevice(device), Options(), read_only=True)
+
+
+def _command(launch: Launch) -> list[str]:
+    code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
+    mode = "ro" if launch.read_only else "rw"
+    atime = "atime" if launch.caller.atime else "noatime"
+    defaults = ",".join(map(str, launch.caller[:3]))
+    words = launch.device, launch.mountpoint, launch.fstype, mode, atime, defaults
+    return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
+
+
+def main(argv: list[str]) -> None:
+    """Serve. An exception ends the program, and the mount is refused.
+
+    Args:
+        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; uid, gid and umask of
+            who mounts; vfat's options.
+    """
+    from loopfs import syscalls
+    from loopfs.fat.device import FileDevice
+    from loopfs.fat.filesystem import Vfat as Filesystem
+    from loopfs.fat.options import Defaults, Options
+    from loopfs.fat.volume import Volume
+    from loopfs.fuse.server import Server
+    from loopfs.uapi.mount import MS_RDONLY
+
+    _, device, mountpoint, fstype, mode, atime, defaults, words = argv
+    read_only = mode == "ro"
+    options = Options(words, Defaults(*map(int, defaults.split(","))))
+    fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
+    volume = Volume(FileDevice(fd), options, read_only=read_only)
+    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
+    Server(connection, Filesystem(volume, atime=atime == "atime")).serve()
+
+
+VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check)

@@ -1,0 +1,258 @@
+"""vfat as a tree that a FUSE server serves: what the kernel's VFS and its vfat do between them.
+
+Names of one file are many (case, 8.3, dots at the end), and the kernel caches names. So it may
+remember the true spelling only; what it remembers of a file that went by another is ended by
+ESTALE, on which it asks again, or by a notification while the file is open. The latter comes after
+the answer, so that for a moment a name may be found that is gone: only of a file that is open, and
+was removed or moved by another spelling than its own.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from loopfs.fat import file, ioctl, namei
+from loopfs.fat.dir import load
+from loopfs.fat.errors import refused
+from loopfs.fat.inode import Inode
+from loopfs.fat.volume import Volume
+from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
+from loopfs.lean import TYPE_CHECKING
+from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME_VALID = 3600  # seconds
+_NAME_MAX = 255 * 6  # units of UTF-16, of NLS_MAX_CHARSET_SIZE bytes
+_DT_DIR, _DT_REG = 4, 8
+
+
+class DirHandle(Handle[Inode]):
+    """An open directory.
+
+    Attributes:
+        place: of the ioctls that read it, as the kernel's f_pos.
+    """
+
+    __slots__ = ("place",)
+
+    def __init__(self, node: Inode) -> None:
+        super().__init__(node)
+        self.place = 0
+
+
+class Vfat(Tree[Inode]):
+    """A mounted volume.
+
+    Args:
+        atime: reading changes when a file was last read.
+    """
+
+    def __init__(self, volume: Volume, *, atime: bool = True) -> None:
+        self.volume = volume
+        self._atime = atime
+        self._buffer = memoryview(bytearray(1 << 20))
+        load(volume, volume.root)
+
+    # --- nodes ------------------------------------------------------------------
+
+    def root(self) -> Inode:
+        return self.volume.root
+
+    def is_stale(self, node: Inode, nodeid: int) -> bool:
+        if node.opens or node.is_dir:  # of a directory the kernel has one name at a time
+            return False
+        return node.gone or node.nodeid != nodeid
+
+    def known(self, node: Inode) -> None:
+        node.known += 1
+
+    def forgotten(self, node: Inode) -> None:
+        node.known -= 1
+        self._drop(node)
+
+    def _drop(self, node: Inode | None) -> None:
+        """Hold no more of a directory than the kernel may ask for."""
+        while node is not None and not node.known and not node.opens:
+            content = node.dir
+            if content is not None:
+                if not node.gone and not content.is_idle():
+                    return
+                self.volume.let_go(node)
+            if not node.gone:
+                self.volume.drop_chain(node)
+            node = node.parent
+
+    def getattr(self, node: Inode) -> Attr:
+        return file.getattr(self.volume, node)
+
+    def setattr(self, caller: Caller, node: Inode, changes: Changes) -> None:
+        wanted = changes.mode, changes.uid, changes.gid, changes.size, changes.atime, changes.mtime
+        file.setattr(self.volume, node, file.Changes(*wanted))
+
+    def statfs(self) -> Space:
+        volume = self.volume
+        free, unit = volume.table.count_free(), volume.cluster
+        return Space(volume.shape.clusters, free, free, 0, 0, unit, _NAME_MAX, unit)
+
+    # --- names -----------------------------------------------------------------
+
+    def _found(self, node: Inode, name: bytes) -> tuple[Inode, int]:
+        return node, NAME_VALID if node.name == name else 0
+
+    def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, int]:
+        return self._found(namei.lookup(self.volume, parent, name), name)
+
+    def create(
+        self, caller: Caller, parent: Inode, name: bytes, mode: int, flags: int
+    ) -> tuple[tuple[Inode, int], Handle[Inode]]:
+        try:
+            node = namei.create(self.volume, parent, name)
+        except FileExistsError:
+            found = namei.find(self.volume, parent, name)
+            if found is None or flags & os.O_EXCL:  # None: only its short name is there
+                raise
+            if found.is_dir:
+                raise refused(errno.EISDIR) from None
+            node = found  # made since it was looked up
+        else:
+            flags &= ~os.O_TRUNC
+        return self._found(node, name), self.open(caller, node, flags)
+
+    def mknod(
+        self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int
+    ) -> tuple[Inode, int]:
+        if not stat.S_ISREG(mode):
+            raise refused(errno.EPERM)
+        return self._found(namei.create(self.volume, parent, name), name)
+
+    def mkdir(self, caller: Caller, parent: Inode, name: bytes, mode: int) -> tuple[Inode, int]:
+        return self._found(namei.mkdir(self.volume, parent, name), name)
+
+    def unlink(self, caller: Caller, parent: Inode, name: bytes) -> None:
+        node = namei.unlink(self.volume, parent, name)
+        if node.opens and name != node.name:
+            self.server.forget_name(parent.nodeid, node.name)
+
+    def rmdir(self, caller: Caller, parent: Inode, name: bytes) -> None:
+        namei.rmdir(self.volume, parent, name)
+
+    def rename(
+        self, caller: Caller, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int
+    ) -> None:
+        volume = self.volume
+        before = namei.lookup(volume, parent, name).name
+        other = namei.find(volume, to, to_name)
+        victim_name = other.name if other is not None else b""
+        node, victim = namei.rename(volume, parent, name, to, to_name, flags)
+        if node is other:
+            return
+        places = (parent, name, before), (to, to_name, node.name)
+        self._respelled(node, places)
+        if victim is not None and not victim.gone:  # exchanged
+            self._respelled(victim, ((parent, name, victim.name), (to, to_name, victim_name)))
+        elif victim is not None and victim.opens and to_name != victim_name:
+            self.server.forget_name(to.nodeid, victim_name)
+
+    def _respelled(self, node: Inode, places: tuple[tuple[Inode, bytes, bytes], ...]) -> None:
+        """It was moved: whatever the kernel remembers besides what it was asked for is ended.
+
+        Args:
+            places: directories, with the name that the caller said and the true one.
+        """
+        if node.is_dir or all(said == true for _, said, true in places):
+            return
+        if not node.opens:
+            node.nodeid = self.volume.new_ino()
+            return
+        for directory, said, true in places:
+            for name in {said, true}:
+                self.server.forget_name(directory.nodeid, name)
+
+    # --- open files -------------------------------------------------------------
+
+    def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            namei.changing(self.volume, node)
+            if flags & os.O_TRUNC and node.size:
+                file.setattr(self.volume, node, file.Changes(size=0))
+        node.opens += 1
+        return Handle(node, FOPEN_KEEP_CACHE)
+
+    def opendir(self, caller: Caller, node: Inode) -> Handle[Inode]:
+        load(self.volume, node)
+        node.opens += 1
+        return DirHandle(node)
+
+    def release(self, handle: Handle[Inode]) -> None:
+        node = handle.node
+        node.opens -= 1
+        if not node.opens:
+            file.close(self.volume, node)
+            self._drop(node)
+
+    def entries(
+        self, handle: Handle[Inode], place: int
+    ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
+        """A place is 0 to 2 for the dots, then the slot and 3: so none is missed or comes twice."""
+        node, content = handle.node, load(self.volume, handle.node)
+        if isinstance(handle, DirHandle) and place == 0:
+            handle.place = 0
+        up = node.parent or node
+        if place < 1:
+            yield 1, b".", node.ino, _DT_DIR, None
+        if place < 2:
+            yield 2, b"..", up.ino, _DT_DIR, None
+        inodes = content.inodes
+        for slot in range(max(place - 2, 0), len(content.used)):
+            if (child := inodes.get(slot)) is not None:
+                kind = _DT_DIR if child.is_dir else _DT_REG
+                yield slot + 3, child.name, child.ino, kind, child
+
+    def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
+        volume, node = self.volume, handle.node
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        done = file.read(volume, node, offset, self._buffer[:size])
+        if self._atime and not volume.read_only and done:
+            # The kernel reports no failure of that either. It is in memory, and a sync that
+            # cannot write it says so.
+            with suppress(OSError):
+                file.accessed(volume, node)
+        return self._buffer[:done]
+
+    def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:
+        return file.write(self.volume, handle.node, offset, data)
+
+    def fsync(self, handle: Handle[Inode], datasync: bool) -> Later:
+        self.volume.write_back()
+        return Later(self.volume.device.sync)
+
+    def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
+        file.fallocate(self.volume, handle.node, mode, offset, length)
+
+    def ioctl(
+        self, caller: Caller, handle: Handle[Inode], cmd: int, arg: int, data: bytes, compat: bool
+    ) -> tuple[int, bytes]:
+        volume, node = self.volume, handle.node
+        if cmd == ioctl.FAT_IOCTL_GET_ATTRIBUTES:
+            return 0, ioctl.get_attributes(node)
+        if cmd == ioctl.FAT_IOCTL_GET_VOLUME_ID:
+            return 0, ioctl.get_volume_id(volume)
+        if cmd == ioctl.FAT_IOCTL_SET_ATTRIBUTES:
+            ioctl.set_attributes(volume, node, data, caller.uid)
+            self.server.attributes_changed(node.nodeid)
+            return 0, b""
+        if cmd == ioctl.FITRIM:
+            return 0, ioctl.trim(volume, data)
+        if cmd in ioctl.READDIRS and isinstance(handle, DirHandle):
+            handle.place, result, out = ioctl.read_directory(volume, node, handle.place, cmd)
+            return result, out
+        raise refused(errno.ENOTTY)
+
+    def destroy(self) -> None:
+        self.volume.close()

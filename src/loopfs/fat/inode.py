@@ -1,0 +1,81 @@
+"""Files and directories in memory, and their entries on disk (fs/fat/inode.c)."""
+
+from __future__ import annotations
+
+import struct
+
+from loopfs.fat.cache import Runs
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.fat.dir import Directory
+
+ATTR_RO, ATTR_HIDDEN, ATTR_SYS, ATTR_VOLUME, ATTR_DIR, ATTR_ARCH = 1, 2, 4, 8, 16, 32
+ENTRY = struct.Struct("<11sBBB7HI")  # struct msdos_dir_entry
+ROOT_INO = 1
+MAX_SIZE = 0xFFFFFFFF  # of a file, in bytes
+MAX_DIR_SLOTS = 65536  # FAT_MAX_DIR_ENTRIES
+
+
+class Inode:
+    """A file or a directory; the same object for as long as its directory's content is held.
+
+    Attributes:
+        ino: st_ino; never used twice.
+        nodeid: what the kernel knows it by, which can be another later.
+        known: of how many node ids the kernel knows.
+        first, slot: where in the directory its entry begins, and where the short one is.
+        name, key: as shown, and as compared.
+        opens: open files.
+        gone: it has no name any more.
+        kept: it has clusters beyond its size, of fallocate(2).
+        runs: its clusters, once they were asked for.
+        dir: a directory's content, while it is held.
+    """
+
+    __slots__ = (
+        *("adate", "attr", "cdate", "ctime", "ctime_cs", "date", "time"),
+        *(
+            "dir",
+            "first",
+            "gone",
+            "ino",
+            "kept",
+            "key",
+            "known",
+            "lcase",
+            "name",
+            "nodeid",
+            "opens",
+        ),
+        *("parent", "runs", "short", "size", "slot", "start"),
+    )
+
+    def __init__(self, ino: int, parent: Inode | None) -> None:
+        self.ino = self.nodeid = ino
+        self.parent = parent
+        self.name = self.key = self.short = b""
+        self.first = self.slot = self.start = self.size = self.attr = self.lcase = 0
+        self.ctime_cs = self.ctime = self.cdate = self.adate = self.time = self.date = 0
+        self.known = self.opens = 0
+        self.gone = self.kept = False
+        self.runs: Runs | None = None
+        self.dir: Directory | None = None
+
+    @property
+    def is_dir(self) -> bool:
+        return bool(self.attr & ATTR_DIR)
+
+    def take(self, raw: bytes, fat32: bool) -> None:
+        """From a short entry."""
+        self.short, self.attr, self.lcase, self.ctime_cs, *rest = ENTRY.unpack(raw)
+        self.ctime, self.cdate, self.adate, high, self.time, self.date, low, self.size = rest
+        self.start = high << 16 | low if fat32 else low
+
+    def packed(self) -> bytes:
+        """The short entry."""
+        created = self.ctime_cs, self.ctime, self.cdate
+        high, low = self.start >> 16, self.start & 0xFFFF
+        size = 0 if self.attr & ATTR_DIR else self.size
+        head = self.short, self.attr, self.lcase
+        return ENTRY.pack(*head, *created, self.adate, high, self.time, self.date, low, size)

@@ -1,0 +1,341 @@
+"""A handler for each request that a :class:`loopfs.fuse.server.Server` passes to its tree.
+
+A handler takes structures apart, calls the tree and puts the answer together.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+
+from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, N
+from loopfs.lean import TYPE_CHECKING, Callable
+from loopfs.uapi import fuse as uapi
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from loopfs.fuse.server import Server
+
+    Answer = Buffer | Later
+    Handler = Callable[[Server[Any], int, Caller, bytes], Answer]
+
+ATTR_VALID = 3600  # seconds for which attributes may be remembered: the kernel changes them
+_ATTR_HEAD = uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0)
+_NO_ENTRY = bytes(uapi.ENTRY_OUT.size + uapi.ATTR.size)
+_SECOND = 1_000_000_000
+
+
+def pack_entry(server: Server[N], found: tuple[N, int]) -> bytes:
+    """struct fuse_entry_out, which the kernel counts as one lookup."""
+    node, valid = found
+    attr = server.tree.getattr(node).pack()
+    server.count_lookup(node)
+    return uapi.ENTRY_OUT.pack(node.nodeid, 0, valid, ATTR_VALID, 0, 0) + attr
+
+
+def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
+    """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
+    valid, _, fh, size, _, atime, mtime, ctime, an, mn, cn, mode, _, uid, gid, _ = (
+        uapi.SETATTR_IN.unpack_from(body)
+    )
+
+    def moment(given: int, is_now: int, value: int) -> int | None:
+        if valid & is_now:
+            return now
+        return value if valid & given else None
+
+    return Changes(
+        mode=mode if valid & uapi.FATTR_MODE else None,
+        uid=uid if valid & uapi.FATTR_UID else None,
+        gid=gid if valid & uapi.FATTR_GID else None,
+        size=size if valid & uapi.FATTR_SIZE else None,
+        atime=moment(uapi.FATTR_ATIME, uapi.FATTR_ATIME_NOW, atime * _SECOND + an),
+        mtime=moment(uapi.FATTR_MTIME, uapi.FATTR_MTIME_NOW, mtime * _SECOND + mn),
+        ctime=moment(uapi.FATTR_CTIME, 0, ctime * _SECOND + cn),
+        handle=server.handle(fh) if valid & uapi.FATTR_FH else None,
+    )
+
+
+def _name(body: bytes, at: int = 0) -> bytes:
+    return body[at : body.index(0, at)]
+
+
+def _opened(server: Server[N], handle: Handle[N]) -> bytes:
+    return uapi.OPEN_OUT.pack(server.add_handle(handle), handle.flags, 0)
+
+
+# --- nodes ------------------------------------------------------------------------
+
+
+def _lookup(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    return pack_entry(server, server.tree.lookup(server.node(nodeid), _name(body)))
+
+
+def _forget(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    server.forget(nodeid, *uapi.FORGET_IN.unpack_from(body))
+    return b""
+
+
+def _batch_forget(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    (count,) = uapi.BATCH_FORGET_IN.unpack_from(body)
+    begin = uapi.BATCH_FORGET_IN.size
+    for one in uapi.FORGET_ONE.iter_unpack(body[begin : begin + count * uapi.FORGET_ONE.size]):
+        server.forget(*one)
+    return b""
+
+
+def _getattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    flags, _, fh = uapi.GETATTR_IN.unpack_from(body)
+    node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
+    return _ATTR_HEAD + server.tree.getattr(node).pack()
+
+
+def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
+    changes = unpack_changes(server, body, time.time_ns())
+    node = server.node(nodeid)
+    later = server.tree.setattr(caller, node, changes)
+
+    def answer() -> bytes:
+        return _ATTR_HEAD + server.tree.getattr(node).pack()
+
+    if later is None:
+        return answer()
+    work = later.work
+
+    def both() -> bytes:
+        work()
+        return answer()
+
+    return Later(both)
+
+
+def _statfs(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    return uapi.STATFS_OUT.pack(*server.tree.statfs(), 0)
+
+
+# --- names ------------------------------------------------------------------------
+
+
+def _create(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
+    name, caller = _name(body, uapi.CREATE_IN.size), caller._replace(umask=umask)
+    found, handle = server.tree.create(caller, server.node(nodeid), name, mode, flags)
+    return pack_entry(server, found) + _opened(server, handle)
+
+
+def _mknod(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    mode, rdev, umask = uapi.MKNOD_IN.unpack_from(body)
+    name, caller = _name(body, uapi.MKNOD_IN.size), caller._replace(umask=umask)
+    return pack_entry(server, server.tree.mknod(caller, server.node(nodeid), name, mode, rdev))
+
+
+def _mkdir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    mode, umask = uapi.MKDIR_IN.unpack_from(body)
+    name, caller = _name(body, uapi.MKDIR_IN.size), caller._replace(umask=umask)
+    return pack_entry(server, server.tree.mkdir(caller, server.node(nodeid), name, mode))
+
+
+def _symlink(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    name, target, *_ = body.split(b"\0")
+    return pack_entry(server, server.tree.symlink(caller, server.node(nodeid), name, target))
+
+
+def _link(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    (old,) = uapi.LINK_IN.unpack_from(body)
+    parent, name = server.node(nodeid), _name(body, uapi.LINK_IN.size)
+    return pack_entry(server, server.tree.link(caller, server.node(old), parent, name))
+
+
+def _tmpfile(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
+    caller = caller._replace(umask=umask)
+    found, handle = server.tree.tmpfile(caller, server.node(nodeid), mode, flags)
+    return pack_entry(server, found) + _opened(server, handle)
+
+
+def _unlink(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    server.tree.unlink(caller, server.node(nodeid), _name(body))
+    return b""
+
+
+def _rmdir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    server.tree.rmdir(caller, server.node(nodeid), _name(body))
+    return b""
+
+
+def _rename(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    (to,) = uapi.RENAME_IN.unpack_from(body)
+    return _move(server, nodeid, caller, to, body[uapi.RENAME_IN.size :], 0)
+
+
+def _rename2(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    to, flags = uapi.RENAME2_IN.unpack_from(body)
+    return _move(server, nodeid, caller, to, body[uapi.RENAME2_IN.size :], flags)
+
+
+def _move(
+    server: Server[N], nodeid: int, caller: Caller, to: int, names: bytes, flags: int
+) -> bytes:
+    name, to_name, *_ = names.split(b"\0")
+    parent, target = server.node(nodeid), server.node(to)
+    server.tree.rename(caller, parent, name, target, to_name, flags)
+    return b""
+
+
+def _readlink(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    return server.tree.readlink(server.node(nodeid))
+
+
+# --- extended attributes -------------------------------------------------------
+
+
+def _setxattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    size, flags = uapi.SETXATTR_IN.unpack_from(body)
+    name = _name(body, uapi.SETXATTR_IN.size)
+    begin = uapi.SETXATTR_IN.size + len(name) + 1
+    value = body[begin : begin + size]
+    server.tree.setxattr(caller, server.node(nodeid), name, value, flags)
+    return b""
+
+
+def _getxattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    (room,) = uapi.GETXATTR_IN.unpack_from(body)
+    name = _name(body, uapi.GETXATTR_IN.size)
+    return _sized(server.tree.getxattr(server.node(nodeid), name), room)
+
+
+def _listxattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    (room,) = uapi.GETXATTR_IN.unpack_from(body)
+    names = server.tree.listxattr(server.node(nodeid))
+    return _sized(b"".join(name + b"\0" for name in names), room)
+
+
+def _sized(value: bytes, room: int) -> bytes:
+    """As getxattr(2) has it: a room of 0 asks for the size."""
+    if not room:
+        return uapi.GETXATTR_OUT.pack(len(value))
+    if len(value) > room:
+        raise OSError(errno.ERANGE, os.strerror(errno.ERANGE))
+    return value
+
+
+def _removexattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    server.tree.removexattr(caller, server.node(nodeid), _name(body))
+    return b""
+
+
+# --- open files -------------------------------------------------------------------
+
+
+def _open(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    flags, _ = uapi.OPEN_IN.unpack_from(body)
+    return _opened(server, server.tree.open(caller, server.node(nodeid), flags))
+
+
+def _opendir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    return _opened(server, server.tree.opendir(caller, server.node(nodeid)))
+
+
+def _release(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    fh, *_ = uapi.RELEASE_IN.unpack_from(body)
+    server.tree.release(server.drop_handle(fh))
+    return b""
+
+
+def _readdir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    fh, offset, size, *_ = uapi.READ_IN.unpack_from(body)
+    out: list[bytes] = []
+    for place, name, ino, kind, _ in server.tree.entries(server.handle(fh), offset):
+        packed = uapi.pack_dirent(ino, place, kind, name)
+        size -= len(packed)
+        if size < 0:
+            break
+        out.append(packed)
+    return b"".join(out)
+
+
+def _readdirplus(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    fh, offset, size, *_ = uapi.READ_IN.unpack_from(body)
+    out: list[bytes] = []
+    for place, name, ino, kind, node in server.tree.entries(server.handle(fh), offset):
+        packed = uapi.pack_dirent(ino, place, kind, name)
+        size -= len(packed) + len(_NO_ENTRY)
+        if size < 0:
+            break
+        entry = _NO_ENTRY
+        if node is not None:
+            try:
+                entry = pack_entry(server, (node, ATTR_VALID))
+            except OSError:  # a damaged one is listed all the same; who looks at it hears of it
+                entry = _NO_ENTRY
+        out += entry, packed
+    return b"".join(out)
+
+
+def _fsync(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
+    fh, flags, _ = uapi.FSYNC_IN.unpack_from(body)
+    datasync = bool(flags & uapi.FUSE_FSYNC_FDATASYNC)
+    return server.tree.fsync(server.handle(fh), datasync) or b""
+
+
+def _fallocate(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
+    fh, offset, length, mode, _ = uapi.FALLOCATE_IN.unpack_from(body)
+    return server.tree.fallocate(server.handle(fh), mode, offset, length) or b""
+
+
+def _lseek(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    fh, offset, whence, _ = uapi.LSEEK_IN.unpack_from(body)
+    return uapi.LSEEK_OUT.pack(server.tree.lseek(server.handle(fh), offset, whence))
+
+
+def _ioctl(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    fh, flags, cmd, arg, in_size, out_size = uapi.IOCTL_IN.unpack_from(body)
+    data = body[uapi.IOCTL_IN.size : uapi.IOCTL_IN.size + in_size]
+    compat, handle = bool(flags & uapi.FUSE_IOCTL_COMPAT), server.handle(fh)
+    result, out = server.tree.ioctl(caller, handle, cmd, arg, data, compat)
+    return uapi.IOCTL_OUT.pack(result, 0, 0, 0) + out[:out_size]
+
+
+def _nothing(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    return b""
+
+
+# What is not here is answered ENOSYS, after which the kernel stops asking or does the work
+# itself: FLUSH, ACCESS, POLL, COPY_FILE_RANGE.
+HANDLERS: dict[int, Handler] = {
+    uapi.FUSE_LOOKUP: _lookup,
+    uapi.FUSE_FORGET: _forget,
+    uapi.FUSE_BATCH_FORGET: _batch_forget,
+    uapi.FUSE_GETATTR: _getattr,
+    uapi.FUSE_SETATTR: _setattr,
+    uapi.FUSE_STATFS: _statfs,
+    uapi.FUSE_CREATE: _create,
+    uapi.FUSE_MKNOD: _mknod,
+    uapi.FUSE_MKDIR: _mkdir,
+    uapi.FUSE_SYMLINK: _symlink,
+    uapi.FUSE_LINK: _link,
+    uapi.FUSE_TMPFILE: _tmpfile,
+    uapi.FUSE_UNLINK: _unlink,
+    uapi.FUSE_RMDIR: _rmdir,
+    uapi.FUSE_RENAME: _rename,
+    uapi.FUSE_RENAME2: _rename2,
+    uapi.FUSE_READLINK: _readlink,
+    uapi.FUSE_SETXATTR: _setxattr,
+    uapi.FUSE_GETXATTR: _getxattr,
+    uapi.FUSE_LISTXATTR: _listxattr,
+    uapi.FUSE_REMOVEXATTR: _removexattr,
+    uapi.FUSE_OPEN: _open,
+    uapi.FUSE_OPENDIR: _opendir,
+    uapi.FUSE_RELEASE: _release,
+    uapi.FUSE_RELEASEDIR: _release,
+    uapi.FUSE_READDIR: _readdir,
+    uapi.FUSE_READDIRPLUS: _readdirplus,
+    uapi.FUSE_FSYNC: _fsync,
+    uapi.FUSE_FSYNCDIR: _fsync,
+    uapi.FUSE_FALLOCATE: _fallocate,
+    uapi.FUSE_LSEEK: _lseek,
+    uapi.FUSE_IOCTL: _ioctl,
+    uapi.FUSE_DESTROY: _nothing,
+}

@@ -1,0 +1,275 @@
+"""A server: one FUSE mount of a whole filesystem, a :class:`loopfs.fuse.tree.Tree`.
+
+One thread reads the requests and answers them in the order in which the kernel queues them; what
+may take long has a thread of its own, so that an fsync stops nobody's reads. Notifications that
+may wait for the kernel are sent by another thread: the kernel may want an answer first.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import sys
+import threading
+from itertools import count
+
+from loopfs.fuse.dispatch import HANDLERS
+from loopfs.fuse.tree import Buffer, Caller, Handle, Later, N, Tree
+from loopfs.lean import TYPE_CHECKING, Callable, Generic
+from loopfs.uapi import fuse as uapi
+
+if TYPE_CHECKING:
+    from loopfs.fuse.dispatch import Answer
+
+MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
+MAX_WRITE = MAX_PAGES * 4096
+BUFFER_SIZE = MAX_WRITE + 4096
+
+_FLAGS = (
+    uapi.FUSE_ASYNC_READ
+    | uapi.FUSE_ATOMIC_O_TRUNC
+    | uapi.FUSE_BIG_WRITES
+    | uapi.FUSE_HAS_IOCTL_DIR
+    | uapi.FUSE_DO_READDIRPLUS
+    | uapi.FUSE_READDIRPLUS_AUTO
+    | uapi.FUSE_ASYNC_DIO
+    | uapi.FUSE_CACHE_SYMLINKS
+    | uapi.FUSE_PARALLEL_DIROPS
+    | uapi.FUSE_MAX_PAGES
+)
+_HEADER = uapi.IN_HEADER.size
+_WRITE_DATA = _HEADER + uapi.WRITE_IN.size
+_UNANSWERED = frozenset({uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT})
+_GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; the latter: just now
+_AGAIN = (errno.ENOENT, errno.EINTR)  # the request was interrupted before it was read
+
+
+class Server(Generic[N]):
+    """The server's end of one mount.
+
+    Args:
+        fd: an open /dev/fuse that has been or will be mounted; it stays the caller's, and must be
+            open until :meth:`serve` has returned.
+        tree: what answers.
+        idle: called when no request waits, if ``fd`` does not block; returns when one may.
+    """
+
+    def __init__(self, fd: int, tree: Tree[N], idle: Callable[[], object] | None = None) -> None:
+        self.tree = tree
+        self._fd = fd
+        self._idle = idle
+        root = tree.root()
+        self._nodes: dict[int, N] = {uapi.FUSE_ROOT_ID: root}  # that the kernel knows
+        self._lookups: dict[int, int] = {uapi.FUSE_ROOT_ID: 1}
+        self._handles: dict[int, Handle[N]] = {}
+        self._new_handle = count(1)
+        self._slow: set[threading.Thread] = set()
+        self._notices: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._notifier: threading.Thread | None = None
+        tree.known(root)
+        tree.server = self
+
+    # --- the loop ------------------------------------------------------------
+
+    def serve(self) -> None:
+        """Answer requests until the filesystem is unmounted or the connection aborted.
+
+        To be called once. When it returns no thread of the server runs any more, and the
+        tree has been destroyed.
+
+        Raises:
+            OSError: of the tree's end.
+        """
+        try:
+            self._serve()
+        finally:
+            for thread in list(self._slow):
+                thread.join()
+            if self._notifier is not None:
+                self._notices.put(None)
+                self._notifier.join()
+        self.tree.destroy()
+
+    def _serve(self) -> None:
+        buffer = bytearray(BUFFER_SIZE)
+        view, buffers = memoryview(buffer), [buffer]
+        unpack, fd = uapi.IN_HEADER.unpack_from, self._fd
+        while True:
+            try:
+                length = os.readv(fd, buffers)
+            except OSError as problem:
+                if problem.errno in _GONE:
+                    return
+                if problem.errno == errno.EAGAIN and self._idle is not None:
+                    self._idle()
+                    continue
+                if problem.errno in _AGAIN:
+                    continue
+                raise
+            _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(buffer)
+            try:
+                if opcode == uapi.FUSE_READ:
+                    self.reply(unique, self._read(view))
+                elif opcode == uapi.FUSE_WRITE:
+                    self.reply(unique, self._write(view))
+                else:
+                    body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
+                    self._dispatch(opcode, unique, nodeid, caller, body)
+            except OSError as problem:
+                self._fail(opcode, unique, problem.errno or errno.EIO)
+            except Exception:  # a bug of ours: one caller's error, not everybody's end
+                sys.excepthook(*sys.exc_info())
+                self._fail(opcode, unique, errno.EIO)
+            if opcode == uapi.FUSE_DESTROY:
+                return
+
+    # The two that carry data stay apart: they neither copy nor look up a handler.
+
+    def _read(self, view: memoryview) -> Buffer:
+        fh, offset, size, *_ = uapi.READ_IN.unpack_from(view, _HEADER)
+        return self.tree.read(self._handles[fh], offset, size)
+
+    def _write(self, view: memoryview) -> Buffer:
+        fh, offset, size, *_ = uapi.WRITE_IN.unpack_from(view, _HEADER)
+        data = view[_WRITE_DATA : _WRITE_DATA + size]
+        return uapi.WRITE_OUT.pack(self.tree.write(self._handles[fh], offset, data), 0)
+
+    def _dispatch(self, opcode: int, unique: int, nodeid: int, caller: Caller, body: bytes) -> None:
+        if opcode == uapi.FUSE_INIT:
+            self.reply(unique, self._init(body))
+            return
+        handler = HANDLERS.get(opcode)
+        if handler is None:
+            if opcode not in _UNANSWERED:
+                self._fail(opcode, unique, errno.ENOSYS)
+            return
+        answer: Answer = handler(self, nodeid, caller, body)
+        if isinstance(answer, Later):
+            thread = threading.Thread(target=self._do, args=(unique, answer), name="fuse slow")
+            self._slow.add(thread)
+            thread.start()
+        elif opcode not in _UNANSWERED:
+            self.reply(unique, answer)
+
+    def _init(self, body: bytes) -> bytes:
+        _, _, readahead, flags = uapi.INIT_IN.unpack_from(body)
+        version = uapi.FUSE_KERNEL_VERSION, uapi.FUSE_KERNEL_MINOR_VERSION
+        flags &= _FLAGS | self.tree.init_flags
+        background = 64, 48
+        return uapi.INIT_OUT.pack(
+            *version, readahead, flags, *background, MAX_WRITE, 1, MAX_PAGES, 0, 0
+        )
+
+    def _do(self, unique: int, later: Later) -> None:
+        try:
+            self.reply(unique, later.work() or b"")
+        except OSError as problem:
+            self._fail(0, unique, problem.errno or errno.EIO)
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            self._fail(0, unique, errno.EIO)
+        finally:
+            self._slow.discard(threading.current_thread())
+
+    # --- answers -------------------------------------------------------------
+
+    def reply(self, unique: int, *parts: Buffer) -> None:
+        """Answer a request with success."""
+        length = uapi.OUT_HEADER.size + sum(map(len, parts))
+        self._send(uapi.OUT_HEADER.pack(length, 0, unique), *parts)
+
+    def _fail(self, opcode: int, unique: int, code: int) -> None:
+        if opcode not in _UNANSWERED:
+            self._send(uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size, -code, unique))
+
+    def _send(self, *parts: Buffer) -> None:
+        try:
+            os.writev(self._fd, parts)
+        except OSError as problem:
+            # ENOENT: nobody waits for it, or the kernel does not know the node; ENODEV: unmounted.
+            if problem.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+
+    # --- nodes and handles -----------------------------------------------------
+
+    def node(self, nodeid: int) -> N:
+        """What the kernel names.
+
+        Raises:
+            OSError: ESTALE.
+        """
+        node = self._nodes.get(nodeid)
+        if node is None or self.tree.is_stale(node, nodeid):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def count_lookup(self, node: N) -> None:
+        """The answer that is being made tells the kernel of a node."""
+        nodeid = node.nodeid
+        if nodeid not in self._lookups:
+            self._nodes[nodeid] = node
+            self._lookups[nodeid] = 0
+            self.tree.known(node)
+        self._lookups[nodeid] += 1
+
+    def forget(self, nodeid: int, times: int) -> None:
+        """The kernel forgets so many answers."""
+        left = self._lookups.get(nodeid, 0) - times
+        if left > 0 or nodeid not in self._lookups or nodeid == uapi.FUSE_ROOT_ID:
+            self._lookups[nodeid] = max(left, 1) if nodeid == uapi.FUSE_ROOT_ID else left
+            return
+        del self._lookups[nodeid]
+        self.tree.forgotten(self._nodes.pop(nodeid))
+
+    def handle(self, fh: int) -> Handle[N]:
+        """An open file by its number."""
+        return self._handles[fh]
+
+    def add_handle(self, handle: Handle[N]) -> int:
+        """Its number from now on."""
+        fh = next(self._new_handle)
+        self._handles[fh] = handle
+        return fh
+
+    def drop_handle(self, fh: int) -> Handle[N]:
+        """It has none any more."""
+        return self._handles.pop(fh)
+
+    # --- notifications ------------------------------------------------------------
+
+    def attributes_changed(self, nodeid: int) -> None:
+        """Have the kernel ask for a node's attributes again. Waits for nothing."""
+        body = uapi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, -1, 0)
+        self._send(_notice(uapi.FUSE_NOTIFY_INVAL_INODE, body))
+
+    def drop_pages(self, nodeid: int, offset: int = 0, length: int = 0) -> None:
+        """Have the kernel drop what it has cached of a file, soon.
+
+        Args:
+            offset, length: bytes; a length of 0 is all to the end.
+        """
+        body = uapi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
+        self._notify(_notice(uapi.FUSE_NOTIFY_INVAL_INODE, body))
+
+    def forget_name(self, parent: int, name: bytes) -> None:
+        """Have the kernel ask for a name again, soon: it may remember it."""
+        body = uapi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
+        self._notify(_notice(uapi.FUSE_NOTIFY_INVAL_ENTRY, body))
+
+    def _notify(self, message: bytes) -> None:
+        if self._notifier is None:
+            self._notifier = threading.Thread(target=self._send_notices, name="fuse notices")
+            self._notifier.start()
+        self._notices.put(message)
+
+    def _send_notices(self) -> None:
+        while (message := self._notices.get()) is not None:
+            try:
+                self._send(message)
+            except OSError:  # nobody waits for it; the next one may do
+                sys.excepthook(*sys.exc_info())
+
+
+def _notice(code: int, body: bytes) -> bytes:
+    return uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size + len(body), code, 0) + body
