@@ -1,6 +1,6 @@
 """One sequence of random steps, in the working directory, which must be empty.
 
-    python3 -m tests.bytes.program --seed N --steps N [--only I,J,…] [--native] [--verbose]
+    python3 -m tests.bytes.program --seed N --steps N [--only I,J,…] [--native]
 
 Inside ``loopfs run``, or natively as root. What it has done is in the file ``done``, a line before
 each step that does something and after it. Exit status 1, and a sentence: something that must
@@ -20,7 +20,6 @@ from tests.bytes.world import World
 
 MODULES = (transfers, guarded, mounts, changes)  # which have filled the table
 BETWEEN_CHECKS = 40  # steps
-LAST = 12  # steps that are shown
 
 
 def play(world: World, sequence: list[Step], done: int) -> None:

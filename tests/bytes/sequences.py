@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.user import CHECKOUT, User, loopfs_command
+from tests.support.user import CHECKOUT, Result, User, loopfs_command
 
 # An interpreter that every user can run, without site-packages, which may hold a "tests".
 PYTHON = ("env", f"PYTHONPATH={CHECKOUT}:{CHECKOUT / 'src'}", "/usr/bin/python3", "-B", "-S")
@@ -50,7 +51,10 @@ def play(sequence: Plan, user: User, *, native: bool = False) -> Outcome:
     place = Path(tempfile.mkdtemp(prefix="loopfs-bytes-", dir="/var/tmp"))
     try:
         shutil.chown(place, user.uid, user.gid)
-        result = user.run(words, cwd=place, timeout=TIMEOUT)
+        try:
+            result = user.run(words, cwd=place, timeout=TIMEOUT)
+        except subprocess.TimeoutExpired:
+            result = Result(words, -1, f"it has not ended after {TIMEOUT:.0f} seconds", "")
         done = (place / "done").read_text().splitlines() if (place / "done").exists() else []
     finally:
         shutil.rmtree(place)
