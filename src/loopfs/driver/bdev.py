@@ -175,6 +175,26 @@ class BlockDevice:
             start = self.start + position
             _check_unused(self.disk, start, start + length)
 
+    def unused(self, position: int, length: int) -> list[tuple[int, int]]:
+        """The parts of a range that no mounted filesystem uses.
+
+        Args:
+            position: bytes from the device's start.
+            length: bytes.
+        Returns:
+            position and length of each.
+        """
+        if self.writes_blocked:
+            return []
+        parts, start, end = [], self.start + position, self.start + position + length
+        for use in sorted(self.disk.uses, key=lambda use: use.start):
+            if start < min(use.start, end):
+                parts.append((start - self.start, min(use.start, end) - start))
+            start = max(start, use.end)
+        if start < end:
+            parts.append((start - self.start, end - start))
+        return parts
+
     def closed(self, opener: Opener) -> None:
         """An opener is gone."""
         self.openers.discard(opener)
