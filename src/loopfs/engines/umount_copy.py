@@ -54,7 +54,8 @@ class Umount:
             return
         except OSError as problem:
             if problem.errno == errno.EINVAL:
-                if mount != syscalls.mount_id(uapi.AT_FDCWD, ".") and self._is_part(mount):
+                here = syscalls.mount_id(uapi.AT_FDCWD, ".")
+                if not os.path.islink(name) and mount != here and self._is_part(mount):
                     return
                 raise
             if problem.errno != errno.EBUSY:
@@ -77,9 +78,10 @@ class Umount:
         """A mount is locked, in a tree that was bound: the topmost of these is not locked, and
         neither is it the root of the namespace."""
         table = {each.mount_id: each for each in mount_table(self._own)}
+        first = mount
         while (each := table.get(mount)) is not None:
             if not _is_locked(each.place):
-                return each.parent in table
+                return mount != first and each.parent in table
             mount = each.parent
         return False
 
