@@ -13,6 +13,7 @@ from time import monotonic
 
 from loopfs import syscalls
 from loopfs.channel import close_all
+from loopfs.engines.copies import Copies
 from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
@@ -163,11 +164,13 @@ class Mounts:
     Args:
         helper: acts in the callers' namespaces.
         instances: those whose devices are mounted.
+        copies: the kernel's filesystems that are not as the kernel has them.
     """
 
-    def __init__(self, helper: Helper, instances: Instances) -> None:
+    def __init__(self, helper: Helper, instances: Instances, copies: Copies | None = None) -> None:
         self.helper = helper
         self.instances = instances
+        self.copies = copies or Copies()
         self._engines: list[Engine] = []
         self._lock = threading.Lock()
 

@@ -33,6 +33,7 @@ from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import start
+from loopfs.intercept.copies import TYPES as COPIED
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,
@@ -260,10 +261,13 @@ class ContextHandlers:
             return
         fstype = text(process, call.args[0])
         call.note(fsname=fstype)
-        if not (fstype == LOOP or fstype in block_types()):
+        if not (fstype == LOOP or fstype in COPIED or fstype in block_types()):
             call.proceed()
             return
         if not call.alive():
+            return
+        if fstype in COPIED:
+            call.fail(errno.ENOSYS)  # then mount(8) calls mount(2), and that can be carried out
             return
         if self._policy.leaves_to_kernel(fstype):
             # fsmount(2) would let the caller choose what the kernel's own mount may not be.

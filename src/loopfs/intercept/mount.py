@@ -26,6 +26,8 @@ from loopfs.filesystems.instances import PATIENCE, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import ENGINE, INSTANCE, Share
 from loopfs.intercept import lookup
+from loopfs.intercept.copies import TYPES as COPIED
+from loopfs.intercept.copies import CopyHandler
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import NamedTuple
@@ -53,6 +55,7 @@ class MountHandler:
     def __init__(self, mounts: Mounts, policy: Policy) -> None:
         self._mounts = mounts
         self._policy = policy
+        self._copies = CopyHandler(mounts)
 
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
@@ -64,13 +67,23 @@ class MountHandler:
         elif flags & MS_NOT_NEW:
             if flags & (MS_BIND | MS_MOVE) and not flags & MS_REMOUNT:
                 may_wait()
+                if flags & MS_BIND and self._bind_copy(call, flags):
+                    return
                 expect_mount(self._mounts, call, call.args[1])
             call.proceed()
         else:
             may_wait()
             self._mount(call, flags)
 
+    def _bind_copy(self, call: Call, flags: int) -> bool:
+        process = call.process
+        source, target = optional_text(process, call.args[0]), _path(process, call.args[1])
+        call.note(source=source, target=target)
+        return may_mount(process) and self._copies.bind(call, source, target, flags)
+
     def _may_be_ours(self, fstype: str) -> bool:
+        if fstype in COPIED:
+            return True
         return fstype == LOOP or fstype in block_types() or self._policy.leaves_to_kernel(fstype)
 
     # --- new mounts ------------------------------------------------------------------
@@ -91,6 +104,8 @@ class MountHandler:
             call.proceed()
         elif not call.alive():
             return
+        elif fstype in COPIED:
+            self._copies.mount(call, fstype, target, flags)
         elif fstype == LOOP:
             self._mount_instance(call, source, target, flags, data)
         elif source is None:

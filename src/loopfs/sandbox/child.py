@@ -52,12 +52,13 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, init, landlock, nested, proc, sysfs  # noqa: F401
+    from loopfs.sandbox import dev, init, landlock, nested, own_sysfs, proc, sysfs  # noqa: F401
 
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
     is_nested = nested.is_nested()
     terminal = dev.terminal()
+    below_sys = own_sysfs.mounted_below()
     environment = init.command_environment()
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
@@ -73,7 +74,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     if copy is not None:
         copy.close()
     _enter_mounts_of_init(gate)
-    _build(channel, bare, is_nested, terminal)
+    _build(channel, bare, is_nested, terminal, below_sys)
     gate.send(messages.OK)
     gate.close()
     if copy is not None:
@@ -111,13 +112,16 @@ def _enter_mounts_of_init(gate: Channel) -> None:
     os.close(namespace)
 
 
-def _build(channel: Channel, bare: bool, is_nested: bool, terminal: str | None) -> None:
+def _build(
+    channel: Channel, bare: bool, is_nested: bool, terminal: str | None, below_sys: Sequence[str]
+) -> None:
     """Mount what the sandbox has of its own, and tell the supervisor.
 
     Args:
         is_nested: a sandbox is around us, whose supervisor serves us too.
+        below_sys: where something is mounted below /sys.
     """
-    from loopfs.sandbox import dev, sysfs
+    from loopfs.sandbox import dev, own_sysfs, sysfs
 
     if is_nested:
         dev.build(terminal)
@@ -137,12 +141,14 @@ def _build(channel: Channel, bare: bool, is_nested: bool, terminal: str | None) 
     dev.build(terminal)
     if not bare:
         dev.mount_instance(fuse)
+    has_own_sysfs = own_sysfs.replace(below_sys)
     views = sysfs.mount_views()
     _own_mount_table()
     directory = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     root = os.open("/dev" if bare else dev.INSTANCE, os.O_PATH | os.O_CLOEXEC)
-    fds = fuse, directory, root, *views.values()
-    channel.send(" ".join([messages.MOUNTED, *views]).encode(), fds)
+    fds = fuse, directory, root, *(fd for _, fd in views.values())
+    words = sysfs.described(views, has_own_sysfs)
+    channel.send(f"{messages.MOUNTED} {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
 

@@ -122,6 +122,7 @@ class Supervisor:
     def _prepare(self) -> LoopFilesystem | None:
         """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
+        from loopfs.engines.copies import Copies, Place
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems import links
         from loopfs.filesystems.instances import Instances, Owner
@@ -131,6 +132,8 @@ class Supervisor:
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
+        from loopfs.sandbox.sysfs import understood
+        from loopfs.uapi.magic import PROC_SUPER_MAGIC, SYSFS_MAGIC
 
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
@@ -144,7 +147,12 @@ class Supervisor:
             self._helper.read_table,
             Shares(room),
         )
-        self._mounts = Mounts(self._helper, instances)
+        own_sysfs, numbers = understood(self._mounts_made.data.decode().partition(" ")[2])
+        magic = {
+            n: PROC_SUPER_MAGIC if p == PARTITIONS else SYSFS_MAGIC for p, n in numbers.items()
+        }
+        tree = Place(syscalls.statx_dev(dev), os.fstat(dev).st_ino)
+        self._mounts = Mounts(self._helper, instances, Copies(magic, own_sysfs, tree))
         filesystem = None
         if not self._settings.bare:
             filesystem = instances.add(
@@ -155,8 +163,7 @@ class Supervisor:
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
-        places = self._mounts_made.data.decode().split()[1:]
-        for place, view in zip(places, views, strict=True):
+        for place, view in zip(numbers, views, strict=True):
             if place == PARTITIONS:
                 session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
             else:
