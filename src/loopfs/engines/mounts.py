@@ -17,6 +17,7 @@ from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
 from loopfs.engines.labels import Label
+from loopfs.engines.turns import Turns
 from loopfs.filesystems.backing import BackingFile, wait_for_closes
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.image_lock import ImageLock
@@ -79,6 +80,16 @@ class Engine:
             return f"{name} (process {self.pid})"
         except FileNotFoundError:  # it has just ended
             return f"process {self.pid}"
+
+    def umounted(self, process: int) -> None:
+        """A process has unmounted it: return once everything is written, if it is to end."""
+        with self.syncing:
+            last = self.disconnected()
+        if last:
+            self.ended(None)
+            wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
+            if self._source is not None:
+                self._source.freed_by_umount(process)
 
     @property
     def writes(self) -> bool:
@@ -168,6 +179,7 @@ class Mounts:
     def __init__(self, helper: Helper, instances: Instances) -> None:
         self.helper = helper
         self.instances = instances
+        self.turns = Turns()
         self._engines: list[Engine] = []
         self._lock = threading.Lock()
 
@@ -187,9 +199,20 @@ class Mounts:
         engines = tuple(engine.device for engine in self.alive())
         return engines + self.instances.device_numbers()
 
-    def served(self) -> tuple[Served, ...]:
-        """What the engines have whose superblocks can be mounted once more."""
-        return tuple(engine.served for engine in self.alive() if engine.served is not None)
+    def served(self, device: tuple[int, int]) -> tuple[Served, ...]:
+        """What the engine of a device has, whose superblock can be mounted once more. One that is
+        to end is waited for.
+
+        Args:
+            device: st_dev of the instance and the node's inode number.
+        """
+        found = [e for e in self.alive() if e.served is not None and e.served.device == device]
+        for engine in found:
+            with engine.syncing:
+                last = engine.disconnected()
+            if last:
+                engine.ended(None)
+        return tuple(e.served for e in found if e.served is not None and not e.ended())
 
     def serve(self, wanted: Wanted, fuse: int) -> EngineDevice:
         """Serve the mount that an engine is to have its device from.
@@ -254,16 +277,6 @@ class Mounts:
     def add_kernels(self, mount: KernelMount) -> None:
         with self._lock:
             self._engines.append(mount)
-
-    def settled(self, device: int) -> None:
-        """Return once the engine of ``device`` has written everything, if it is to end."""
-        for engine in self.alive():
-            if engine.device == device:
-                with engine.syncing:
-                    last = engine.disconnected()
-                if last:
-                    engine.ended(None)
-                    wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
 
     def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
         """Return once the engines have written everything and ended.

@@ -30,7 +30,8 @@ class UmountHandler:
         process = call.process
         target = to_str(process.read_string(call.args[0], PAGE))
         call.note(target=target)
-        devices = self._mounts.device_numbers()
+        engines = self._mounts.alive()  # one of them may end meanwhile
+        devices = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
         if certainly_elsewhere(process, target, devices.__contains__) or not may_mount(process):
             call.proceed()
             return
@@ -46,6 +47,8 @@ class UmountHandler:
             call.fail(code)
         else:
             assert isinstance(device, int)
-            self._mounts.settled(device)
+            for engine in engines:
+                if engine.device == device:
+                    engine.umounted(process.tgid)
             self._mounts.instances.settled()
             call.finish()
