@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 from loopfs import syscalls
 from loopfs.channel import close_all
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from loopfs.process import Process
 
 PATIENCE = 5.0  # seconds that engines may write without a word of it
+_LOOK = 0.002  # seconds
 
 
 class Engine:
@@ -80,6 +81,10 @@ class Engine:
             return f"{name} (process {self.pid})"
         except FileNotFoundError:  # it has just ended
             return f"process {self.pid}"
+
+    def kill(self) -> None:
+        """What it has not written is lost."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def umounted(self, process: int) -> None:
         """A process has unmounted it: return once everything is written, if it is to end."""
@@ -166,6 +171,40 @@ class KernelMount(Engine):
 
     def disconnected(self) -> bool:
         return not os.path.exists(f"/sys/block/loop{self._loop}/loop/backing_file")
+
+
+class OwnServer(Engine):
+    """A program of the sandbox's that serves a filesystem from a device which it has opened itself.
+
+    It has ended when what the process that mounted had open of the device is closed: another one
+    may serve.
+
+    Args:
+        device: st_dev of what it serves.
+        openers: tells whether it is still open.
+        process: who has mounted it.
+    """
+
+    def __init__(self, device: int, openers: Callable[[], bool], process: Process) -> None:
+        super().__init__(process.pidfd(), device, device)
+        self._openers = openers
+
+    def ended(self, timeout_ms: int | None = 0) -> bool:
+        end = monotonic() + (PATIENCE if timeout_ms is None else timeout_ms / 1000)
+        while self._openers():  # FUSE does not say when a server has closed its device
+            if monotonic() >= end:
+                return False
+            sleep(_LOOK)
+        return True
+
+    def umounted(self, process: int) -> None:
+        number = f" {os.major(self.device)}:{os.minor(self.device)} "
+        with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as file:
+            if not any(number in line for line in file):  # else it is mounted elsewhere, too
+                self.ended(None)
+
+    def kill(self) -> None:
+        """It ends with the sandbox."""
 
 
 class Mounts:
@@ -274,6 +313,23 @@ class Mounts:
         with self._lock:
             self._engines.append(engine)
 
+    def claim_as(self, instance: int, ino: int, process: int) -> Callable[[], bool]:
+        """A process that has a device open mounts it. Returns what asks whether it is still open.
+
+        Args:
+            instance, ino: st_dev of the instance and the node's inode number.
+        Raises:
+            OSError: EBUSY: another one has claimed it.
+        """
+        filesystem, node = self._device(instance, ino)
+        assert node.device is not None
+        device, openers = node.device, filesystem.claim_as(node.device, process)
+        return lambda: not openers.isdisjoint(device.openers.copy())
+
+    def add_own(self, server: OwnServer) -> None:
+        with self._lock:
+            self._engines.append(server)
+
     def add_kernels(self, mount: KernelMount) -> None:
         with self._lock:
             self._engines.append(mount)
@@ -303,7 +359,7 @@ class Mounts:
     def give_up(self) -> None:
         """Kill the engines: what they have not written is lost."""
         for engine in self.alive():
-            signal.pidfd_send_signal(engine.pidfd, signal.SIGKILL)
+            engine.kill()
 
 
 @contextmanager

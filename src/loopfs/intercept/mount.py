@@ -22,7 +22,7 @@ from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import INSTANCE, Share
-from loopfs.intercept import lookup
+from loopfs.intercept import fuseblk, lookup
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.notify import Call, may_wait
@@ -68,7 +68,9 @@ class MountHandler:
             self._mount(call, flags)
 
     def _may_be_ours(self, fstype: str) -> bool:
-        return fstype == LOOP or fstype in block_types() or self._policy.leaves_to_kernel(fstype)
+        if fstype == LOOP or fstype in block_types() or fuseblk.is_fuseblk(fstype):
+            return True
+        return self._policy.leaves_to_kernel(fstype)
 
     # --- new mounts ------------------------------------------------------------------
 
@@ -100,6 +102,9 @@ class MountHandler:
             if code != NOT_OURS:
                 call.note(engine=KERNEL)
             _answer(call, code)
+        elif fuseblk.is_fuseblk(fstype):
+            job = (source, target, fstype, flags, data)
+            _answer(call, fuseblk.mount_fuseblk(self._mounts, call, *job))
         else:
             self._with_engine(call, (source, target, fstype, flags), data)
 
