@@ -81,7 +81,7 @@ NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
 NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
-NUMBER(__NR_ioctl);
+NUMBER(__NR_ioctl); NUMBER(__NR_mknodat);
 #ifdef __LP64__
 NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
@@ -95,7 +95,7 @@ NUMBER(__NR_newfstatat); NUMBER(__NR_statfs); NUMBER(__NR_fstatfs);
 NUMBER(__NR_umount); NUMBER(__NR_fstat64); NUMBER(__NR_fstatat64);
 #endif
 #ifndef GENERIC
-NUMBER(__NR_open); NUMBER(__NR_creat);
+NUMBER(__NR_open); NUMBER(__NR_creat); NUMBER(__NR_mknod);
 #endif
 #endif
 

@@ -130,6 +130,7 @@ class Supervisor:
         from loopfs.filesystems.shares import Shares
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
+        from loopfs.intercept.mknod import Place
         from loopfs.process import Process
 
         number_from = self._settings.number_from
@@ -153,6 +154,7 @@ class Supervisor:
                 Owner(self._userns, Process(os.getpid()).id_map),
                 lambda action, name: links.change(dev, "loopfs", action, name),
             )
+        self._dev = Place.of(dev)
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
         places = self._mounts_made.data.decode().split()[1:]
@@ -207,6 +209,7 @@ class Supervisor:
         from loopfs.engines.policy import Policy
         from loopfs.intercept.fs_context import ContextHandlers
         from loopfs.intercept.fslabel import FsLabelHandler
+        from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
@@ -222,6 +225,7 @@ class Supervisor:
             "ioctl": FsLabelHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
+            **dict.fromkeys(("mknod", "mknodat"), MknodHandler(self._mounts, self._dev)),
             **dict.fromkeys(SYNC_CALLS, SyncHandler(self._mounts)),
         }
 
