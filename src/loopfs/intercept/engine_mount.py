@@ -28,13 +28,15 @@ class EngineChoice(NamedTuple):
     options: tuple[str, ...]
     refused: int
     why: str
+    without_effect: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
         """As the policy has it; for the options of ``data``."""
         try:
             engine = policy.choose(fstype)
-            return cls(engine.name, engine.translated(data), 0, "")
+            options = engine.translated(data, fstype)
+            return cls(engine.name, options, 0, "", engine.without_effect(data, fstype))
         except NoEngine as problem:
             return cls("", (), problem.code, f"cannot mount {fstype}: {problem.strerror}")
         except OSError as problem:
@@ -98,6 +100,8 @@ def _begin_engine(
     outcome = result(begun.message)
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
+    if choice.without_effect and outcome[0] != NOT_OURS:
+        call.note(why=f"without effect here: {shown(','.join(choice.without_effect))}")
     if choice.why and outcome == (choice.refused, True):
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         tell(call, choice.why)
