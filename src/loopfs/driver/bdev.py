@@ -161,6 +161,18 @@ class BlockDevice:
         """The engine has let go of the device."""
         self.disk.uses = tuple(each for each in self.disk.uses if each is not use)
 
+    def claim_as(self, openers: set[Opener]) -> frozenset[Opener]:
+        """Who has opened the device serves and mounts it: it is claimed until they close it.
+
+        Raises:
+            DriverError: EBUSY: others claim it.
+        """
+        if self.claimed and not any(opener.exclusive for opener in openers):
+            raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
+        for opener in openers:
+            opener.exclusive = True
+        return frozenset(openers)
+
     def check_may_write(self, position: int, length: int) -> None:
         """What a node may be written to: the bytes that no mounted filesystem uses.
 

@@ -50,6 +50,10 @@ def find(name: str) -> Job:
 
     if name in mount_job.JOBS:
         return mount_job.JOBS[name]
+    from loopfs.engines import fuseblk_job
+
+    if name in fuseblk_job.JOBS:
+        return fuseblk_job.JOBS[name]
     from loopfs.engines import instance_jobs
 
     if name in instance_jobs.JOBS:

@@ -64,6 +64,7 @@ class OpenFile(NamedTuple):
     opener: Opener | None
     connection: int
     errors: blockdev.SyncErrors | None = None
+    thread: int = 0  # that has opened it
 
 
 class _Changes(NamedTuple):
@@ -153,7 +154,9 @@ class LoopFilesystem(Directory):
             kept = FOPEN_KEEP_CACHE if device.openers and current else 0
             opener = device.open(write=write, exclusive=exclusive)
             errors = blockdev.SyncErrors(device)
-            self.open_files[handle] = OpenFile(node, device, opener, request.connection, errors)
+            self.open_files[handle] = OpenFile(
+                node, device, opener, request.connection, errors, request.pid
+            )
             return kept
 
         try:
@@ -175,6 +178,18 @@ class LoopFilesystem(Directory):
         file = self.open_files.pop(handle)
         assert file.device is not None and file.opener is not None
         file.device.disk.release(file.opener)
+
+    def claim_as(self, device: BlockDevice, process: int) -> frozenset[Opener]:
+        """Have those claim a device by whom a process has it open: it has mounted it itself.
+
+        Args:
+            process: its id, which is that of the thread that has opened the device.
+        Raises:
+            DriverError: EBUSY: another one has claimed it.
+        """
+        files = list(self.open_files.values())
+        own = {f.opener for f in files if f.device is device and f.thread == process and f.opener}
+        return self.drive(lambda: device.claim_as(own))
 
     def release_all(self, connection: int) -> None:
         """Close what was opened through another mount's connection, which has ended: the kernel

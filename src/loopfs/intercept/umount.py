@@ -33,10 +33,11 @@ class UmountHandler:
         process = call.process
         target = to_str(process.read_string(call.args[0], PAGE))
         call.note(target=target)
-        devices, copies = self._devices(), self._mounts.copies
-        elsewhere = not copies.of_trees and certainly_elsewhere(
-            process, target, devices.__contains__
-        )
+        engines = self._mounts.alive()  # one of them may end meanwhile
+        ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
+        copies = self._mounts.copies
+        known = {*ours, *copies.device_numbers()}
+        elsewhere = not copies.of_trees and certainly_elsewhere(process, target, known.__contains__)
         if elsewhere or not may_mount(process):
             call.proceed()
             return
@@ -44,7 +45,7 @@ class UmountHandler:
             return
         with caller_descriptors(call) as fds:
             others = tuple(copies.sysfs), tuple(copies.devs), copies.of_trees
-            job = (target, flags, self._mounts.device_numbers(), others)
+            job = (target, flags, ours, others)
             channel = self._mounts.helper.begin("umount", job, fds)
         with channel:
             code, device = result(channel.receive())
@@ -54,6 +55,8 @@ class UmountHandler:
             call.fail(code)
         else:
             assert isinstance(device, int)
-            self._mounts.settled(device)
+            for engine in engines:
+                if engine.device == device:
+                    engine.umounted(process.tgid)
             self._mounts.instances.settled()
             call.finish()

@@ -52,7 +52,16 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, init, landlock, nested, own_sysfs, proc, sysfs  # noqa: F401
+    from loopfs.sandbox import (  # noqa: F401
+        dev,
+        host,
+        init,
+        landlock,
+        nested,
+        own_sysfs,
+        proc,
+        sysfs,
+    )
 
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
@@ -121,13 +130,13 @@ def _build(
         is_nested: a sandbox is around us, whose supervisor serves us too.
         below_sys: where something is mounted below /sys.
     """
-    from loopfs.sandbox import dev, own_sysfs, sysfs
+    from loopfs.sandbox import dev, host, own_sysfs, sysfs
 
     if is_nested:
         dev.build(terminal)
         if not bare:
             dev.mount_nested_instance()
-        _own_mount_table()
+        host.build()
         channel.send(messages.MOUNTED.encode())
         return
     try:
@@ -143,7 +152,7 @@ def _build(
         dev.mount_instance(fuse)
     has_own_sysfs = own_sysfs.replace(below_sys)
     views = sysfs.mount_views()
-    _own_mount_table()
+    host.build()
     directory = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     root = os.open("/dev" if bare else dev.INSTANCE, os.O_PATH | os.O_CLOEXEC)
     fds = fuse, directory, root, *(fd for _, fd in views.values())
@@ -151,15 +160,6 @@ def _build(
     channel.send(f"{messages.MOUNTED} {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
-
-
-def _own_mount_table() -> None:
-    """Give mount(8) a /run/mount of its own: it notes loop mounts there (utab)."""
-    try:
-        flags = uapi.MS_NOSUID | uapi.MS_NODEV | uapi.MS_NOEXEC
-        syscalls.mount("utab", "/run/mount", "tmpfs", flags, "mode=0755,size=1m")
-    except FileNotFoundError:
-        return  # then mount(8) does without
 
 
 def die_with_parent(parent: int) -> None:

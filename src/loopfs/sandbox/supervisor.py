@@ -131,6 +131,7 @@ class Supervisor:
         from loopfs.filesystems.shares import Shares
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
+        from loopfs.intercept.mknod import Place
         from loopfs.process import Process
         from loopfs.sandbox.sysfs import understood
         from loopfs.uapi.magic import PROC_SUPER_MAGIC, SYSFS_MAGIC
@@ -161,6 +162,7 @@ class Supervisor:
                 Owner(self._userns, Process(os.getpid()).id_map),
                 lambda action, name: links.change(dev, "loopfs", action, name),
             )
+        self._dev = Place.of(dev)
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
         for place, view in zip(numbers, views, strict=True):
@@ -214,6 +216,7 @@ class Supervisor:
         from loopfs.engines.policy import Policy
         from loopfs.intercept.fs_context import ContextHandlers
         from loopfs.intercept.fslabel import FsLabelHandler
+        from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
@@ -229,6 +232,7 @@ class Supervisor:
             "ioctl": FsLabelHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
+            **dict.fromkeys(("mknod", "mknodat"), MknodHandler(self._mounts, self._dev)),
             **dict.fromkeys(SYNC_CALLS, SyncHandler(self._mounts)),
         }
 
