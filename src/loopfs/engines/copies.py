@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from loopfs import syscalls
 from loopfs.lean import NamedTuple
 from loopfs.uapi.stat import ST_VALID
 
@@ -17,6 +18,11 @@ class Place(NamedTuple):
 
     device: int
     ino: int
+
+    @classmethod
+    def of(cls, fd: int) -> Place:
+        """Of an open directory, whose filesystem is asked nothing: nobody may serve it yet."""
+        return cls(syscalls.statx_dev(fd), syscalls.descriptor_info(os.getpid(), fd).ino)
 
 
 class Copies:

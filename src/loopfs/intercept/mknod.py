@@ -5,28 +5,15 @@ from __future__ import annotations
 import os
 import stat
 
-from loopfs import syscalls
+from loopfs.engines.copies import Place
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.notify import Call, may_wait
-from loopfs.lean import NamedTuple
 from loopfs.text import to_str
 from loopfs.uapi.loop import LOOP_MAJOR
 from loopfs.uapi.mount import AT_FDCWD
 
 PAGE = 4096  # bytes of a path, with the NUL
-
-
-class Place(NamedTuple):
-    """A directory: st_dev and its inode number."""
-
-    device: int
-    ino: int
-
-    @classmethod
-    def of(cls, fd: int) -> Place:
-        """Of an open one, whose filesystem is asked nothing: nobody may serve it yet."""
-        return cls(syscalls.statx_dev(fd), syscalls.descriptor_info(os.getpid(), fd).ino)
 
 
 class MknodHandler:

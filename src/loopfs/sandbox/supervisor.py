@@ -131,7 +131,6 @@ class Supervisor:
         from loopfs.filesystems.shares import Shares
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
-        from loopfs.intercept.mknod import Place
         from loopfs.process import Process
         from loopfs.sandbox.sysfs import understood
         from loopfs.uapi.magic import PROC_SUPER_MAGIC, SYSFS_MAGIC
@@ -152,8 +151,8 @@ class Supervisor:
         magic = {
             n: PROC_SUPER_MAGIC if p == PARTITIONS else SYSFS_MAGIC for p, n in numbers.items()
         }
-        tree = Place(syscalls.statx_dev(dev), os.fstat(dev).st_ino)
-        self._mounts = Mounts(self._helper, instances, Copies(magic, own_sysfs, tree))
+        self._dev = Place.of(dev)
+        self._mounts = Mounts(self._helper, instances, Copies(magic, own_sysfs, self._dev))
         filesystem = None
         if not self._settings.bare:
             filesystem = instances.add(
@@ -162,7 +161,6 @@ class Supervisor:
                 Owner(self._userns, Process(os.getpid()).id_map),
                 lambda action, name: links.change(dev, "loopfs", action, name),
             )
-        self._dev = Place.of(dev)
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
         for place, view in zip(numbers, views, strict=True):
