@@ -20,7 +20,8 @@ ROOT = 0
 # What is taken for a thing: its descriptors, and two for a thread, which is dearer.
 CONTEXT = 1
 BACKING_FILE = 1
-INSTANCE = 6  # /dev/fuse, two for links, a thread and that of its driver
+INSTANCE = 3  # /dev/fuse and a thread
+LINKS = 2  # of an instance that has some: user namespace and directory
 ENGINE = 4  # its pidfd, /dev/fuse of its device and the thread that serves it
 
 

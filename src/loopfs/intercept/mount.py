@@ -21,7 +21,7 @@ from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
-from loopfs.filesystems.shares import INSTANCE, Share
+from loopfs.filesystems.shares import INSTANCE, LINKS, Share
 from loopfs.intercept import fuseblk, lookup
 from loopfs.intercept.copies import TYPES as COPIED
 from loopfs.intercept.copies import CopyHandler
@@ -226,7 +226,8 @@ def begin_instance(
     """
     source = context.source or "none"  # FUSE takes no empty one
     assert isinstance(context.parameters, LoopParameters)
-    share = mounts.instances.shares.take(owner.user, INSTANCE, errno.EMFILE)
+    taken = INSTANCE + LINKS * context.parameters.links
+    share = mounts.instances.shares.take(owner.user, taken, errno.EMFILE)
     with share:
         with caller_descriptors(call) as fds:
             job = (source, context.sb_flags, target, flags, refused, context.parameters.links)
