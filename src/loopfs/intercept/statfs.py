@@ -12,7 +12,6 @@ from loopfs.intercept.lookup import peek, resolved
 from loopfs.intercept.mount import PAGE
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.text import to_str
-from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
 from loopfs.uapi.stat import STATFS
 
 BLOCK_SIZE = 4096  # bytes: PAGE_SIZE
@@ -68,16 +67,17 @@ class StatfsHandler:
 
     def _answer(self, call: Call, place: int) -> None:
         try:
-            if not self._is_ours(place):
+            filesystem = self._find(syscalls.statx_dev(place))
+            if filesystem is None:
                 place_flags = None
             else:
                 place_flags = STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]
         finally:
             close_all([place])
-        if place_flags is None or not call.alive():
+        if filesystem is None or not call.alive():
             call.proceed()
             return
         sizes = (BLOCK_SIZE, 0, 0, 0, 0, 0, 0, 0, NAME_MAX, BLOCK_SIZE)
-        data = STATFS.pack(LOOPFS_SUPER_MAGIC, *sizes, place_flags)
+        data = STATFS.pack(filesystem.magic, *sizes, place_flags)
         call.process.write(call.args[1], data)
         call.finish()

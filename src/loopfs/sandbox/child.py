@@ -13,7 +13,7 @@ from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError, fork
 from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
-from loopfs.text import to_bytes
+from loopfs.text import to_bytes, to_str
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
@@ -52,7 +52,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, init, landlock, nested, proc, sysfs  # noqa: F401
+    from loopfs.sandbox import dev, furnishing, init, landlock, nested, proc, sysfs  # noqa: F401
 
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
@@ -73,7 +73,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     if copy is not None:
         copy.close()
     _enter_mounts_of_init(gate)
-    _build(channel, bare, is_nested, terminal)
+    _build(channel, gate, bare, is_nested, terminal)
     gate.send(messages.OK)
     gate.close()
     if copy is not None:
@@ -96,7 +96,7 @@ def _be_init(
         namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         gate.send(messages.OK, (namespace,))
         os.close(namespace)
-        _await_answer(gate)
+        _await_start(gate)
         gate.close()
         status = init.main(channel, *command)
     except BaseException:  # nothing may return into the child's code
@@ -111,16 +111,20 @@ def _enter_mounts_of_init(gate: Channel) -> None:
     os.close(namespace)
 
 
-def _build(channel: Channel, bare: bool, is_nested: bool, terminal: str | None) -> None:
+def _build(
+    channel: Channel, gate: Channel, bare: bool, is_nested: bool, terminal: str | None
+) -> None:
     """Mount what the sandbox has of its own, and tell the supervisor.
 
     Args:
+        gate: to process 1.
         is_nested: a sandbox is around us, whose supervisor serves us too.
     """
     from loopfs.sandbox import dev, sysfs
 
+    kept = dev.keep(terminal)
     if is_nested:
-        dev.build(terminal)
+        dev.build(kept)
         if not bare:
             dev.mount_nested_instance()
         _own_mount_table()
@@ -134,15 +138,19 @@ def _build(channel: Channel, bare: bool, is_nested: bool, terminal: str | None) 
             problem.errno or 0,
             f"cannot open /dev/fuse ({problem.strerror}); `loopfs doctor` says what to do",
         ) from None
-    dev.build(terminal)
-    if not bare:
+    views = sysfs.mount_views()  # while there is a /dev/fuse
+    if bare:
+        dev.build(kept)
+    else:
         dev.mount_instance(fuse)
-    views = sysfs.mount_views()
     _own_mount_table()
-    directory = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    root = os.open("/dev" if bare else dev.INSTANCE, os.O_PATH | os.O_CLOEXEC)
-    fds = fuse, directory, root, *views.values()
-    channel.send(" ".join([messages.MOUNTED, *views]).encode(), fds)
+    if not bare:
+        gate.send(messages.SERVE + ",".join(kept).encode(), (fuse,))
+        dev.furnish(kept)
+        gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
+    root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+    fds = fuse, root, *views.values()
+    channel.send(" ".join([messages.MOUNTED, ",".join(kept), *views]).encode(), fds)
     for fd in fds:
         os.close(fd)
 
@@ -164,6 +172,22 @@ def die_with_parent(parent: int) -> None:
     """
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
+        os._exit(1)
+
+
+def _await_start(gate: Channel) -> None:
+    """Wait until the sandbox is built; meanwhile, answer for its /dev when told to."""
+    from loopfs.sandbox import furnishing
+
+    message = gate.receive()
+    if message.data.startswith(messages.SERVE):
+        names = to_str(message.data[len(messages.SERVE) :])
+        for fuse in message.fds:
+            furnishing.serve_until_told(gate, fuse, names.split(",") if names else [])
+            os.close(fuse)
+        _await_answer(gate)
+        message = gate.receive()
+    if not message.data:
         os._exit(1)
 
 

@@ -123,7 +123,7 @@ class Supervisor:
         """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
         from loopfs.engines.mounts import Mounts
-        from loopfs.filesystems import links
+        from loopfs.filesystems.devtmpfs import DevFilesystem
         from loopfs.filesystems.instances import Instances, Owner
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
@@ -137,7 +137,8 @@ class Supervisor:
         minors = Minors(host_numbers_end() if number_from is None else number_from)
         room = raise_descriptor_limit()
         self._mounted.wait()
-        fuse, dev, root, *views = self._mounts_made.fds
+        fuse, root, *views = self._mounts_made.fds
+        _, kept, *places = self._mounts_made.data.decode().split(" ")
         instances = Instances(
             minors,
             self._helper.fstat,
@@ -151,11 +152,10 @@ class Supervisor:
                 fuse,
                 syscalls.statx_dev(root),
                 Owner(self._userns, Process(os.getpid()).id_map),
-                lambda action, name: links.change(dev, "loopfs", action, name),
+                make=partial(DevFilesystem, kept.split(",") if kept else []),
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
-        places = self._mounts_made.data.decode().split()[1:]
         for place, view in zip(places, views, strict=True):
             if place == PARTITIONS:
                 session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
@@ -340,7 +340,7 @@ def _say(sentence: str) -> None:
 
 def abort_connections() -> None:
     """Let go of every FUSE connection: our end must not wait for an answer of our own."""
-    from loopfs.fuse.session import abort_all
+    from loopfs.fuse.connection import abort_all
 
     abort_all()
 
