@@ -96,7 +96,7 @@ def write_across(world: World, step: Step) -> str | None:
 
 @action(3)
 def store_across(world: World, step: Step) -> str | None:
-    """Store beside what a mounted filesystem uses, in the same page: that may be refused."""
+    """Store beside what a mounted filesystem uses, in the same page: the rest may be refused."""
     if (chosen := _beside_guarded(world, step, mapped=True)) is None:
         return None
     node, free, used = chosen
@@ -105,6 +105,8 @@ def store_across(world: World, step: Step) -> str | None:
     free &= Range(free.begin, free.begin + 8) & Range(0, node.usable)
     if node.mapping is None or not free or not node.view.page(page) & node.disk.guarded:
         return None
+    if _is_behind(node, node.view.page(page)):
+        return None  # all of a page is written that may be, what is old in it too
     data = numbered(node.view.start + free.begin, len(free), step.turn + 1000)
     node.mapping[free.begin : free.end] = data
     node.refusals = [refusal if fd is None else MAY for fd, refusal in _slots(node)]
@@ -113,12 +115,18 @@ def store_across(world: World, step: Step) -> str | None:
     answer = refusal(lambda: mapping.flush(*span(whole)))
     node.told(0, answer, "msync")
     node.refusals[0] = MAY
-    if answer:
-        node.view.refused(free.begin, data)
-    else:
-        node.view.written(free.begin, data)
+    node.view.written(free.begin, data)  # as far as it may be, whatever is said of the rest
     node.disk.check(node.view.page(page))
     return said(node, free, f"store_across {answer}")
+
+
+def _is_behind(node: Node, place: Range) -> bool:
+    """What a mapping has of a part of the image is old, beside what a filesystem uses."""
+    assert node.mapping is not None
+    cached = node.mapping[place.begin - node.view.start : place.end - node.view.start]
+    image = node.disk.read(place.begin, len(cached))
+    own = (place & node.disk.guarded).moved(-place.begin)
+    return (cached[: own.begin], cached[own.end :]) != (image[: own.begin], image[own.end :])
 
 
 def _slots(node: Node) -> list[tuple[int | None, int]]:

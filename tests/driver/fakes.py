@@ -61,9 +61,12 @@ class FakeCaller:
 
     BASE = 0x7F0000000000
 
-    def __init__(self, *, word: int = 8, capable: bool = True, memory: int = 4096) -> None:
+    def __init__(
+        self, *, word: int = 8, capable: bool = True, memory: int = 4096, process: int = 1
+    ) -> None:
         self.word = word
         self.is_capable = capable
+        self.process = process
         self.memory = bytearray(memory)
         self.files: dict[int, Backing] = {}
 

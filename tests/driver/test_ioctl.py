@@ -126,6 +126,26 @@ def test_clr_fd(device: LoopDevice, opener: Opener, caller: FakeCaller) -> None:
     assert state_of(device) is State.Lo_rundown
 
 
+def test_clr_fd_of_the_process_whose_umount_has_freed_it(
+    device: LoopDevice, opener: Opener
+) -> None:
+    """Once; not of others, nor of a device that is bound anew."""
+    umount, another = FakeCaller(process=7), FakeCaller(process=8)
+
+    def clear(caller: FakeCaller) -> int | bytes:
+        return caller.call(device, opener, loop.LOOP_CLR_FD, 0)
+
+    device.freed_by_umount(7)
+    assert refusal(lambda: clear(another)) == errno.ENXIO
+    assert clear(umount) == 0
+    assert refusal(lambda: clear(umount)) == errno.ENXIO
+    device.freed_by_umount(7)
+    bind(device, opener=opener)
+    assert clear(umount) == 0
+    assert device.state is not State.Lo_unbound
+    assert refusal(lambda: clear(umount)) == errno.ENXIO
+
+
 # --- status -------------------------------------------------------------------------------
 
 

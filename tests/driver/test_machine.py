@@ -58,6 +58,7 @@ class Disk:
     state: str = "unbound"
     autoclear: bool = False
     read_only: bool = False
+    freed_for: int | None = None  # whose umount has freed it
     capacity: int = 0
     file: FakeBacking | None = None
     openers: list[Opened] = field(default_factory=list)
@@ -230,19 +231,31 @@ class Machine(RuleBasedStateMachine):
         argument = caller.put(LoopConfig(caller.open_file(file), 0, info).pack())
         call = lambda: ioctl(device, opened.real, caller, LOOP_CONFIGURE, argument)  # noqa: E731
         if self.attempt(expected, call) is not None:
-            disk.state, disk.file = "bound", file
+            disk.state, disk.file, disk.freed_for = "bound", file, None
             disk.autoclear = bool(flags & LO_FLAGS_AUTOCLEAR)
             disk.read_only = not (writable and opened.write) or bool(flags & LO_FLAGS_READ_ONLY)
             disk.capacity = shown(offset, sizelimit)
 
+    @precondition(lambda self: self.disks)
+    @rule(data=st.data(), process=st.integers(1, 2))
+    def umounted(self, data: st.DataObject, process: int) -> None:
+        number = self.pick(data, self.disks)
+        self.device(number).freed_by_umount(process)
+        if self.disks[number].state != "bound" or self.disks[number].autoclear:
+            self.disks[number].freed_for = process
+
     @precondition(lambda self: self.opened())
-    @rule(data=st.data())
-    def clr_fd(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), process=st.integers(1, 2))
+    def clr_fd(self, data: st.DataObject, process: int) -> None:
         disk, device, opened = self.through(data)
-        expected = 0 if disk.state == "bound" else errno.ENXIO
-        caller = FakeCaller()
+        freed = disk.state == "unbound" and disk.freed_for == process
+        expected = 0 if freed or disk.state == "bound" else errno.ENXIO
+        caller = FakeCaller(process=process)
         call = lambda: ioctl(device, opened.real, caller, LOOP_CLR_FD, 0)  # noqa: E731
-        if self.attempt(expected, call) is not None:
+        if freed:
+            disk.freed_for = None
+            self.attempt(expected, call)
+        elif self.attempt(expected, call) is not None:
             disk.autoclear = True
             if len(disk.openers) == 1:
                 disk.state = "rundown"

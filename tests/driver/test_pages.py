@@ -80,9 +80,14 @@ def test_a_model(
             device.unmounted(use)
             del owners[use]
     device = devices(disk)[writer]
+    free = set[int]()
+    for position, size in device.unused(start * SECTOR, length * SECTOR):
+        assert may_write(device, position, size)
+        free.update(range(device.start + position, device.start + position + size))
     wanted = set(range(device.start + start * SECTOR, device.start + (start + length) * SECTOR))
     taken = set().union(*owners.values())
     assert may_write(device, start * SECTOR, length * SECTOR) == (not taken & wanted)
+    assert free == wanted - taken
 
 
 @given(one=st.integers(0, 2), other=st.integers(0, 2), start=sectors, length=sectors)

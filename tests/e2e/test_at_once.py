@@ -69,3 +69,24 @@ def test_fifty_images(inside: Lines) -> None:
         {UNTOUCHED}
     """)
     assert lines == ["50", *(f"in {n}" for n in range(1, 51)), "clean"]
+
+
+def test_mounts_of_one_device(inside: Lines) -> None:
+    """All are of one filesystem, whoever is first; and again when the last has gone."""
+    lines = inside(f"""
+        {ALL} mkdir $(seq 50); d=$(losetup -f --show disk.img)
+        for again in 1 2; do
+            all mount $d N; all 'echo in N >N/N'; ls 50 | grep -c .; all umount N
+        done
+        losetup -d $d; e2fsck -fn disk.img >checked 2>&1; findmnt -nt fuse.ext4; echo clean
+    """)
+    assert lines == ["51", "51", "clean"]
+
+
+def test_umount_where_autoclear_is_not_seen(inside: Lines) -> None:
+    """umount(8) has the device cleared then, which its umount2(2) has done (another's /sys)."""
+    lines = inside("""
+        mkdir m; mount -t tmpfs none /sys/dev/block; mount -o loop disk.img m; umount m
+        losetup -a; umount /sys/dev/block; echo clean
+    """)
+    assert lines == ["clean"]

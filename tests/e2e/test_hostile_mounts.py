@@ -9,7 +9,7 @@ import pytest
 
 from loopfs.filesystems.threads import KEPT
 from tests.e2e.conftest import Lines, Start
-from tests.support.supervisor import next_line, resources
+from tests.support.supervisor import next_line, settled
 
 pytestmark = pytest.mark.e2e
 
@@ -184,14 +184,14 @@ def test_callers_that_die_meanwhile(inside: Lines) -> None:
 def test_nothing_is_kept_for_who_is_gone(started: Start, image: Path) -> None:
     """The supervisor's descriptors and threads."""
     script = """
-        python3 abandon.py; mount -o loop disk.img two; umount two; sleep 0.5
+        python3 abandon.py; mount -o loop disk.img two; umount two
         echo ready; read -r go
         for n in 1 2 3 4 5 6 7 8 9; do python3 abandon.py; done
-        for n in 1 2 3; do mount -o loop disk.img two; umount two; done; sleep 0.5; echo; read -r go
+        for n in 1 2 3; do mount -o loop disk.img two; umount two; done; echo; read -r go
     """
     process = started(script)
-    kinds, threads = resources(process.pid)
+    kinds, threads = settled(process.pid)
     next_line(process)
-    kinds_after, threads_after = resources(process.pid)
+    kinds_after, threads_after = settled(process.pid)
     assert kinds_after == kinds
     assert threads_after <= threads + KEPT  # which wait for the next call

@@ -261,12 +261,12 @@ print(open("raw.img", "rb").read().count(b"D"))
 
 def test_umount_waits_for_the_engine_whoever_syncs(inside: Lines, image: Path) -> None:
     lines = inside("""
-        mkdir mnt; (while test -d mnt; do sync; done) &
+        mkdir mnt; touch going; (while test -e going; do sync; done) &
         for n in $(seq 10); do
             mount -o loop disk.img mnt; seq 10000 >mnt/$n; umount mnt
             e2fsck -fn disk.img >/dev/null 2>&1 || echo "unclean"
         done
-        rmdir mnt; wait
+        rm going; wait
     """)
     assert lines == []
 

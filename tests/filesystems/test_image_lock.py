@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,6 +71,11 @@ def bound() -> Iterator[Bound]:
         file.close()
     files.clear()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_lock, "PATIENCE", 0.1)
 
 
 def take(device: BlockDevice, *, write: bool = True) -> ImageLock:
@@ -138,6 +144,20 @@ def test_a_writer_excludes_all(
             assert f"{image}: it is mounted" in sentence
             assert ("for writing" in sentence) == (not second)
     assert refused(other, write=second) == "", "and when it is gone, there is no lock"
+
+
+def test_a_lock_that_goes_soon_is_waited_for(
+    image: Path, bound: Bound, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a mount that is being undone."""
+    monkeypatch.setattr(image_lock, "PATIENCE", 60.0)
+    first = take(bound(image))
+    with ThreadPoolExecutor(1) as thread:
+        second = thread.submit(take, bound(image))
+        with pytest.raises(TimeoutError):
+            second.result(0.1)
+        first.release()
+        second.result(30).release()
 
 
 def test_another_process_excludes_until_it_is_killed(image: Path, bound: Bound) -> None:

@@ -6,6 +6,7 @@ import errno
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -46,7 +47,7 @@ def run(pool: Pool, call: Callable[[], None]) -> None:
 
     pool.spawn(made)
     assert begun.wait(PATIENCE)
-    wait_for(lambda: pool._waiting == 1)
+    wait_for(lambda: pool._ready == 1)
 
 
 def test_a_thread_that_has_nothing_to_do_is_used_again() -> None:
@@ -54,6 +55,23 @@ def test_a_thread_that_has_nothing_to_do_is_used_again() -> None:
     for _ in range(5):
         run(pool, lambda: threads.add(threading.get_ident()))
     assert len(threads) == 1
+
+
+def test_a_thread_that_waits_has_nothing_of_its_calls() -> None:
+    """Neither of the first, with which it was started: a connection would stay open."""
+
+    class Call:
+        def __call__(self) -> None:
+            return
+
+    pool = Pool()
+    gone = []
+    for _ in range(2):
+        call = Call()
+        gone.append(weakref.ref(call))
+        run(pool, call)
+        del call
+    wait_for(lambda: all(each() is None for each in gone))
 
 
 def test_only_some_are_kept() -> None:
@@ -66,7 +84,7 @@ def test_only_some_are_kept() -> None:
     for _ in range(10):
         pool.spawn(call)
     wait_for(lambda: len(threads) == 10 and sum(t.is_alive() for t in threads) == KEPT)
-    wait_for(lambda: pool._waiting == KEPT)
+    wait_for(lambda: pool._ready == KEPT)
 
 
 def test_a_call_that_fails_does_not_end_its_thread(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from contextlib import suppress
 
 from tests.support.skip import need
@@ -27,3 +28,13 @@ def resources(pid: int) -> tuple[list[str], int]:
         with suppress(FileNotFoundError):  # closed meanwhile
             kinds.append(os.readlink(f"{directory}/{fd}").split(":")[0])
     return sorted(kinds), len(os.listdir(f"/proc/{pid}/task"))
+
+
+def settled(pid: int) -> tuple[list[str], int]:
+    """:func:`resources`, once they have not changed for a while."""
+
+    before = None
+    while before != (now := resources(pid)):
+        before = now
+        time.sleep(0.3)
+    return now

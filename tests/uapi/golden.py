@@ -31,6 +31,8 @@ NOT_IN_HEADERS = {
     "arm": {
         "__NR_open": 5,
         "__NR_creat": 8,
+        "__NR_mknod": 14,
+        "__NR_mknodat": 324,
         "__NR_mount": 21,
         "__NR_sync": 36,
         "__NR_umount2": 52,

@@ -36,6 +36,7 @@ OURS = {
     "MS_NOUSER_AND_ABOVE": mount.MS_NOUSER_AND_ABOVE,
     "UMOUNT_FLAGS": mount.UMOUNT_FLAGS,
     "FSPICK_FLAGS": mount.FSPICK_FLAGS,
+    "ST_VALID": 0x20,  # linux/statfs.h
     "CAP_LAST_CAP_BIT": 63,  # bits that /proc/PID/status shows
 }
 

@@ -161,6 +161,18 @@ class BlockDevice:
         """The engine has let go of the device."""
         self.disk.uses = tuple(each for each in self.disk.uses if each is not use)
 
+    def claim_as(self, openers: set[Opener]) -> frozenset[Opener]:
+        """Who has opened the device serves and mounts it: it is claimed until they close it.
+
+        Raises:
+            DriverError: EBUSY: others claim it.
+        """
+        if self.claimed and not any(opener.exclusive for opener in openers):
+            raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
+        for opener in openers:
+            opener.exclusive = True
+        return frozenset(openers)
+
     def check_may_write(self, position: int, length: int) -> None:
         """What a node may be written to: the bytes that no mounted filesystem uses.
 
@@ -174,6 +186,26 @@ class BlockDevice:
         if self.disk.uses:
             start = self.start + position
             _check_unused(self.disk, start, start + length)
+
+    def unused(self, position: int, length: int) -> list[tuple[int, int]]:
+        """The parts of a range that no mounted filesystem uses.
+
+        Args:
+            position: bytes from the device's start.
+            length: bytes.
+        Returns:
+            position and length of each.
+        """
+        if self.writes_blocked:
+            return []
+        parts, start, end = [], self.start + position, self.start + position + length
+        for use in sorted(self.disk.uses, key=lambda use: use.start):
+            if start < min(use.start, end):
+                parts.append((start - self.start, min(use.start, end) - start))
+            start = max(start, use.end)
+        if start < end:
+            parts.append((start - self.start, end - start))
+        return parts
 
     def closed(self, opener: Opener) -> None:
         """An opener is gone."""

@@ -94,7 +94,8 @@ def _change_fd(device: LoopDevice, opener: Opener, caller: Caller, arg: int) -> 
 
 
 def _clr_fd(device: LoopDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    device.clr_fd()
+    if not device.is_freed_for(caller):
+        device.clr_fd()
     return 0
 
 

@@ -21,7 +21,7 @@ from loopfs.driver.event import Event, Invalidate, ReadPartitions, Uevent
 from loopfs.driver.minors import Minors, NumberSet
 from loopfs.driver.partition import Partitions
 from loopfs.driver.window import Window, check_info, window_of
-from loopfs.driver.world import Backing
+from loopfs.driver.world import Backing, Caller
 from loopfs.errors import DriverError
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.loop import (
@@ -75,6 +75,7 @@ class LoopDevice(BlockDevice):
         self.write_cache = False
         self.discards = False
         self.partitions = Partitions(self, events)
+        self._freed_for: int | None = None  # the process whose umount2(2) has freed it
         # Replaced as a whole, as the window is; of its partitions too.
         self.uses: tuple[Use, ...] = ()
         self._reset()
@@ -163,6 +164,7 @@ class LoopDevice(BlockDevice):
             raise DriverError(errno.EINVAL, "unknown flag in LOOP_CONFIGURE")
         check_info(config.info)
         window = window_of(backing, config.info)
+        self._freed_for = None
         flags = config.info.flags
         if not opener.write or not backing.writable:
             flags |= LO_FLAGS_READ_ONLY
@@ -213,6 +215,24 @@ class LoopDevice(BlockDevice):
         if self.flags & LO_FLAGS_PARTSCAN:
             self._reread_partitions()
         old.close()
+
+    def freed_by_umount(self, process: int) -> None:
+        """An umount2(2) of this process has ended the last use of what was mounted.
+
+        umount(8) that sees no autoclear, as below another's /sys, clears the device after that.
+        Who else has the device open may still be about to close it.
+        """
+        if self.state is not State.Lo_bound or self.flags & LO_FLAGS_AUTOCLEAR:
+            self._freed_for = process
+
+    def is_freed_for(self, caller: Caller) -> bool:
+        """The caller's umount2(2) has freed the device, and no LOOP_CLR_FD has been told so."""
+        if self.state is not State.Lo_unbound or self._freed_for is None:
+            return False
+        if self._freed_for != caller.process:
+            return False
+        self._freed_for = None
+        return True
 
     def clr_fd(self) -> None:
         """LOOP_CLR_FD: detach at the last close; at once only in name.

@@ -60,6 +60,10 @@ class Caller(Protocol):
     def word(self) -> int:
         """Bytes in its unsigned long: 8, or 4 for a 32-bit caller."""
 
+    @property
+    def process(self) -> int:
+        """Its process id."""
+
     def capable(self) -> bool:
         """It has CAP_SYS_ADMIN in the instance's user namespace (patch 3/8)."""
 

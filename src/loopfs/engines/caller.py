@@ -40,7 +40,9 @@ class Caller:
         self._mounts = os.open("ns/mnt", read, dir_fd=thread)
         self.userns = os.open("ns/user", read, dir_fd=thread)
         with open(os.open("status", read, dir_fd=thread), "rb") as status:
-            (line,) = (line for line in status if line.startswith(b"Umask:"))
+            line = next((line for line in status if line.startswith(b"Umask:")), None)
+        if line is None:  # it has ended meanwhile
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         self._umask = int(line.split()[1], 8)
         sandbox = _outermost(self.userns)
         self.credentials = credentials.of(thread, lambda: enter_user(sandbox))

@@ -11,6 +11,7 @@ import errno
 import os
 from collections.abc import Callable, Mapping
 
+from loopfs.engines.options import is_without_effect
 from loopfs.errors import LoopfsError
 from loopfs.lean import NamedTuple
 
@@ -147,14 +148,27 @@ class Engine(NamedTuple):
     environment: Callable[[int], dict[str, str]] = lambda device: {}
     extent: Extent = whole
 
-    def translated(self, data: str) -> tuple[str, ...]:
+    def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         """The data argument of mount(2) as the program's options.
 
         Raises:
-            OSError: EINVAL for an option that is not in the table.
+            OSError: EINVAL for an option that is neither in the table nor one of the type's
+                driver that changes nothing.
         """
-        words = (self._translated(option) for option in filter(None, data.split(",")))
-        return tuple(filter(None, words))
+        dropped = self.without_effect(data, fstype)
+        options = [each for each in data.split(",") if each and each not in dropped]
+        return tuple(filter(None, map(self._translated, options)))
+
+    def without_effect(self, data: str, fstype: str) -> tuple[str, ...]:
+        """Of those options which only the type's driver in the kernel has a use for."""
+        options = filter(None, data.split(","))
+        return tuple(
+            each for each in options if not self._knows(each) and is_without_effect(fstype, each)
+        )
+
+    def _knows(self, option: str) -> bool:
+        key, equals, _ = option.partition("=")
+        return option in self.options or (bool(equals) and key + equals in self.options)
 
     def has_option(self, key: str) -> bool:
         """Some value of the option ``key``, or none, is in the table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 from contextlib import suppress
@@ -10,13 +11,14 @@ from contextlib import suppress
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import paths
-from loopfs.engines.caller import Caller, enter_as, rights_of
+from loopfs.engines.caller import Caller, enter_as, rights_of, visible
 from loopfs.engines.credentials import Credentials
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.superblock import fuse_context, set_sb_flags
 from loopfs.filesystems import links
 from loopfs.uapi import mount as uapi
+from loopfs.uapi.loop import LOOP_CTL_ADD
 
 LOOP = "loop"
 
@@ -186,7 +188,41 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
     answer(channel, 0, syscalls.statx_dev(place), (place,))
 
 
+def _mknod(channel: Channel, fds: list[int], path: str, number: int, dev: tuple[int, int]) -> None:
+    """mknod(2) of a loop device in /dev.
+
+    Args:
+        number: its number, and that in its name.
+        dev: st_dev and inode number of /dev.
+    """
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights(), visible():
+        directory, name = paths.resolve_parent(path, caller.proc, follow=False)
+        place = syscalls.statx_dev(directory), os.fstat(directory).st_ino
+        if place != tuple(dev) or name != f"loop{number}" or _is_there(directory, name):
+            answer(channel, NOT_OURS)  # EPERM, EEXIST
+            return
+        try:
+            flags = os.O_RDWR | os.O_CLOEXEC
+            control = os.open("loop-control", flags, dir_fd=directory)
+        except FileNotFoundError:
+            answer(channel, NOT_OURS)
+            return
+        fcntl.ioctl(control, LOOP_CTL_ADD, number)
+    answer(channel, 0)
+
+
+def _is_there(directory: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
 JOBS: dict[str, Job] = {
+    "mknod": _mknod,
     "instance": _instance,
     "link": _link,
     "place": _place,

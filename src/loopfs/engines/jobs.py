@@ -17,8 +17,11 @@ from loopfs.engines.caller import Caller, enter_user, guard_with
 from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.errors import errno_of
 from loopfs.filesystems.backing import facts
-from loopfs.lean import NoReturn
+from loopfs.lean import TYPE_CHECKING, NoReturn
 from loopfs.uapi import mount as uapi
+
+if TYPE_CHECKING:
+    from loopfs.engines.umount_copy import Umount
 
 Job = Callable[..., None]
 
@@ -47,10 +50,18 @@ def find(name: str) -> Job:
 
     if name in mount_job.JOBS:
         return mount_job.JOBS[name]
+    from loopfs.engines import fuseblk_job
+
+    if name in fuseblk_job.JOBS:
+        return fuseblk_job.JOBS[name]
     from loopfs.engines import instance_jobs
 
     if name in instance_jobs.JOBS:
         return instance_jobs.JOBS[name]
+    from loopfs.engines import copy_jobs
+
+    if name in copy_jobs.JOBS:
+        return copy_jobs.JOBS[name]
     from loopfs.engines import sync_job
 
     if name in sync_job.JOBS:
@@ -100,13 +111,26 @@ def apply_flags(tree: int, flags: int) -> None:
 
 
 def _umount(
-    channel: Channel, fds: list[int], target: str, flags: int, devices: tuple[int, ...]
+    channel: Channel,
+    fds: list[int],
+    target: str,
+    flags: int,
+    devices: tuple[int, ...],
+    others: tuple[tuple[int, ...], tuple[int, ...], bool],
 ) -> None:
-    """umount2(2) of one of our mounts; answers with its device number."""
+    """umount2(2) of one of our mounts; answers with its device number.
+
+    Args:
+        devices: those of what we serve.
+        others: the arguments of :class:`loopfs.engines.umount_copy.Umount`.
+    """
+    from loopfs.engines.umount_copy import Umount
+
+    umount = Umount(os.open("/proc/self", os.O_PATH | os.O_CLOEXEC), *others)
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
-        number = _umount_at(target, flags, devices, caller.proc)
+        number = _umount_at(target, flags, devices, caller.proc, umount)
     if number is None:
         answer(channel, NOT_OURS)
     else:
@@ -114,7 +138,7 @@ def _umount(
 
 
 def _umount_at(
-    target: str, flags: int, devices: tuple[int, ...], proc: paths.CallerProc
+    target: str, flags: int, devices: tuple[int, ...], proc: paths.CallerProc, umount: Umount
 ) -> int | None:
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
@@ -125,12 +149,13 @@ def _umount_at(
     if not name:
         return None
     number = syscalls.statx_dev(directory, name)
-    if number not in devices:
+    if number in devices:
+        # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
+        flags &= ~uapi.MNT_FORCE
+    elif not umount.concerns(number):
         return None
     os.fchdir(directory)
-    # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
-    flags &= ~uapi.MNT_FORCE
-    syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
+    umount(name, flags | uapi.UMOUNT_NOFOLLOW)
     return number
 
 

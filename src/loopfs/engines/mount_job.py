@@ -4,8 +4,8 @@ runs already."""
 from __future__ import annotations
 
 import errno
+import marshal
 import os
-import select
 import stat
 
 from loopfs import syscalls
@@ -14,7 +14,7 @@ from loopfs.engines import paths
 from loopfs.engines.caller import Caller, visible
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import Engine, Launch, Served, Wanted
-from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, answer
+from loopfs.engines.helper import NOT_OURS, SERVE, TURN, WRITE_BACK, answer
 from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
@@ -64,19 +64,16 @@ class _Mount:
         if self._place is not None and not stat.S_ISDIR(os.fstat(self._place).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
-    def again(self, engine: Engine, served: tuple[tuple[object, ...], ...]) -> bool:
-        """Mount it from the superblock that an engine serves already, if one does."""
-        device = self.node.instance, self.node.ino
+    def again(self, engine: Engine) -> bool:
+        """Wait until nobody else mounts the device. Mount it from the superblock that an engine
+        serves then, if one does."""
         read_only = self._read_only(engine)
-        for engine_of in map(Served._make, served):
-            if engine_of.device != device:
-                continue
+        while served := self._served():
             self._stage.enter()
-            context = _context_of(engine_of, self._fstype, read_only, self._shown)
-            if context is None:
-                _wait_for_end(engine_of.pid, self._caller.pidfd)  # it still claims the device
+            context = _context_of(served, self._fstype, read_only, self._shown)
+            if context is None:  # that superblock has gone meanwhile
                 self._caller.enter()
-                return False
+                continue
             self._check_place()
             if self._place is None:
                 answer(self._channel, 0, None, (context,))
@@ -88,6 +85,16 @@ class _Mount:
                 self._move_to_caller(tree, self._place)
             return True
         return False
+
+    def _served(self) -> Served | None:
+        """What an engine has of the device, when it is our turn. Raises OSError."""
+        answer(self._channel, TURN, (self.node.instance, self.node.ino))
+        code, served = marshal.loads(
+            self._channel.receive().data or marshal.dumps((errno.EINTR, ()))
+        )
+        if code:
+            raise OSError(code, os.strerror(code))
+        return Served._make(served[0]) if served else None
 
     def start(self, engine: Engine, options: tuple[str, ...]) -> None:
         """Have an engine serve it."""
@@ -168,12 +175,11 @@ def _mount(
     engine_name: str,
     options: tuple[str, ...],
     refused: int,
-    served: tuple[tuple[object, ...], ...],
 ) -> None:
     """Mount a device at ``target``; without one, answer with a context for fsmount(2).
 
-    ``served`` are what the engines that run have (:class:`Served`): such a device is mounted
-    once more from its superblock, as by the kernel, and never given to a second engine.
+    A device that an engine serves already is mounted once more from its superblock, as by the
+    kernel, and never given to a second engine.
 
     ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the
     answer says whether it could have been, by what it holds.
@@ -187,7 +193,7 @@ def _mount(
         answer(channel, refused, _holds(request.node, fstype))
     else:
         engine = BY_NAME[engine_name]
-        if not request.again(engine, served):
+        if not request.again(engine):
             request.start(engine, options)
 
 
@@ -216,18 +222,6 @@ def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
         raise busy from None
-
-
-def _wait_for_end(pid: int, caller: int) -> None:
-    """Wait until a process has ended, or the caller (a pidfd) has."""
-    try:
-        process = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    poller = select.poll()
-    poller.register(process, select.POLLIN)
-    poller.register(caller, select.POLLIN)
-    poller.poll()
 
 
 def _tree() -> int:

@@ -9,14 +9,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from time import monotonic
+from time import monotonic, sleep
 
 from loopfs import syscalls
 from loopfs.channel import close_all
+from loopfs.engines.copies import Copies
 from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import Helper, result
 from loopfs.engines.labels import Label
+from loopfs.engines.turns import Turns
 from loopfs.filesystems.backing import BackingFile, wait_for_closes
 from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.image_lock import ImageLock
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from loopfs.process import Process
 
 PATIENCE = 5.0  # seconds that engines may write without a word of it
+_LOOK = 0.002  # seconds
 
 
 class Engine:
@@ -79,6 +82,20 @@ class Engine:
             return f"{name} (process {self.pid})"
         except FileNotFoundError:  # it has just ended
             return f"process {self.pid}"
+
+    def kill(self) -> None:
+        """What it has not written is lost."""
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def umounted(self, process: int) -> None:
+        """A process has unmounted it: return once everything is written, if it is to end."""
+        with self.syncing:
+            last = self.disconnected()
+        if last:
+            self.ended(None)
+            wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
+            if self._source is not None:
+                self._source.freed_by_umount(process)
 
     @property
     def writes(self) -> bool:
@@ -157,17 +174,54 @@ class KernelMount(Engine):
         return not os.path.exists(f"/sys/block/loop{self._loop}/loop/backing_file")
 
 
+class OwnServer(Engine):
+    """A program of the sandbox's that serves a filesystem from a device which it has opened itself.
+
+    It has ended when what the process that mounted had open of the device is closed: another one
+    may serve.
+
+    Args:
+        device: st_dev of what it serves.
+        openers: tells whether it is still open.
+        process: who has mounted it.
+    """
+
+    def __init__(self, device: int, openers: Callable[[], bool], process: Process) -> None:
+        super().__init__(process.pidfd(), device, device)
+        self._openers = openers
+
+    def ended(self, timeout_ms: int | None = 0) -> bool:
+        end = monotonic() + (PATIENCE if timeout_ms is None else timeout_ms / 1000)
+        while self._openers():  # FUSE does not say when a server has closed its device
+            if monotonic() >= end:
+                return False
+            sleep(_LOOK)
+        return True
+
+    def umounted(self, process: int) -> None:
+        number = f" {os.major(self.device)}:{os.minor(self.device)} "
+        with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as file:
+            if not any(number in line for line in file):  # else it is mounted elsewhere, too
+                self.ended(None)
+
+    def kill(self) -> None:
+        """It ends with the sandbox."""
+
+
 class Mounts:
     """What is mounted in one sandbox.
 
     Args:
         helper: acts in the callers' namespaces.
         instances: those whose devices are mounted.
+        copies: the kernel's filesystems that are not as the kernel has them.
     """
 
-    def __init__(self, helper: Helper, instances: Instances) -> None:
+    def __init__(self, helper: Helper, instances: Instances, copies: Copies | None = None) -> None:
         self.helper = helper
         self.instances = instances
+        self.copies = copies or Copies()
+        self.turns = Turns()
         self._engines: list[Engine] = []
         self._lock = threading.Lock()
 
@@ -187,9 +241,20 @@ class Mounts:
         engines = tuple(engine.device for engine in self.alive())
         return engines + self.instances.device_numbers()
 
-    def served(self) -> tuple[Served, ...]:
-        """What the engines have whose superblocks can be mounted once more."""
-        return tuple(engine.served for engine in self.alive() if engine.served is not None)
+    def served(self, device: tuple[int, int]) -> tuple[Served, ...]:
+        """What the engine of a device has, whose superblock can be mounted once more. One that is
+        to end is waited for.
+
+        Args:
+            device: st_dev of the instance and the node's inode number.
+        """
+        found = [e for e in self.alive() if e.served is not None and e.served.device == device]
+        for engine in found:
+            with engine.syncing:
+                last = engine.disconnected()
+            if last:
+                engine.ended(None)
+        return tuple(e.served for e in found if e.served is not None and not e.ended())
 
     def serve(self, wanted: Wanted, fuse: int) -> EngineDevice:
         """Serve the mount that an engine is to have its device from.
@@ -251,19 +316,26 @@ class Mounts:
         with self._lock:
             self._engines.append(engine)
 
+    def claim_as(self, instance: int, ino: int, process: int) -> Callable[[], bool]:
+        """A process that has a device open mounts it. Returns what asks whether it is still open.
+
+        Args:
+            instance, ino: st_dev of the instance and the node's inode number.
+        Raises:
+            OSError: EBUSY: another one has claimed it.
+        """
+        filesystem, node = self._device(instance, ino)
+        assert node.device is not None
+        device, openers = node.device, filesystem.claim_as(node.device, process)
+        return lambda: not openers.isdisjoint(device.openers.copy())
+
+    def add_own(self, server: OwnServer) -> None:
+        with self._lock:
+            self._engines.append(server)
+
     def add_kernels(self, mount: KernelMount) -> None:
         with self._lock:
             self._engines.append(mount)
-
-    def settled(self, device: int) -> None:
-        """Return once the engine of ``device`` has written everything, if it is to end."""
-        for engine in self.alive():
-            if engine.device == device:
-                with engine.syncing:
-                    last = engine.disconnected()
-                if last:
-                    engine.ended(None)
-                    wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
 
     def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
         """Return once the engines have written everything and ended.
@@ -290,7 +362,7 @@ class Mounts:
     def give_up(self) -> None:
         """Kill the engines: what they have not written is lost."""
         for engine in self.alive():
-            signal.pidfd_send_signal(engine.pidfd, signal.SIGKILL)
+            engine.kill()
 
 
 @contextmanager

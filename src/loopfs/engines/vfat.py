@@ -17,7 +17,7 @@ TYPES = frozenset({"vfat", "msdos"})
 class Vfat(Engine):
     """The row of the table; vfat's options are checked by the parser that acts on them."""
 
-    def translated(self, data: str) -> tuple[str, ...]:
+    def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.fat.options import Options
 
         words = tuple(word for word in data.split(",") if word not in ("", "defaults"))

@@ -115,6 +115,19 @@ def write(
     return None
 
 
+def store(device: BlockDevice, offset: int, data: bytes) -> None:
+    """Write a part of a device, as far as it has it; waits for the image. Raises OSError as a disk.
+
+    Args:
+        offset: bytes from the device's start.
+    """
+    extent = extent_of(device, offset, len(data))
+    if extent is not None:
+        backing, position, length = extent
+        with _Counted(device, WRITE, length):
+            backing.write(data[:length], position)
+
+
 def sync(device: BlockDevice, datasync: bool) -> None:
     """fsync(2), fdatasync(2). Raises OSError EIO where there is no file any more."""
     if not device.disk.write_cache:

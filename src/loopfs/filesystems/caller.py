@@ -45,6 +45,10 @@ class IoctlCaller:
         self._files: dict[int, BackingFile | OSError] = {}
         self._stores: list[tuple[int, bytes]] = []
 
+    @property
+    def process(self) -> int:
+        return self._process.tgid
+
     def capable(self) -> bool:
         return self._process.namespace("user") == self._userns and self._process.has_capability()
 

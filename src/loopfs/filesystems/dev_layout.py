@@ -78,7 +78,9 @@ def files(mounted_on: Iterable[str]) -> list[File]:
 
     for name in (LOOPFS, b"pts"):
         add(name)
-    add(b"proc", add(HIDDEN))  # sandbox/proc.py mounts there
+    hidden = add(HIDDEN)
+    for name in (b"proc", b"sys"):  # sandbox/proc.py and own_sysfs.py mount there
+        add(name, hidden)
     for name, target in LINKS.items():
         add(name, target=target)
     for path in mounted_on:

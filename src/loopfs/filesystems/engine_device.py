@@ -79,6 +79,10 @@ class EngineDevice(Operations):
         """
         start("engine", self._serve, connection)
 
+    def freed_by_umount(self, process: int) -> None:
+        """:meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, once it is gone."""
+        self._instance.drive(lambda: self._device.disk.freed_by_umount(process))
+
     def failed(self, code: int) -> None:
         """Something that the engine had written is not in the image, and never will be: from now
         on every sync says so, as of a kernel's filesystem whose journal was aborted."""

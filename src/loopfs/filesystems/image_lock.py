@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 from contextlib import suppress
+from time import monotonic, sleep
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.errors import LoopfsError
@@ -22,6 +23,9 @@ from loopfs.uapi.fcntl import Flock
 
 # A file ends below 2^63 bytes, which are 2^54 sectors: the last lock byte is an off_t too.
 BASE = 1 << 62
+# Seconds. A mount that has just been undone, because its caller is gone or its sandbox was killed,
+# has its lock until the last of its descriptors is closed: on the kernel's driver nobody sees it.
+PATIENCE = 2.0
 _OFD_PID = -1  # l_pid of a lock that a description has, and no process
 
 # What a filesystem that cannot lock, or not so far beyond a file's end, says.
@@ -48,8 +52,8 @@ class ImageLock:
     def take(cls, device: BlockDevice, start: int, length: int, *, write: bool) -> ImageLock:
         """Lock what is below a part of a device; for writing, or for reading.
 
-        It waits for no other lock, but the image may lie on a FUSE filesystem whose server has
-        to answer: to be called by a thread that may wait.
+        It waits ``PATIENCE`` for the lock of another, and the image may lie on a FUSE filesystem
+        whose server has to answer: to be called by a thread that may wait.
 
         Args:
             device: bound to a file, or to another of our devices.
@@ -136,6 +140,7 @@ def _lock(fd: int, flock: bytes) -> str:
     Raises:
         BlockingIOError: another mount has one.
     """
+    end = monotonic() + PATIENCE
     while True:
         try:
             _set(fd, flock)
@@ -145,7 +150,10 @@ def _lock(fd: int, flock: bytes) -> str:
             if other.type == fcntl.F_UNLCK:  # it has just gone
                 continue
             if other.pid == _OFD_PID and other.start >= BASE:
-                raise
+                if monotonic() >= end:
+                    raise
+                sleep(0.02)
+                continue
             who = "another program" if other.pid == _OFD_PID else f"process {other.pid}"
             return f"is not locked for the mount: {who} has locked all of it"
         except OSError as problem:

@@ -66,6 +66,7 @@ class OpenFile(NamedTuple):
     opener: Opener | None
     connection: int
     errors: blockdev.SyncErrors | None = None
+    thread: int = 0  # that has opened it
 
 
 class _Changes(NamedTuple):
@@ -160,7 +161,9 @@ class LoopFilesystem(Directory):
             kept = FOPEN_KEEP_CACHE if device.openers and current else 0
             opener = device.open(write=write, exclusive=exclusive)
             errors = blockdev.SyncErrors(device)
-            self.open_files[handle] = OpenFile(node, device, opener, request.connection, errors)
+            self.open_files[handle] = OpenFile(
+                node, device, opener, request.connection, errors, request.pid
+            )
             return kept
 
         try:
@@ -182,6 +185,18 @@ class LoopFilesystem(Directory):
         file = self.open_files.pop(handle)
         assert file.device is not None and file.opener is not None
         file.device.disk.release(file.opener)
+
+    def claim_as(self, device: BlockDevice, process: int) -> frozenset[Opener]:
+        """Have those claim a device by whom a process has it open: it has mounted it itself.
+
+        Args:
+            process: its id, which is that of the thread that has opened the device.
+        Raises:
+            DriverError: EBUSY: another one has claimed it.
+        """
+        files = list(self.open_files.values())
+        own = {f.opener for f in files if f.device is device and f.thread == process and f.opener}
+        return self.drive(lambda: device.claim_as(own))
 
     def release_all(self, connection: int) -> None:
         """Close what was opened through another mount's connection, which has ended: the kernel
@@ -215,11 +230,27 @@ class LoopFilesystem(Directory):
         try:
             device.check_may_write(offset, len(data))
         except DriverError:
+            if request.from_cache:
+                self._write_around(request, device, offset, bytes(data))
+                return None
             if device not in self.exempt:
                 raise
             self._write_exempt(request, self.exempt[device], offset, bytes(data))
             return None
         return blockdev.write(device, request, offset, data)
+
+    def _write_around(
+        self, request: Request, device: BlockDevice, offset: int, data: bytes
+    ) -> None:
+        """Refuse dirty pages, of which some may be written: the kernel sends those together that
+        lie side by side, and sends none of them again."""
+
+        def write() -> None:
+            for start, length in device.unused(offset, len(data)):
+                blockdev.store(device, start, data[start - offset : start - offset + length])
+            raise _error(errno.EBUSY)
+
+        spawn(blockdev.answering(request, write))
 
     def _write_exempt(
         self, request: Request, write: Callable[[int, bytes], bool], offset: int, data: bytes

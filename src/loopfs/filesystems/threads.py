@@ -22,8 +22,8 @@ class Pool:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls: deque[Call] = deque()  # each has a waiting thread
-        self._waiting = 0
+        self._calls: deque[Call] = deque()  # each has a thread that will take it
+        self._ready = 0  # threads that take a call next: they wait, or are just starting
 
     def spawn(self, call: Call) -> None:
         """Make a call in a thread of its own.
@@ -33,29 +33,30 @@ class Pool:
                 made.
         """
         with self._changed:
-            if self._waiting > len(self._calls):
-                self._calls.append(call)
-                self._changed.notify()
-                return
-        start("call", self._run, call)
+            if self._ready == len(self._calls):
+                # It is not an argument of the thread: that would refer to it as long as it lives.
+                start("call", self._run)
+                self._ready += 1
+            self._calls.append(call)
+            self._changed.notify()
 
-    def _run(self, call: Call | None) -> None:
-        while call is not None:
+    def _run(self) -> None:
+        while True:
+            call = self._next()
             try:
                 call()
             except Exception:  # a bug of ours: one caller's loss, not everybody's
                 sys.excepthook(*sys.exc_info())
-            call = None  # what it holds is let go of before the next one comes
-            call = self._next()
+            del call  # what it holds is let go of before the next one comes
+            with self._changed:
+                if self._ready - len(self._calls) >= KEPT:
+                    return
+                self._ready += 1
 
-    def _next(self) -> Call | None:
-        """The next call; None when enough threads wait."""
+    def _next(self) -> Call:
         with self._changed:
-            if self._waiting - len(self._calls) >= KEPT:
-                return None
-            self._waiting += 1
             self._changed.wait_for(lambda: bool(self._calls))
-            self._waiting -= 1
+            self._ready -= 1
             return self._calls.popleft()
 
 

@@ -33,7 +33,7 @@ Handler = Callable[["Session", "Request", bytes], Answer]
 class Request:
     """One request of the kernel, to be answered once."""
 
-    __slots__ = ("_fd", "gid", "nodeid", "pid", "uid", "unique")
+    __slots__ = ("_fd", "from_cache", "gid", "nodeid", "pid", "uid", "unique")
 
     def __init__(
         self, fd: int, unique: int, nodeid: int, pid: int, uid: int = 0, gid: int = 0
@@ -43,6 +43,7 @@ class Request:
         self.nodeid = nodeid
         self.pid = pid
         self.uid, self.gid = uid, gid
+        self.from_cache = False  # a FUSE_WRITE of dirty pages, not of a write(2)
 
     @property
     def connection(self) -> int:
@@ -189,7 +190,8 @@ class Session:
             request.reply(data)
 
     def _write(self, request: Request, view: memoryview) -> None:
-        handle, offset, size, _, _, flags, _ = uapi.WRITE_IN.unpack_from(view, _HEADER)
+        handle, offset, size, how, _, flags, _ = uapi.WRITE_IN.unpack_from(view, _HEADER)
+        request.from_cache = bool(how & uapi.FUSE_WRITE_CACHE)
         data = view[_WRITE_DATA : _WRITE_DATA + size]
         written = self.filesystem.write(request, handle, offset, data, flags)
         if written is not None:

@@ -7,6 +7,7 @@ by one argument; everything else runs at full speed.
 from __future__ import annotations
 
 import errno
+import stat
 
 from loopfs import syscalls
 from loopfs.lean import Iterable, NamedTuple
@@ -29,6 +30,8 @@ class Trap(NamedTuple):
     values: tuple[int, ...] = ()
 
 
+S_IFCHR = stat.S_IFCHR  # the bit that it and S_IFBLK have, and no other type
+
 # All that is trapped, on every ABI of the machine.
 TRAPS = (
     Trap("fstat"),
@@ -49,6 +52,8 @@ TRAPS = (
     Trap("fdatasync"),
     Trap("syncfs"),
     Trap("sync"),
+    Trap("mknod", 1, S_IFCHR),
+    Trap("mknodat", 2, S_IFCHR),
     Trap("io_submit"),
     Trap("ioctl", 1, values=(FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)),
 )

@@ -33,13 +33,13 @@ from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import start
+from loopfs.intercept.copies import TYPES as COPIED
+from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import (
     LOOP,
     PAGE,
-    EngineChoice,
     adopt_instance,
-    begin_engine,
     begin_instance,
     block_types,
     may_mount,
@@ -260,10 +260,13 @@ class ContextHandlers:
             return
         fstype = text(process, call.args[0])
         call.note(fsname=fstype)
-        if not (fstype == LOOP or fstype in block_types()):
+        if not (fstype == LOOP or fstype in COPIED or fstype in block_types()):
             call.proceed()
             return
         if not call.alive():
+            return
+        if fstype in COPIED:
+            call.fail(errno.ENOSYS)  # then mount(8) calls mount(2), and that can be carried out
             return
         if self._policy.leaves_to_kernel(fstype):
             # fsmount(2) would let the caller choose what the kernel's own mount may not be.
@@ -391,18 +394,24 @@ class ContextHandlers:
             raise DriverError(errno.EINVAL, f"{context.fstype}: No source specified")
         choice = EngineChoice.of(self._policy, context.fstype, ",".join(parameters.options))
         arguments = (context.source, None, context.fstype, context.sb_flags)
-        channel, message, device = begin_engine(self._mounts, call, arguments, choice)
-        channel.close()
-        code, served = result(message)
+        begun = begin_engine(self._mounts, call, arguments, choice)
+        try:
+            return self._adopt_engine(context, begun)
+        finally:
+            begun.close()
+
+    def _adopt_engine(self, context: FsContext, begun: Begun) -> int:
+        """The kernel's context that a job has made; its engine is known from now on."""
+        code, served = result(begun.message)
         if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
             code = errno.EPERM
         if code in (errno.ENOENT, errno.ENOTDIR):
             raise DriverError(code, f"{context.source}: Can't lookup blockdev")
         if code:
             raise OSError(code, os.strerror(code))
-        *engine, made = message.fds
+        *engine, made = begun.message.fds
         if isinstance(served, tuple):  # else an engine that we know has it already
-            self._mounts.add(engine[0], Served._make(served), device)
+            self._mounts.add(engine[0], Served._make(served), begun.device)
         return made
 
     def _reconfigure(self, call: Call, opened: OpenContext) -> None:

@@ -14,7 +14,7 @@ from loopfs.errors import LoopfsError
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.image_lock import ImageLock, lowest
 from loopfs.filesystems.loopfs import LoopFilesystem
-from loopfs.intercept.mount import tell
+from loopfs.intercept.engine_mount import tell
 from loopfs.intercept.notify import Call
 from loopfs.uapi.mount import MS_RDONLY
 

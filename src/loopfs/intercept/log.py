@@ -74,6 +74,15 @@ def _int(register: int) -> int:
     return ctypes.c_int(register & 0xFFFFFFFF).value
 
 
+def _mode(register: int) -> str:
+    return f"{register & 0xFFFF:#o}"
+
+
+def _device(register: int) -> str:
+    number = register & 0xFFFFFFFF
+    return f"{os.major(number)}:{os.minor(number)}"
+
+
 def _descriptor(register: int) -> int | str:
     number = _int(register)
     return "AT_FDCWD" if number == uapi.AT_FDCWD else number
@@ -129,6 +138,13 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
         Argument("flags", 4, _flags("MOVE_MOUNT_")),
     ),
     "statfs": (Argument("path", 0),),
+    "mknod": (Argument("path", 0), Argument("mode", 1, _mode), Argument("dev", 2, _device)),
+    "mknodat": (
+        Argument("dirfd", 0, _descriptor),
+        Argument("path", 1),
+        Argument("mode", 2, _mode),
+        Argument("dev", 3, _device),
+    ),
     "fstatfs": _FD,
     "fsync": _FD,
     "fdatasync": _FD,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import sys
 from functools import cache, partial
 
 from loopfs.channel import Channel, Message, close_all
@@ -16,21 +15,21 @@ from loopfs.driver.fs_context import (
     Phase,
     ShownParameters,
 )
-from loopfs.engines.engine import NoEngine, Served, Wanted
-from loopfs.engines.helper import NOT_OURS, SERVE, WRITE_BACK, result
+from loopfs.engines.engine import Served
+from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import KERNEL, TYPES, Policy
-from loopfs.errors import LoopfsError
-from loopfs.filesystems.engine_device import EngineDevice
-from loopfs.filesystems.instances import PATIENCE, Owner
+from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
-from loopfs.filesystems.shares import ENGINE, INSTANCE, Share
-from loopfs.intercept import lookup
+from loopfs.filesystems.shares import INSTANCE, Share
+from loopfs.intercept import fuseblk, lookup
+from loopfs.intercept.copies import TYPES as COPIED
+from loopfs.intercept.copies import CopyHandler
 from loopfs.intercept.cover import expect_mount
+from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.notify import Call, may_wait
-from loopfs.lean import NamedTuple
 from loopfs.process import Process, user_namespaces
-from loopfs.text import shown, to_str
+from loopfs.text import to_str
 from loopfs.uapi.mount import (
     MS_BIND,
     MS_MOVE,
@@ -54,6 +53,7 @@ class MountHandler:
     def __init__(self, mounts: Mounts, policy: Policy) -> None:
         self._mounts = mounts
         self._policy = policy
+        self._copies = CopyHandler(mounts)
 
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
@@ -65,6 +65,8 @@ class MountHandler:
         elif flags & MS_NOT_NEW:
             if flags & (MS_BIND | MS_MOVE) and not flags & MS_REMOUNT:
                 may_wait()
+                if flags & MS_BIND and self._bind_copy(call, flags):
+                    return
                 expect_mount(self._mounts, call, call.args[1])
             elif flags & MS_BIND and flags & MS_RDONLY:
                 self._mounts.instances.some_read_only = True
@@ -73,8 +75,16 @@ class MountHandler:
             may_wait()
             self._mount(call, flags)
 
+    def _bind_copy(self, call: Call, flags: int) -> bool:
+        process = call.process
+        source, target = optional_text(process, call.args[0]), _path(process, call.args[1])
+        call.note(source=source, target=target)
+        return may_mount(process) and self._copies.bind(call, source, target, flags)
+
     def _may_be_ours(self, fstype: str) -> bool:
-        return fstype == LOOP or fstype in block_types() or self._policy.leaves_to_kernel(fstype)
+        if fstype in COPIED or fstype == LOOP or fstype in block_types():
+            return True
+        return fuseblk.is_fuseblk(fstype) or self._policy.leaves_to_kernel(fstype)
 
     # --- new mounts ------------------------------------------------------------------
 
@@ -94,6 +104,8 @@ class MountHandler:
             call.proceed()
         elif not call.alive():
             return
+        elif fstype in COPIED:
+            self._copies.mount(call, fstype, target, flags)
         elif fstype == LOOP:
             self._mount_instance(call, source, target, flags, data)
         elif source is None:
@@ -106,6 +118,9 @@ class MountHandler:
             if code != NOT_OURS:
                 call.note(engine=KERNEL)
             _answer(call, code)
+        elif fuseblk.is_fuseblk(fstype):
+            job = (source, target, fstype, flags, data)
+            _answer(call, fuseblk.mount_fuseblk(self._mounts, call, *job))
         else:
             self._with_engine(call, (source, target, fstype, flags), data)
 
@@ -133,7 +148,7 @@ class MountHandler:
         try:
             _answer(call, self._converse(call, begun))
         finally:
-            begun.channel.close()
+            begun.close()
 
     def _converse(self, call: Call, begun: Begun) -> int:
         """The job's outcome: an errno, NOT_OURS, or 0."""
@@ -142,6 +157,7 @@ class MountHandler:
             return code
         if isinstance(served, tuple):  # else an engine that we know has it already
             self._mounts.add(begun.message.fds[0], Served._make(served), begun.device)
+        begun.next()
         if not call.alive():
             return errno.EINTR
         begun.channel.send(b"go")
@@ -268,111 +284,6 @@ def set_limit(filesystem: LoopFilesystem, context: FsContext) -> None:
     limit = context.parameters.max
     if limit is not None:
         filesystem.instance.max_devices = limit
-
-
-class EngineChoice(NamedTuple):
-    """What is to serve a device of ours: an engine and its options, or why nothing is."""
-
-    engine: str
-    options: tuple[str, ...]
-    refused: int
-    why: str
-
-    @classmethod
-    def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
-        """As the policy has it; for the options of ``data``."""
-        try:
-            engine = policy.choose(fstype)
-            return cls(engine.name, engine.translated(data), 0, "")
-        except NoEngine as problem:
-            return cls("", (), problem.code, f"cannot mount {fstype}: {problem.strerror}")
-        except OSError as problem:
-            return cls("", (), problem.errno or errno.EINVAL, "")
-
-
-class Begun(NamedTuple):
-    """A job that mounts: its channel, its answer, and what its engine has the device from."""
-
-    channel: Channel
-    message: Message
-    device: EngineDevice | None
-
-
-def begin_engine(
-    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
-) -> Begun:
-    """Have an engine serve a device in the caller's namespaces.
-
-    Args:
-        arguments: source, target (None for a context), type and MS_* flags.
-    Raises:
-        OSError: EMFILE: the caller has as much in use as he may.
-    """
-    share = mounts.instances.shares.take(call.process.charged_user(), ENGINE, errno.EMFILE)
-    with share:
-        begun = _begin_engine(mounts, call, arguments, choice)
-    if begun.device is None:  # no engine more
-        share.give_back()
-    else:
-        share.last_as_long_as(begun.device)
-    return begun
-
-
-def _begin_engine(
-    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
-) -> Begun:
-    with caller_descriptors(call) as fds:
-        how = (choice.engine, choice.options, choice.refused)
-        served = tuple(tuple(each) for each in mounts.served())
-        job = (mounts.instances.device_numbers(), *arguments, *how, served)
-        channel = mounts.helper.begin("mount", job, fds)
-    try:
-        message, device = _converse(mounts, call, channel, str(arguments[2]))
-    except BaseException:
-        channel.close()  # the job sees that nobody waits, and ends
-        raise
-    outcome = result(message)
-    if choice.engine and outcome[0] != NOT_OURS:
-        call.note(engine=choice.engine)
-    if choice.why and outcome == (choice.refused, True):
-        # A device of ours, and that is what is on it: mount(8) may try every type in turn.
-        tell(call, choice.why)
-    return Begun(channel, message, device)
-
-
-def tell(call: Call, why: str) -> None:
-    """Say to the person why a mount is refused."""
-    call.note(why=why)
-    print(f"loopfs: {shown(why)}", file=sys.stderr, flush=True)
-
-
-def _converse(
-    mounts: Mounts, call: Call, channel: Channel, fstype: str
-) -> tuple[Message, EngineDevice | None]:
-    """What a job says: what it wants served, and its answer."""
-    device = None
-    message = channel.receive()
-    code, value = result(message)
-    while code in (WRITE_BACK, SERVE):
-        assert isinstance(value, tuple)
-        refused = 0
-        try:
-            if code == SERVE:
-                device = mounts.serve(Wanted._make(value), message.fds[0])
-                call.note(why=device.lock.without or None)
-            else:
-                mounts.write_back(*value)
-        except OSError as problem:
-            refused = problem.errno or errno.EIO
-            if isinstance(problem, LoopfsError):
-                tell(call, f"cannot mount {fstype}: {problem.strerror}")
-        channel.send(b"%d" % refused)
-        message = channel.receive()
-        code, value = result(message)
-    if code and device is not None:
-        channel.close()  # the job ends, and so does the mount; then the device is free again
-        device.gone.wait(PATIENCE)
-    return message, device
 
 
 def text(process: Process, address: int, limit: int = PAGE) -> str:

@@ -11,6 +11,7 @@ from loopfs.engines.helper import result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.intercept.copies import CopyHandler, start_of
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
@@ -23,6 +24,7 @@ class PlaceHandler:
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
+        self._copies = CopyHandler(mounts)
         self._expected: dict[int, LoopFilesystem] = {}
 
     def expect(self, filesystem: LoopFilesystem) -> None:
@@ -35,10 +37,18 @@ class PlaceHandler:
         may_wait()
         dirfd = ctypes.c_int(call.args[2] & 0xFFFFFFFF).value
         expect_mount(self._mounts, call, call.args[3], None if dirfd == AT_FDCWD else dirfd)
+        if self._is_copy(call):
+            return
         if self._expected:
             self._move(call)
         else:
             call.proceed()
+
+    def _is_copy(self, call: Call) -> bool:
+        if not may_mount(call.process):
+            return False
+        target = to_str(call.process.read_string(call.args[3], PAGE))
+        return self._copies.move(call, target, start_of(call.args[2], target))
 
     def _move(self, call: Call) -> None:
         process = call.process

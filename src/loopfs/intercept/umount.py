@@ -20,24 +20,33 @@ class UmountHandler:
     def __call__(self, call: Call) -> None:
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
         # MNT_EXPIRE asks whether anybody has looked at the mount, and looking is what we do.
-        if flags & ~UMOUNT_FLAGS or flags & MNT_EXPIRE or not self._mounts.device_numbers():
+        if flags & ~UMOUNT_FLAGS or flags & MNT_EXPIRE or not self._devices():
             call.proceed()
         else:
             may_wait()
             self._umount(call, flags)
 
+    def _devices(self) -> tuple[int, ...]:
+        return (*self._mounts.device_numbers(), *self._mounts.copies.device_numbers())
+
     def _umount(self, call: Call, flags: int) -> None:
         process = call.process
         target = to_str(process.read_string(call.args[0], PAGE))
         call.note(target=target)
-        devices = self._mounts.device_numbers()
-        if certainly_elsewhere(process, target, devices.__contains__) or not may_mount(process):
+        engines = self._mounts.alive()  # one of them may end meanwhile
+        ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
+        copies = self._mounts.copies
+        known = {*ours, *copies.device_numbers()}
+        elsewhere = not copies.of_trees and certainly_elsewhere(process, target, known.__contains__)
+        if elsewhere or not may_mount(process):
             call.proceed()
             return
         if not call.alive():
             return
         with caller_descriptors(call) as fds:
-            channel = self._mounts.helper.begin("umount", (target, flags, devices), fds)
+            others = tuple(copies.sysfs), tuple(copies.devs), copies.of_trees
+            job = (target, flags, ours, others)
+            channel = self._mounts.helper.begin("umount", job, fds)
         with channel:
             code, device = result(channel.receive())
         if code == NOT_OURS:
@@ -46,6 +55,8 @@ class UmountHandler:
             call.fail(code)
         else:
             assert isinstance(device, int)
-            self._mounts.settled(device)
+            for engine in engines:
+                if engine.device == device:
+                    engine.umounted(process.tgid)
             self._mounts.instances.settled()
             call.finish()

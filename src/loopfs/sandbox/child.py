@@ -11,7 +11,7 @@ import sys
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError, fork
-from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
+from loopfs.lean import TYPE_CHECKING, NamedTuple, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.text import to_bytes, to_str
 from loopfs.uapi import mount as uapi
@@ -19,6 +19,15 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
 if TYPE_CHECKING:
     from loopfs.sandbox.proc import Copy
+
+
+class _Found(NamedTuple):
+    """What only the caller's /proc tells: whether a sandbox is around us, whose supervisor serves
+    us too; the path of our terminal; and where something is mounted below /sys."""
+
+    is_nested: bool
+    terminal: str | None
+    below_sys: Sequence[str]
 
 
 def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -> int:
@@ -52,12 +61,21 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
-    from loopfs.sandbox import dev, furnishing, init, landlock, nested, proc, sysfs  # noqa: F401
+    from loopfs.sandbox import (  # noqa: F401
+        dev,
+        furnishing,
+        host,
+        init,
+        landlock,
+        nested,
+        own_sysfs,
+        proc,
+        sysfs,
+    )
 
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
-    is_nested = nested.is_nested()
-    terminal = dev.terminal()
+    found = _Found(nested.is_nested(), dev.terminal(), own_sysfs.mounted_below())
     environment = init.command_environment()
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
@@ -68,12 +86,12 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     pid = fork()
     if pid == 0:
         gate.close()
-        _be_init(channel, inits, copy, (argv, environment, mask, is_nested))
+        _be_init(channel, inits, copy, (argv, environment, mask, found.is_nested))
     inits.close()
     if copy is not None:
         copy.close()
     _enter_mounts_of_init(gate)
-    _build(channel, gate, bare, is_nested, terminal)
+    _build(channel, gate, found, bare)
     gate.send(messages.OK)
     gate.close()
     if copy is not None:
@@ -111,23 +129,20 @@ def _enter_mounts_of_init(gate: Channel) -> None:
     os.close(namespace)
 
 
-def _build(
-    channel: Channel, gate: Channel, bare: bool, is_nested: bool, terminal: str | None
-) -> None:
+def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
     """Mount what the sandbox has of its own, and tell the supervisor.
 
     Args:
         gate: to process 1.
-        is_nested: a sandbox is around us, whose supervisor serves us too.
     """
-    from loopfs.sandbox import dev, sysfs
+    from loopfs.sandbox import dev, host, own_sysfs, sysfs
 
-    kept = dev.keep(terminal)
-    if is_nested:
+    kept = dev.keep(found.terminal)
+    if found.is_nested:
         dev.build(kept)
         if not bare:
             dev.mount_nested_instance()
-        _own_mount_table()
+        host.build()
         channel.send(messages.MOUNTED.encode())
         return
     try:
@@ -138,30 +153,22 @@ def _build(
             problem.errno or 0,
             f"cannot open /dev/fuse ({problem.strerror}); `loopfs doctor` says what to do",
         ) from None
+    has_own_sysfs = own_sysfs.replace(found.below_sys)
     views = sysfs.mount_views()  # while there is a /dev/fuse
+    host.build()
     if bare:
         dev.build(kept)
     else:
         dev.mount_instance(fuse)
-    _own_mount_table()
-    if not bare:
         gate.send(messages.SERVE + ",".join(kept).encode(), (fuse,))
         dev.furnish(kept)
         gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
     root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
-    fds = fuse, root, *views.values()
-    channel.send(" ".join([messages.MOUNTED, ",".join(kept), *views]).encode(), fds)
+    fds = fuse, root, *(fd for _, fd in views.values())
+    words = sysfs.described(views, has_own_sysfs)
+    channel.send(f"{messages.MOUNTED} {','.join(kept)} {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
-
-
-def _own_mount_table() -> None:
-    """Give mount(8) a /run/mount of its own: it notes loop mounts there (utab)."""
-    try:
-        flags = uapi.MS_NOSUID | uapi.MS_NODEV | uapi.MS_NOEXEC
-        syscalls.mount("utab", "/run/mount", "tmpfs", flags, "mode=0755,size=1m")
-    except FileNotFoundError:
-        return  # then mount(8) does without
 
 
 def die_with_parent(parent: int) -> None:

@@ -11,6 +11,7 @@ import os
 from loopfs import syscalls
 from loopfs.errors import SetupError
 from loopfs.lean import Mapping
+from loopfs.sandbox.own_sysfs import WHOLE_SYSFS
 from loopfs.sandbox.proc import WHOLE_PROC
 from loopfs.uapi import mount as uapi
 
@@ -56,7 +57,8 @@ def build(kept: Mapping[str, int]) -> None:
         for name, tree in kept.items():
             _make_place(name)
             _place(name, tree)
-        os.mkdir("/dev/pts")
+        for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS):
+            os.makedirs(place)
         _mount_terminals()
     except OSError as problem:
         raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
@@ -94,7 +96,8 @@ def furnish(kept: Mapping[str, int]) -> None:
             _place(name, tree)
         syscalls.mount(INSTANCE, INSTANCE, None, uapi.MS_BIND, None)  # stays when /dev is read-only
         _mount_terminals()
-        os.stat(WHOLE_PROC)  # so process 1 need not ask, who answers
+        for place in (WHOLE_PROC, WHOLE_SYSFS):
+            os.stat(place)  # so process 1 need not ask, who answers
     except OSError as problem:
         raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
 

@@ -10,7 +10,7 @@ from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import SetupError, fork
 from loopfs.lean import NoReturn, Sequence, signal
-from loopfs.sandbox import landlock, messages, proc
+from loopfs.sandbox import landlock, messages, own_sysfs, proc
 from loopfs.text import shown, to_str
 from loopfs.uapi import mount as uapi
 
@@ -39,6 +39,7 @@ def main(
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
     proc.mount_whole_proc()
+    own_sysfs.mount_whole_sysfs()
     landlock.restrict()
     try:
         command = fork()

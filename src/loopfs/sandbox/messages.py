@@ -13,8 +13,9 @@ OK = b"ok"
 # The child.
 WANTS_MAPS = b"maps"
 # With the names, joined by commas, of what will be mounted in /dev, and the directories of /sys
-# that are covered; and the descriptors of the instance's /dev/fuse, of /dev, and a /dev/fuse for
-# each of those directories. In a sandbox around this one, with nothing: it serves us too.
+# that are covered (sysfs.described); and the descriptors of the instance's /dev/fuse, of /dev, and
+# a /dev/fuse for each of those directories. In a sandbox around this one, with nothing: it serves
+# us too.
 MOUNTED = "mounted"
 FAILED = b"failed:"  # and an errno, a colon, a sentence
 

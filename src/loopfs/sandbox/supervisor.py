@@ -122,6 +122,7 @@ class Supervisor:
     def _prepare(self) -> LoopFilesystem | None:
         """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
+        from loopfs.engines.copies import Copies, Place
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems.devtmpfs import DevFilesystem
         from loopfs.filesystems.instances import Instances, Owner
@@ -131,6 +132,8 @@ class Supervisor:
         from loopfs.filesystems.sysfs import SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
+        from loopfs.sandbox.sysfs import understood
+        from loopfs.uapi.magic import PROC_SUPER_MAGIC, SYSFS_MAGIC
 
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
@@ -138,16 +141,22 @@ class Supervisor:
         room = raise_descriptor_limit()
         self._mounted.wait()
         fuse, root, *views = self._mounts_made.fds
-        _, kept, *places = self._mounts_made.data.decode().split(" ")
+        _, kept, words = self._mounts_made.data.decode().split(" ", 2)
         instances = Instances(
             minors,
             self._helper.fstat,
             self._helper.read_table,
             Shares(room),
         )
-        self._mounts = Mounts(self._helper, instances)
+        own_sysfs, numbers = understood(words)
+        magic = {
+            n: PROC_SUPER_MAGIC if p == PARTITIONS else SYSFS_MAGIC for p, n in numbers.items()
+        }
+        self._dev, bare = Place.of(root), self._settings.bare
+        copies = Copies(magic, own_sysfs, self._dev if bare else None)
+        self._mounts = Mounts(self._helper, instances, copies)
         filesystem = None
-        if not self._settings.bare:
+        if not bare:
             filesystem = instances.add(
                 fuse,
                 syscalls.statx_dev(root),
@@ -156,7 +165,7 @@ class Supervisor:
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
-        for place, view in zip(places, views, strict=True):
+        for place, view in zip(numbers, views, strict=True):
             if place == PARTITIONS:
                 session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
             else:
@@ -207,6 +216,7 @@ class Supervisor:
         from loopfs.engines.policy import Policy
         from loopfs.intercept.fs_context import ContextHandlers
         from loopfs.intercept.fslabel import FsLabelHandler
+        from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
@@ -222,6 +232,7 @@ class Supervisor:
             "ioctl": FsLabelHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
+            **dict.fromkeys(("mknod", "mknodat"), MknodHandler(self._mounts, self._dev)),
             **dict.fromkeys(SYNC_CALLS, SyncHandler(self._mounts)),
         }
 

@@ -13,8 +13,8 @@ from loopfs.uapi import mount as uapi
 PLACES = ("block", "class/block", "dev/block", "devices/virtual/block")
 
 
-def mount_views() -> dict[str, int]:
-    """Cover each of them that is there; returns what it is to be served through."""
+def mount_views() -> dict[str, tuple[int, int]]:
+    """Cover each of them that is there; returns its st_dev and what it is to be served through."""
     places = {place: ("sysfs", f"/sys/{place}", stat.S_IFDIR) for place in PLACES}
     places[PARTITIONS] = "proc", PARTITIONS, stat.S_IFREG
     flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
@@ -26,5 +26,20 @@ def mount_views() -> dict[str, int]:
         options = "user_id=0,group_id=0,allow_other,default_permissions"
         data = f"fd={fuse},rootmode={kind:o},{options}"
         syscalls.mount(source, path, f"fuse.{source}", flags, data)
-        fuses[place] = fuse
+        fuses[place] = syscalls.statx_dev(uapi.AT_FDCWD, path), fuse
     return fuses
+
+
+def described(views: dict[str, tuple[int, int]], own: bool) -> str:
+    """What the child says of /sys: words PLACE=ST_DEV, the first of /sys itself if it is own."""
+    numbers = {place: number for place, (number, _) in views.items()}
+    if own:
+        numbers = {"": syscalls.statx_dev(uapi.AT_FDCWD, "/sys")} | numbers
+    return " ".join(f"{place}={number}" for place, number in numbers.items())
+
+
+def understood(words: str) -> tuple[int | None, dict[str, int]]:
+    """The st_dev of /sys, if it is the sandbox's own, and of each view."""
+    pairs = (word.rpartition("=") for word in words.split())
+    numbers = {place: int(number) for place, _, number in pairs}
+    return numbers.pop("", None), numbers

@@ -112,6 +112,7 @@ OPEN_IN = struct.Struct("=II")
 OPEN_OUT = struct.Struct("=QIi")
 READ_IN = struct.Struct("=QQIIQII")
 WRITE_IN = struct.Struct("=QQIIQII")
+FUSE_WRITE_CACHE = 1  # of write_flags: from the page cache, on nobody's behalf
 WRITE_OUT = struct.Struct("=II")
 RELEASE_IN = struct.Struct("=QIIQ")
 FSYNC_IN = struct.Struct("=QII")

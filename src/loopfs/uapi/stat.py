@@ -15,6 +15,7 @@ from loopfs.uapi.seccomp import (
 
 STATX_BASIC_STATS = 0x7FF
 STATX_MNT_ID = 0x1000
+STATX_MNT_ID_OFFSET = 144
 
 # asm/stat.h: struct stat of 64-bit callers, struct stat64 of 32-bit ones
 _STAT = {
@@ -27,6 +28,7 @@ STATX = struct.Struct("=IIQIIIHxxQQQQ" + 4 * "qI4x" + "IIIIQII96x")
 STATX_DEV = struct.Struct("=II")  # stx_dev_major, stx_dev_minor
 STATX_DEV_OFFSET = 136
 UINT = struct.Struct("=I")
+ULONG = struct.Struct("=Q")
 STATX__RESERVED = 0x80000000
 STATX_DIOALIGN = 0x2000
 STATX_DIO_OFFSET_ALIGN_OFFSET = 156
@@ -34,6 +36,7 @@ STATX_DIO_OFFSET_ALIGN_OFFSET = 156
 # asm/statfs.h, of 64-bit callers: f_type, f_bsize, five counts, f_fsid, f_namelen, f_frsize,
 # f_flags
 STATFS = struct.Struct("=qq5Qiiqqq32x")
+ST_VALID = 0x0020  # in f_flags (include/linux/statfs.h), beside those that os has
 
 
 class Stat(NamedTuple):

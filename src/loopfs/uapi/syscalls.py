@@ -42,6 +42,8 @@ X86_64 = Abi(
     8,
     _COMMON
     | {
+        "mknod": 133,
+        "mknodat": 259,
         "read": 0,
         "open": 2,
         "fstat": 5,
@@ -71,6 +73,8 @@ I386 = Abi(
     4,
     _COMMON
     | {
+        "mknod": 14,
+        "mknodat": 297,
         "open": 5,
         "creat": 8,
         "mount": 21,
@@ -93,6 +97,7 @@ AARCH64 = Abi(
     8,
     _COMMON
     | {
+        "mknodat": 33,
         "io_submit": 2,
         "ioctl": 29,
         "umount2": 39,
@@ -120,6 +125,8 @@ ARM = Abi(
     4,
     _COMMON
     | {
+        "mknod": 14,
+        "mknodat": 324,
         "open": 5,
         "creat": 8,
         "mount": 21,

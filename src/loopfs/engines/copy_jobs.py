@@ -1,0 +1,153 @@
+"""Jobs for copies of /sys and /dev somewhere else: in a chroot, for a user namespace within."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from loopfs import syscalls
+from loopfs.channel import Channel
+from loopfs.engines import paths
+from loopfs.engines.caller import Caller
+from loopfs.engines.copies import SYSFS_ROOT_INO
+from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.jobs import Job, apply_flags
+from loopfs.engines.umount_copy import PART_TYPES, mount_table
+from loopfs.sandbox.own_sysfs import CLASSES, SYS, attach, new_sysfs
+from loopfs.uapi import mount as uapi
+from loopfs.uapi.magic import SYSFS_MAGIC, TMPFS_MAGIC
+from loopfs.uapi.sched import CLONE_NEWNET
+
+DEV = "/dev"
+_CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+
+
+def _sysfs(channel: Channel, fds: list[int], source: str | None, target: str, flags: int) -> None:
+    """Mount a sysfs as the sandbox's is: a new mount of it, or a bind of ``source``.
+
+    Answers with its st_dev.
+    """
+    own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
+    net = os.open("ns/net", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fds[4])
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        bound = None if source is None else paths.resolve(source, caller.proc)
+        place = _directory(target, caller)
+    if bound is not None and not is_sysfs(bound):
+        answer(channel, NOT_OURS)
+        return
+    caller.enter_mounts()
+    if same := os.fstat(net).st_ino == os.stat("ns/net", dir_fd=own).st_ino:
+        tree = _clone_of(bound)
+    else:
+        syscalls.setns(net, CLONE_NEWNET)
+        tree = None
+    if tree is None:
+        if same:
+            syscalls.unshare(CLONE_NEWNET)
+        tree = new_sysfs()
+    parts = _clones(own)  # later than the tree: the mount table has them in that order
+    if not same:
+        parts = {path: clone for path, clone in parts.items() if not _is_of_network(path)}
+    apply_flags(tree, flags)
+    number = syscalls.statx_dev(tree)
+    with caller.rights():
+        syscalls.move_mount(tree, place)
+        for path, clone in parts.items():
+            attach(tree, path, clone)
+    answer(channel, 0, number)
+
+
+def _clone_of(source: int | None) -> int | None:
+    """A clone of a sysfs, of the namespace's /sys if it is None; None if that has locked mounts in
+    it, or is none."""
+    try:
+        place = os.open(SYS, os.O_PATH | os.O_CLOEXEC) if source is None else source
+        if not is_sysfs(place):
+            return None
+        return syscalls.open_tree(place, "", _CLONE | uapi.AT_EMPTY_PATH)
+    except OSError as problem:
+        if problem.errno not in (errno.EINVAL, errno.ENOENT):
+            raise
+        return None
+
+
+def _directory(target: str, caller: Caller) -> int:
+    """Where to mount, with the caller's rights. Raises OSError ENOTDIR and what open(2) says."""
+    place = paths.resolve(target, caller.proc)
+    if not stat.S_ISDIR(os.fstat(place).st_mode):
+        raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    return place
+
+
+def _is_of_network(path: str) -> bool:
+    names = path.split("/")
+    return names[-1] in CLASSES
+
+
+def is_sysfs(place: int) -> bool:
+    """An O_PATH descriptor is of the root of a sysfs."""
+    if syscalls.filesystem_type(place) != SYSFS_MAGIC:
+        return False
+    return os.fstat(place).st_ino == SYSFS_ROOT_INO
+
+
+def _dress(channel: Channel, fds: list[int], target: str) -> None:
+    """move_mount(2) of a clone of a sysfs that has nothing in it, which gets what the sandbox's
+    has."""
+    own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
+    *callers, tree = fds
+    caller = Caller(callers)
+    caller.enter()
+    with caller.rights():
+        place = paths.resolve(target, caller.proc)
+        syscalls.move_mount(tree, place)
+    caller.enter_mounts()
+    with caller.rights():
+        for path, clone in _clones(own).items():
+            attach(tree, path, clone)
+    answer(channel, 0)
+
+
+def _dev(channel: Channel, fds: list[int], target: str, flags: int) -> None:
+    """Mount once more the /dev of the caller's namespace, with all that is mounted in it if it is a
+    tmpfs. Answers with its st_dev then, else with 0."""
+    caller = Caller(fds)
+    caller.enter()
+    with caller.rights():
+        place = _directory(target, caller)
+    caller.enter_mounts()
+    dev = os.open(DEV, os.O_PATH | os.O_CLOEXEC)
+    if syscalls.mount_id(dev) == syscalls.mount_id(uapi.AT_FDCWD, "/"):
+        answer(channel, NOT_OURS)
+        return
+    is_tree = syscalls.filesystem_type(dev) == TMPFS_MAGIC
+    recursive = uapi.AT_RECURSIVE if is_tree else 0
+    tree = syscalls.open_tree(dev, "", _CLONE | uapi.AT_EMPTY_PATH | recursive)
+    apply_flags(tree, flags)
+    with caller.rights():
+        syscalls.move_mount(tree, place)
+    answer(channel, 0, syscalls.statx_dev(tree) if is_tree else 0)
+
+
+def _clones(own: int) -> dict[str, int]:
+    """Clones of what the sandbox has mounted in its /sys, by the paths there.
+
+    Args:
+        own: our directory in a /proc that shows us. We are in the namespace's root.
+    """
+    mounts = mount_table(own)
+    try:
+        above = syscalls.mount_id(uapi.AT_FDCWD, SYS)
+    except FileNotFoundError:
+        return {}
+    return {
+        mount.place[len(SYS) + 1 :]: syscalls.open_tree(uapi.AT_FDCWD, mount.place, _CLONE)
+        for mount in mounts
+        if mount.parent == above and mount.fstype in PART_TYPES
+    }
+
+
+JOBS: dict[str, Job] = {"sysfs": _sysfs, "dress": _dress, "dev": _dev}

@@ -1,0 +1,128 @@
+"""mount(2) of sysfs and devtmpfs, and binds of /sys and /dev: their copies are as the sandbox's.
+
+open_tree(2) is the kernel's, whose descriptor could not be handed over. So what it has cloned of
+/sys gets what is missing when move_mount(2) puts it somewhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from loopfs import syscalls
+from loopfs.channel import close_all
+from loopfs.engines.copies import SYSFS_ROOT_INO
+from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.intercept.lookup import peek
+from loopfs.intercept.notify import Call
+from loopfs.process import Process
+from loopfs.uapi.mount import (
+    AT_FDCWD,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_SYMLINKS,
+    MS_REC,
+)
+
+SYSFS, DEVTMPFS = "sysfs", "devtmpfs"
+TYPES = frozenset({SYSFS, DEVTMPFS})
+
+
+class CopyHandler:
+    """Makes the copies; the callers have checked that it is for us to do."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._copies = mounts.copies
+
+    def mount(self, call: Call, fstype: str, target: str, flags: int) -> None:
+        """A new mount of one of :data:`TYPES`."""
+        if fstype == SYSFS:
+            self._begin(call, "sysfs", (None, target, flags))
+        else:
+            self._begin(call, "dev", (target, flags))
+
+    def bind(self, call: Call, source: str | None, target: str | None, flags: int) -> bool:
+        """A bind mount; whether it was for us, and is answered."""
+        self._copies.of_trees |= bool(flags & MS_REC)
+        if source is None or target is None or flags & MS_REC:
+            return False
+        kind = self._kind(call.process, source)
+        if kind == SYSFS:
+            self._begin(call, "sysfs", (source, target, 0))
+        elif kind == DEVTMPFS:
+            self._begin(call, "dev", (target, 0))
+        return kind is not None
+
+    def move(self, call: Call, target: str, start: int | None) -> bool:
+        """move_mount(2) to ``target``, which begins at the caller's descriptor ``start``, if it has
+        one; whether it was for us, and is answered."""
+        flags, tree = call.args[4] & 0xFFFFFFFF, call.args[0] & 0xFFFFFFFF
+        if flags | MOVE_MOUNT_T_SYMLINKS != MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS:
+            return False
+        self._copies.of_trees = True  # open_tree(2) can have cloned one
+        if not target or call.process.descriptor_device(tree) not in self._copies.sysfs:
+            return False
+        if not call.args[1] or call.process.read(call.args[1], 1) != b"\0":
+            return False
+        mount = call.process.descriptor(tree)
+        try:
+            if not self._is_bare(mount):
+                return False
+            with caller_descriptors(call, start) as fds:
+                channel = self._mounts.helper.begin("dress", (target,), (*fds, mount))
+        finally:
+            os.close(mount)
+        with channel:
+            call.answer(result(channel.receive())[0])
+        return True
+
+    def _is_bare(self, mount: int) -> bool:
+        """It is a whole sysfs, in which nothing of ours is mounted."""
+        if _ino(mount) != SYSFS_ROOT_INO:
+            return False
+        block = os.open("block", os.O_PATH | os.O_CLOEXEC, dir_fd=mount)
+        try:
+            return syscalls.statx_dev(block) not in self._copies.magic
+        finally:
+            close_all([block])
+
+    def _kind(self, process: Process, source: str) -> str | None:
+        try:
+            place = peek(process, source)
+        except OSError:
+            return None  # the kernel binds what is there
+        try:
+            number = syscalls.statx_dev(place)
+            if number in self._copies.sysfs and _ino(place) == SYSFS_ROOT_INO:
+                return SYSFS
+            dev = self._copies.dev
+            if dev is not None and number == dev.device and _ino(place) == dev.ino:
+                return DEVTMPFS
+        finally:
+            os.close(place)
+        return None
+
+    def _begin(self, call: Call, job: str, arguments: tuple[object, ...]) -> None:
+        with caller_descriptors(call) as fds:
+            channel = self._mounts.helper.begin(job, arguments, fds)
+        with channel:
+            code, number = result(channel.receive())
+        if code == NOT_OURS:
+            call.proceed()
+            return
+        if code == 0 and number:
+            assert isinstance(number, int)
+            add = self._copies.add_sysfs if job == "sysfs" else self._copies.add_dev
+            add(number)
+        call.answer(code)
+
+
+def start_of(argument: int, path: str) -> int | None:
+    """The descriptor where a path of the caller's begins; None: its root or working directory."""
+    dirfd = ctypes.c_int(argument & 0xFFFFFFFF).value
+    return None if dirfd == AT_FDCWD or path.startswith("/") else dirfd
+
+
+def _ino(place: int) -> int:
+    return syscalls.descriptor_info(os.getpid(), place).ino

@@ -1,0 +1,184 @@
+"""The mount of a device by an engine: which one, and what its job asks for."""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import sys
+
+from loopfs.channel import Channel, Message
+from loopfs.engines.engine import NoEngine, Wanted
+from loopfs.engines.helper import NOT_OURS, SERVE, TURN, WRITE_BACK, result
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.policy import Policy
+from loopfs.engines.turns import Turn
+from loopfs.errors import LoopfsError
+from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.instances import PATIENCE
+from loopfs.filesystems.shares import ENGINE
+from loopfs.intercept.notify import Call
+from loopfs.lean import Any, NamedTuple
+from loopfs.text import shown
+
+
+class EngineChoice(NamedTuple):
+    """What is to serve a device of ours: an engine and its options, or why nothing is."""
+
+    engine: str
+    options: tuple[str, ...]
+    refused: int
+    why: str
+    without_effect: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
+        """As the policy has it; for the options of ``data``."""
+        try:
+            engine = policy.choose(fstype)
+            options = engine.translated(data, fstype)
+            return cls(engine.name, options, 0, "", engine.without_effect(data, fstype))
+        except NoEngine as problem:
+            return cls("", (), problem.code, f"cannot mount {fstype}: {problem.strerror}")
+        except OSError as problem:
+            return cls("", (), problem.errno or errno.EINVAL, "")
+
+
+class Begun(NamedTuple):
+    """A job that mounts: its channel, its answer, what its engine has the device from, and its
+    turn to mount it."""
+
+    channel: Channel
+    message: Message
+    device: EngineDevice | None
+    turn: Turn | None
+
+    def next(self) -> None:
+        """Let the next one mount the device: its engine is known, if it has one."""
+        if self.turn is not None:
+            self.turn.give_back()
+
+    def close(self) -> None:
+        """Nothing more is to be said to the job."""
+        self.channel.close()
+        self.next()
+
+
+def begin_engine(
+    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
+) -> Begun:
+    """Have an engine serve a device in the caller's namespaces.
+
+    Args:
+        arguments: source, target (None for a context), type and MS_* flags.
+    Raises:
+        OSError: EMFILE: the caller has as much in use as he may.
+    """
+    share = mounts.instances.shares.take(call.process.charged_user(), ENGINE, errno.EMFILE)
+    with share:
+        begun = _begin_engine(mounts, call, arguments, choice)
+    if begun.device is None:  # no engine more
+        share.give_back()
+    else:
+        share.last_as_long_as(begun.device)
+    return begun
+
+
+def _begin_engine(
+    mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
+) -> Begun:
+    with caller_descriptors(call) as fds:
+        how = (choice.engine, choice.options, choice.refused)
+        job = (mounts.instances.device_numbers(), *arguments, *how)
+        channel = mounts.helper.begin("mount", job, fds)
+    conversation = _Conversation(mounts, call, channel, str(arguments[2]))
+    try:
+        begun = conversation.hold()
+    except BaseException:
+        channel.close()  # the job sees that nobody waits, and ends
+        conversation.give_back()
+        raise
+    outcome = result(begun.message)
+    if choice.engine and outcome[0] != NOT_OURS:
+        call.note(engine=choice.engine)
+    if choice.without_effect and outcome[0] != NOT_OURS:
+        call.note(why=f"without effect here: {shown(','.join(choice.without_effect))}")
+    if choice.why and outcome == (choice.refused, True):
+        # A device of ours, and that is what is on it: mount(8) may try every type in turn.
+        tell(call, choice.why)
+    return begun
+
+
+def tell(call: Call, why: str) -> None:
+    """Say to the person why a mount is refused."""
+    call.note(why=why)
+    print(f"loopfs: {shown(why)}", file=sys.stderr, flush=True)
+
+
+class _Conversation:
+    """What a job that mounts asks for until it has its answer."""
+
+    def __init__(self, mounts: Mounts, call: Call, channel: Channel, fstype: str) -> None:
+        self._mounts = mounts
+        self._call = call
+        self._fstype = fstype
+        self._channel = channel
+        self._device: EngineDevice | None = None
+        self._turn: Turn | None = None
+
+    def hold(self) -> Begun:
+        """Do what it asks for; returns its answer. Raises OSError."""
+        replies = {
+            TURN: self._take_turn,
+            WRITE_BACK: self._write_back,
+            SERVE: self._serve,
+        }
+        message = self._channel.receive()
+        while (reply := replies.get(result(message)[0])) is not None:
+            self._channel.send(reply(message))
+            message = self._channel.receive()
+        if result(message)[0]:
+            if self._device is not None:
+                self._channel.close()  # the job ends, and so does the mount; then it is free again
+                self._device.gone.wait(PATIENCE)
+            self.give_back()
+        return Begun(self._channel, message, self._device, self._turn)
+
+    def give_back(self) -> None:
+        """Let the next one mount the device."""
+        if self._turn is not None:
+            self._turn.give_back()
+
+    def _take_turn(self, message: Message) -> bytes:
+        device = _value(message)
+        served: tuple[tuple[object, ...], ...] = ()
+        refused = 0
+        try:
+            if self._turn is None:
+                self._turn = self._mounts.turns.take(device, self._call.alive)
+            served = tuple(tuple(each) for each in self._mounts.served(device))
+        except OSError as problem:
+            refused = problem.errno or errno.EIO
+        return marshal.dumps((refused, served))  # type: ignore[arg-type]
+
+    def _write_back(self, message: Message) -> bytes:
+        try:
+            self._mounts.write_back(*_value(message))
+        except OSError as problem:
+            return b"%d" % (problem.errno or errno.EIO)
+        return b"0"
+
+    def _serve(self, message: Message) -> bytes:
+        try:
+            self._device = self._mounts.serve(Wanted._make(_value(message)), message.fds[0])
+            self._call.note(why=self._device.lock.without or None)
+        except OSError as problem:
+            if isinstance(problem, LoopfsError):
+                tell(self._call, f"cannot mount {self._fstype}: {problem.strerror}")
+            return b"%d" % (problem.errno or errno.EIO)
+        return b"0"
+
+
+def _value(message: Message) -> tuple[Any, ...]:
+    value = result(message)[1]
+    assert isinstance(value, tuple)
+    return value

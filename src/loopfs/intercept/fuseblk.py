@@ -1,0 +1,49 @@
+"""mount(2) of type fuseblk, which programs that serve a device themselves have."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs.engines.helper import NOT_OURS, WRITE_BACK, result
+from loopfs.engines.mounts import Mounts, OwnServer, caller_descriptors
+from loopfs.intercept.notify import Call
+
+
+def is_fuseblk(fstype: str) -> bool:
+    """The type, or one of its subtypes."""
+    return fstype.partition(".")[0] == "fuseblk"
+
+
+def mount_fuseblk(
+    mounts: Mounts, call: Call, source: str, target: str, fstype: str, flags: int, data: str
+) -> int:
+    """Carry out a mount; the outcome is an errno, NOT_OURS, or 0.
+
+    Raises:
+        OSError: as mount(2): EBADF: there is no such descriptor.
+    """
+    options = dict(word.partition("=")[::2] for word in data.split(","))
+    number = options.get("fd", "")
+    if not number.isdigit():
+        return NOT_OURS
+    fuse = call.process.descriptor(int(number))
+    try:
+        with caller_descriptors(call) as fds:
+            job = (mounts.instances.device_numbers(), source, target, fstype, flags, data)
+            channel = mounts.helper.begin("fuseblk", job, (*fds, fuse))
+    finally:
+        os.close(fuse)
+    with channel:
+        message = channel.receive()
+        code, value = result(message)
+        if code == WRITE_BACK:
+            assert isinstance(value, tuple)
+            instance, ino = value
+            mounts.write_back(instance, ino)
+            is_open = mounts.claim_as(instance, ino, call.process.tgid)
+            channel.send(b"0")
+            code, value = result(channel.receive())
+    if not code:
+        assert isinstance(value, int)
+        mounts.add_own(OwnServer(value, is_open, call.process))
+    return code

@@ -1,0 +1,30 @@
+"""The mount table of a process (proc_pid_mountinfo(5))."""
+
+from __future__ import annotations
+
+from loopfs.lean import Iterable, NamedTuple
+from loopfs.text import to_str
+
+
+class Mount(NamedTuple):
+    """A mount: its id and its parent's, where it is, and its type."""
+
+    mount_id: int
+    parent: int
+    place: str
+    fstype: str
+
+
+def parse(lines: Iterable[bytes]) -> list[Mount]:
+    """The mounts of a table, in its order."""
+    mounts = []
+    for line in lines:
+        fields = line.rstrip(b"\n").split(b" ")  # other blanks stand for themselves
+        fstype = fields[fields.index(b"-") + 1]
+        mounts.append(Mount(int(fields[0]), int(fields[1]), _text(fields[4]), _text(fstype)))
+    return mounts
+
+
+def _text(field: bytes) -> str:
+    """A field, in which blanks, newlines and backslashes are octal numbers."""
+    return to_str(field.decode("unicode_escape").encode("latin-1"))

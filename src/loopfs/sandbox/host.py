@@ -1,0 +1,152 @@
+"""What of the host's a root would have as its own: /run, the rules of sudo, mount.fuse."""
+
+from __future__ import annotations
+
+import os
+
+from loopfs import syscalls
+from loopfs.errors import SetupError
+from loopfs.uapi import mount as uapi
+
+_CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
+RUN = "/run"
+# Directories that begin empty, and their modes: what tools of root keep there is the sandbox's.
+OWN = {
+    "mount": 0o755,  # of mount(8): loop mounts (utab)
+    "lock": 0o1777,
+    "cryptsetup": 0o700,
+    "lvm": 0o700,
+    "blkid": 0o755,
+    "systemd/nspawn": 0o755,
+    "systemd/machines": 0o755,
+    "systemd/transient": 0o755,
+    "loopfs": 0o755,
+}
+# Directories of ours with the host's entries: udev's has the database of the host's devices.
+OPENED = ("udev", "systemd")
+STORE = f"{RUN}/loopfs"
+
+SUDOERS = "root ALL=(ALL:ALL) NOPASSWD: ALL\n"
+# What sudo(8) and sudo-rs refuse to read as long as it belongs to the host's root.
+COVERED = {
+    "/etc/sudoers": (SUDOERS, 0o440),
+    "/etc/sudoers-rs": (SUDOERS, 0o440),
+    "/etc/sudo.conf": ("", 0o644),
+}
+SUDOERS_DIRECTORY = "/etc/sudoers.d"
+FUSE_HELPERS = ("/sbin/mount.fuse", "/sbin/mount.fuse3")
+# mount(8) calls it to remount what is of a type that begins with fuse, and it cannot do that.
+WRAPPER = """#!/bin/sh
+next= opts= type=
+for word; do
+    case $next in
+    o) opts=$word next= ;;
+    t) type=$word next= ;;
+    *) case $word in -o) next=o ;; -t) next=t ;; esac ;;
+    esac
+done
+case ,$opts, in
+*,remount,*) exec mount -i ${type:+-t "$type"} -o "$opts" "$1" "$2" ;;
+esac
+exec REAL "$@"
+"""
+
+
+def build() -> None:
+    """Arrange it in this mount namespace, as far as the host has it.
+
+    Raises:
+        SetupError: the kernel refused a mount.
+    """
+    if not os.path.isdir(RUN):
+        return
+    try:
+        _build_run()
+        for path, (text, mode) in COVERED.items():
+            _cover(path, text, mode)
+        if os.path.isdir(SUDOERS_DIRECTORY):
+            _make(f"{STORE}/sudoers.d", 0o755)
+            syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
+        _wrap_fuse_helpers()
+    except OSError as problem:
+        raise SetupError(problem.errno or 0, f"cannot build {RUN}: {problem.strerror}") from None
+
+
+def _build_run() -> None:
+    """A tmpfs with the host's entries bound in, so that its sockets answer. What the host makes in
+    its /run later is not seen."""
+    kept: list[tuple[str, bool, str | int | None]] = []
+    for entry in os.scandir(RUN):
+        inside = _entries(entry) if entry.name in OPENED else None
+        for name, each in inside or [(entry.name, entry)]:
+            if name not in OWN:
+                kept.append((name, each.is_dir(follow_symlinks=False), _clone(each)))
+    flags = uapi.MS_NOSUID | uapi.MS_NODEV
+    syscalls.mount("run", RUN, "tmpfs", flags, "mode=0755,size=64m")
+    for name, mode in {**dict.fromkeys(OPENED, 0o755), **OWN}.items():
+        _make(f"{RUN}/{name}", mode)
+    for name, is_directory, tree in kept:
+        path = f"{RUN}/{name}"
+        if isinstance(tree, str):
+            os.symlink(tree, path)
+        elif tree is not None:
+            _place(path, is_directory, tree)
+
+
+def _entries(directory: os.DirEntry[str]) -> list[tuple[str, os.DirEntry[str]]] | None:
+    """Those of a directory of /run; None when it is none, or closed to us."""
+    if not directory.is_dir(follow_symlinks=False):
+        return None
+    try:
+        return [(f"{directory.name}/{each.name}", each) for each in os.scandir(directory.path)]
+    except PermissionError:
+        return None
+
+
+def _clone(entry: os.DirEntry[str]) -> str | int | None:
+    """A mount of an entry, or where it leads as a symbolic link; None when it is gone or closed."""
+    try:
+        if entry.is_symlink():
+            return os.readlink(entry.path)
+        return syscalls.open_tree(uapi.AT_FDCWD, entry.path, _CLONE)
+    except (FileNotFoundError, PermissionError):
+        return None
+
+
+def _place(path: str, is_directory: bool, tree: int) -> None:
+    if not is_directory:
+        _write(path, "", 0o600)
+    elif not os.path.isdir(path):  # one that is opened, but closed to us, is as the host has it
+        os.mkdir(path)
+    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(tree, place)
+    os.close(place)
+    os.close(tree)
+
+
+def _wrap_fuse_helpers() -> None:
+    for path in {os.path.realpath(each) for each in FUSE_HELPERS if os.path.exists(each)}:
+        real = f"{STORE}/{os.path.basename(path)}.real"
+        _write(real, "", 0o755)
+        syscalls.mount(path, real, None, uapi.MS_BIND, None)
+        _cover(path, WRAPPER.replace("REAL", real), 0o755)
+
+
+def _cover(path: str, text: str, mode: int) -> None:
+    """Mount a file of ours over one of the host's, if there is one."""
+    if os.path.isfile(path):
+        own = f"{STORE}/{os.path.basename(path)}"
+        _write(own, text, mode)
+        syscalls.mount(own, path, None, uapi.MS_BIND, None)
+
+
+def _make(path: str, mode: int) -> None:
+    os.mkdir(path)
+    os.chmod(path, mode)  # whatever the umask is
+
+
+def _write(path: str, text: str, mode: int) -> None:
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    os.write(fd, text.encode())
+    os.fchmod(fd, mode)
+    os.close(fd)

@@ -1,0 +1,73 @@
+"""What a root would have as its own: /run, sudo, and remount by mount.fuse."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import Lines
+from tests.support.skip import need
+
+pytestmark = [pytest.mark.e2e, pytest.mark.may_skip]
+
+
+def test_run_is_writable(inside: Lines) -> None:
+    """Its own directories are; the host's entries are there, and nothing is left on the host."""
+    lines = inside("""
+        cd /run; touch lock/loopfs-test
+        for d in mount cryptsetup lvm blkid udev systemd/nspawn; do touch $d/x; done
+        mkdir /run/loopfs-test; stat -c '%a %n' /run /run/lock /run/cryptsetup; ls /run
+    """)
+    assert lines[:3] == ["755 /run", "1777 /run/lock", "700 /run/cryptsetup"]
+    assert set(os.listdir("/run")) <= {*lines[3:], "loopfs"}
+    assert not Path("/run/loopfs-test").exists()
+    assert not Path("/run/lock/loopfs-test").exists()
+
+
+def test_cryptsetup(inside: Lines) -> None:
+    """LUKS2 locks below /run."""
+    need(shutil.which("cryptsetup"), "no cryptsetup")
+    lines = inside("""
+        truncate -s 32M disk.img; d=$(losetup -f --show disk.img); echo word >key
+        cryptsetup luksFormat -q --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 $d key
+        blkid -o value -s TYPE -p $d; losetup -d $d
+    """)
+    assert lines == ["crypto_LUKS"]
+
+
+def test_pvcreate(inside: Lines) -> None:
+    need(shutil.which("pvcreate"), "no lvm2")
+    lines = inside("""
+        truncate -s 32M disk.img; d=$(losetup -f --show disk.img); pvcreate -q -q $d >log 2>&1
+        blkid -o value -s TYPE -p $d; losetup -d $d
+    """)
+    assert lines == ["LVM2_member"]
+
+
+def test_sudo(inside: Lines) -> None:
+    need(shutil.which("sudo"), "no sudo")
+    lines = inside("""
+        sudo -n id -u; A=text sudo -E sh -c 'echo $A'; sudo -u nobody id -un
+        sudo -H sh -c 'echo $HOME'; sudo losetup -a
+    """)
+    assert lines == ["0", "text", "nobody", "/root"]
+
+
+def test_remount_with_mount_fuse(inside: Lines) -> None:
+    """mount(8) calls mount.fuse for the type fuse.loop, which cannot remount."""
+    need(os.path.exists("/sbin/mount.fuse3"), "no mount.fuse3")
+    lines = inside("""
+        mkdir m; mount -t loop one m; mount -o remount,max=1 m
+        losetup -f >log; python3 -c '
+import fcntl
+control = open("m/loop-control", "r+b", 0)
+print(fcntl.ioctl(control, 0x4C82) >= 0)
+try:
+    fcntl.ioctl(control, 0x4C80, 700)
+except OSError as problem:
+    print(problem.strerror)'; umount m
+    """)
+    assert lines == ["True", "No space left on device"]
