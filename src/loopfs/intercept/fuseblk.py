@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from loopfs.engines.helper import NOT_OURS, WRITE_BACK, result
+from loopfs.engines.helper import WRITE_BACK, result
 from loopfs.engines.mounts import Mounts, OwnServer, caller_descriptors
 from loopfs.intercept.notify import Call
 
@@ -14,19 +14,23 @@ def is_fuseblk(fstype: str) -> bool:
     return fstype.partition(".")[0] == "fuseblk"
 
 
+def server(data: str) -> int | None:
+    """The caller's open /dev/fuse that the options of a mount name, if they do."""
+    number = dict(word.partition("=")[::2] for word in data.split(",")).get("fd", "")
+    return int(number) if number.isdecimal() and number.isascii() else None
+
+
 def mount_fuseblk(
     mounts: Mounts, call: Call, source: str, target: str, fstype: str, flags: int, data: str
 ) -> int:
-    """Carry out a mount; the outcome is an errno, NOT_OURS, or 0.
+    """Carry out a mount that has a server; the outcome is an errno, NOT_OURS, or 0.
 
     Raises:
         OSError: as mount(2): EBADF: there is no such descriptor.
     """
-    options = dict(word.partition("=")[::2] for word in data.split(","))
-    number = options.get("fd", "")
-    if not number.isdigit():
-        return NOT_OURS
-    fuse = call.process.descriptor(int(number))
+    number = server(data)
+    assert number is not None
+    fuse = call.process.descriptor(number)
     try:
         with caller_descriptors(call) as fds:
             job = (mounts.instances.device_numbers(), source, target, fstype, flags, data)

@@ -118,7 +118,7 @@ class MountHandler:
             if code != NOT_OURS:
                 call.note(engine=KERNEL)
             _answer(call, code)
-        elif fuseblk.is_fuseblk(fstype):
+        elif fuseblk.is_fuseblk(fstype) and fuseblk.server(data) is not None:
             job = (source, target, fstype, flags, data)
             _answer(call, fuseblk.mount_fuseblk(self._mounts, call, *job))
         else:
