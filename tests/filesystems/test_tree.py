@@ -96,6 +96,22 @@ def test_all_of_it_is_bounded_and_comes_back(tree: Tree, how: str) -> None:
     assert list(tree.by_id) == [1]
 
 
+def test_root_goes_on_when_others_have_filled_it(tree: Tree) -> None:
+    """As with a quota, it is the file's owner who pays."""
+    theirs = tree.make(tree.root, b"theirs", FILE, 1, owner=(7, 7))
+
+    def fill() -> None:
+        for number in count():
+            file = tree.make(tree.root, b"%d" % number, FILE, 1, owner=(number + 1, 0))
+            tree.write(file, 0, bytes(module.MAX_FILE), 1)
+
+    fails(errno.ENOSPC, fill)
+    assert tree.bytes <= module.OTHERS_BYTES
+    fails(errno.ENOSPC, lambda: tree.write(theirs, 0, bytes(module.MAX_FILE), 1))
+    fails(errno.ENOSPC, lambda: tree.change(theirs, NOTHING._replace(size=module.MAX_FILE), 1))
+    tree.write(tree.make(tree.root, b"roots", FILE, 1), 0, bytes(module.MAX_FILE), 1)
+
+
 def test_what_is_open_is_kept_until_it_is_forgotten(tree: Tree) -> None:
     file = tree.make(tree.root, b"f", FILE, 1)
     tree.looked_up(file)

@@ -116,6 +116,8 @@ class DevFilesystem(LoopFilesystem):
         inode = self._leading.get(name)
         if inode is None or inode.special not in self.tree.by_id:
             target = LOOPFS + b"/" + name
+            known = self._leading.items()
+            self._leading = {n: link for n, link in known if link.special in self.tree.by_id}
             inode = self._leading[name] = self.tree.make_nameless(_LINK, time.time_ns(), target)
         return inode
 

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterator
 
 from loopfs.filesystems.dev_layout import FIRST_INO, ROOT_INO
 from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.shares import ROOT
 from loopfs.fuse.operations import SetAttr
 from loopfs.lean import NamedTuple
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
 
 MAX_FILE = 1 << 20  # bytes of a regular file
 MAX_BYTES = 16 << 20  # of all contents, nodes and names
+OTHERS_BYTES = MAX_BYTES // 2  # beyond which only root's files grow, so that root can go on
 NODE_COST, NAME_COST = 1024, 512  # bytes that an empty file, and each of its names, count as
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _PAGE = 4096
@@ -108,13 +110,12 @@ class Tree:
             OSError: EEXIST; ENOENT: the directory is removed; ENOSPC.
         """
         self._check_free(parent, name)
-        self._charge(NAME_COST)
+        self._charge(NAME_COST, owner[0])
         try:
-            inode = self.make_nameless(mode, now, content, nodeid)
+            inode = self.make_nameless(mode, now, content, nodeid, owner)
         except OSError:
             self.bytes -= NAME_COST
             raise
-        inode.uid, inode.gid = owner
         if parent.mode & stat.S_ISGID:
             inode.gid = parent.gid
             if inode.is_directory:
@@ -123,14 +124,20 @@ class Tree:
         return inode
 
     def make_nameless(
-        self, mode: int, now: int, content: bytes = b"", nodeid: int | None = None
+        self,
+        mode: int,
+        now: int,
+        content: bytes = b"",
+        nodeid: int | None = None,
+        owner: tuple[int, int] = (0, 0),
     ) -> Inode:
         """As :meth:`make`, in no directory: it lasts until it is forgotten."""
-        self._charge(NODE_COST + len(content))
+        self._charge(NODE_COST + len(content), owner[0])
         if nodeid is None:
             nodeid = self._new_id()
         inode = self.by_id[nodeid] = Inode(nodeid, FIRST_INO + nodeid, mode, now)
         inode.content[:] = content
+        inode.uid, inode.gid = owner
         return inode
 
     def link(self, inode: Inode, parent: Inode, name: bytes, now: int) -> None:
@@ -144,7 +151,7 @@ class Tree:
         if not inode.links:
             raise _error(errno.ENOENT)
         self._check_free(parent, name)
-        self._charge(NAME_COST)
+        self._charge(NAME_COST, inode.uid)
         self._enter(parent, name, inode, now)
         inode.times = (*inode.times[:2], now)
 
@@ -285,12 +292,13 @@ class Tree:
     def _resize(self, inode: Inode, size: int) -> None:
         if size > MAX_FILE:
             raise _error(errno.ENOSPC)
-        self._charge(size - len(inode.content))
+        self._charge(size - len(inode.content), inode.uid)
         del inode.content[size:]
         inode.content.extend(bytes(size - len(inode.content)))
 
-    def _charge(self, count: int) -> None:
-        if count > 0 and self.bytes + count > MAX_BYTES:
+    def _charge(self, count: int, owner: int) -> None:
+        limit = MAX_BYTES if owner == ROOT else OTHERS_BYTES
+        if count > 0 and self.bytes + count > limit:
             raise _error(errno.ENOSPC)
         self.bytes += count
 
