@@ -166,3 +166,30 @@ def test_what_is_ours_is_not_renamed_or_removed(inside: Lines) -> None:
     expected = [busy, busy, refused, busy, refused]
     assert codes[:10] == [word for each in expected for word in (each, "status 1")]
     assert codes[10:] == ["loop-control", "loopfs"]
+
+
+def test_it_can_be_unmounted(inside: Lines) -> None:
+    """Who does it harms himself only: what he has open goes on, and the sandbox ends as ever."""
+    lines = inside(
+        """
+        mkdir mnt; truncate -s 8M disk.img; mkfs.ext4 -q disk.img; mount -o loop disk.img mnt
+        exec 3</dev/loopfs/loop-control; umount -l /dev/null; umount -l /dev
+        echo text >mnt/file; umount mnt; losetup -a; stat -L -c %t:%T /proc/self/fd/3 >/dev/null
+        """
+    )
+    assert lines == []
+
+
+@pytest.mark.may_skip("grub is not among the packages that the tests install")
+def test_grub_install_finds_the_partition_table(inside: Lines) -> None:
+    """What it puts into core.img follows from the nodes that it finds."""
+    need(Path("/usr/lib/grub/i386-pc").is_dir(), "grub-pc-bin is not installed")
+    lines = inside(
+        """
+        mkdir m; truncate -s 32M disk.img; printf 'label: dos\nstart=2048\n' | sfdisk -q disk.img
+        d=$(losetup -Pf --show disk.img); mkfs.ext4 -q ${d}p1; mount ${d}p1 m; mkdir m/boot
+        grub-install -v --target=i386-pc --boot-directory=m/boot $d >log 2>&1
+        sed -n "s/.*grub-mkimage.*'auto' *//p" log; umount m; losetup -d $d
+        """
+    )
+    assert set(lines[0].split()) == {"'ext2'", "'part_msdos'", "'biosdisk'"}
