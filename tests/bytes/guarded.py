@@ -60,8 +60,7 @@ def store_refused(world: World, step: Step) -> str | None:
     if now := step.numbers[3] % 2:
         mapping, whole = node.mapping, page.moved(-node.view.start)
         answer = refusal(lambda: mapping.flush(*span(whole)))
-        node.told(0, answer, "msync")
-        node.refusals[0] = MAY  # other pages may be dirty
+        node.told_of_one_page(answer)
         node.disk.check(page)
     return said(node, part, "store_refused" + (" and msync" if now else ""))
 
@@ -113,8 +112,7 @@ def store_across(world: World, step: Step) -> str | None:
     node.untold = node.had_refusals = True
     mapping, whole = node.mapping, node.view.page(page).moved(-node.view.start)
     answer = refusal(lambda: mapping.flush(*span(whole)))
-    node.told(0, answer, "msync")
-    node.refusals[0] = MAY
+    node.told_of_one_page(answer)
     node.view.written(free.begin, data)  # as far as it may be, whatever is said of the rest
     node.disk.check(node.view.page(page))
     return said(node, free, f"store_across {answer}")

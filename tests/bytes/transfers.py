@@ -126,9 +126,9 @@ def msync(world: World, step: Step) -> str | None:
     mapping = node.mapping
     if node.refusals[0] == MUST:
         node.refusals[0] = MAY  # of other pages, perhaps
-    before, answer = node.refusals[0], refusal(lambda: mapping.flush(*span(part)))
-    node.told(0, answer, "msync")
-    node.refusals[0] = before
+    before, untold = node.refusals[0], node.untold
+    node.told(0, refusal(lambda: mapping.flush(*span(part))), "msync")
+    node.refusals[0], node.untold = before, untold
     node.view.flushed(node.disk.read, "msync(2)", node.view.pages(part))
     return said(node, part, "msync")
 

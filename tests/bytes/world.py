@@ -101,6 +101,12 @@ class Node:
         self.refusals[slot] = NONE
         self.untold = self.untold and not answer
 
+    def told_of_one_page(self, answer: int) -> None:
+        """As :meth:`told`, of an msync(2) of one page: others may be dirty, and to be told of."""
+        self.told(0, answer, "msync")
+        self.refusals[0] = MAY
+        self.untold = True
+
     def mapped(self, offset: int, length: int) -> bytes:
         assert self.mapping
         return self.mapping[offset : offset + length]
