@@ -8,6 +8,7 @@ import pytest
 
 from tests.e2e.conftest import Lines
 from tests.support.skip import need
+from tests.support.user import Run
 
 pytestmark = pytest.mark.e2e
 
@@ -130,3 +131,18 @@ def test_an_esp_in_a_gpt_beside_a_root(inside: Lines) -> None:
         """
     )
     assert lines == ["loader"]
+
+
+def test_why_an_engine_gives_up_is_said(loopfs_run: Run) -> None:
+    """A root directory that begins at a cluster that there is not."""
+    result = loopfs_run(
+        made("32")
+        + r"""
+        printf '\360\377\377\017' | dd of=disk.img bs=1 seek=44 conv=notrunc status=none
+        mount -t vfat -o loop disk.img mnt; echo $?; losetup -a; ls mnt
+        """
+    )
+    sentence = "loopfs: cannot mount vfat: vfat: cluster 268435440 is in a chain, and is none"
+    assert sentence in result.stderr.splitlines()
+    assert "wrong fs type" in result.stderr
+    assert result.stdout == "32\n"

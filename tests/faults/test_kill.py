@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -205,6 +206,25 @@ def test_a_file_that_was_closed_can_be_synced(started: Start, workdir: Path) -> 
         python3 -c 'import os; os.fsync(os.open("mnt", os.O_RDONLY))'; echo ready; read line
     """)
     assert b"third\n" in (workdir / "disk.img").read_bytes()
+
+
+def test_no_sync_of_what_a_killed_engine_had_succeeds(started: Start) -> None:
+    """The kernel's syncfs(2) would; and so would fsync(2) of a directory."""
+    process = started(r"""
+        truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+        exec 3<mnt; echo text >mnt/file; exec 4<mnt/file; echo ready; read -r line
+        for call in fsync fdatasync syncfs; do for fd in 3 4; do
+            python3 -c "
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.$call($fd) and ctypes.get_errno())"
+        done; done
+        exec 3<&- 4<&-; umount -l mnt; mount -t tmpfs none mnt; sync -f mnt; echo $?
+    """)
+    (engine,) = parts_of(process.pid).engines
+    os.kill(engine, signal.SIGKILL)
+    output, complaint = process.communicate("\n", timeout=PATIENCE)
+    assert output.split() == [*[str(errno.ENOTCONN)] * 6, "0"], complaint
 
 
 def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Run) -> None:

@@ -15,7 +15,7 @@ from loopfs.channel import Channel, close_all_but
 from loopfs.engines import paths
 from loopfs.engines.caller import Caller, enter_user, guard_with
 from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.errors import errno_of
+from loopfs.errors import LoopfsError, errno_of
 from loopfs.filesystems.backing import facts
 from loopfs.lean import TYPE_CHECKING, NoReturn
 from loopfs.uapi import mount as uapi
@@ -34,7 +34,8 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
         job(channel, fds[1:], *arguments)
     except OSError as problem:
         close_all_but(fds[0])  # the caller finds free what it failed to mount
-        answer(channel, errno_of(problem))
+        sentence = problem.strerror if isinstance(problem, LoopfsError) else None
+        answer(channel, errno_of(problem), sentence)
     except BaseException as problem:  # nothing may return into the helper's code
         sys.excepthook(*sys.exc_info())
         answer(channel, errno_of(problem))

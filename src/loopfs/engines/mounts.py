@@ -59,6 +59,7 @@ class Engine:
         self.served = served
         self.label: Label | None = None
         self._source = source
+        self.unmounted = False  # the last mount of it is known to be gone
         self.syncing = threading.Lock()  # held while a job has a mount of what it serves
 
     def __del__(self) -> None:
@@ -113,8 +114,8 @@ class Engine:
         Args:
             call: fsync, fdatasync or syncfs of a descriptor of ``process``, or sync.
         Returns:
-            What the call returns: 0 or an errno, EIO when the helper is gone; NOT_OURS when the
-            engine has ended.
+            What the call returns: 0 or an errno, EIO when the helper is gone, ENOTCONN when the
+            engine has ended; NOT_OURS when it is the kernel's to carry out.
         """
         assert self.served is not None
         what = (self.pid, self.served.fstype, self.device, call, fd)
@@ -223,6 +224,8 @@ class Mounts:
         self.copies = copies or Copies()
         self.turns = Turns()
         self._engines: list[Engine] = []
+        # st_dev of those that were to write what they had, and have ended with mounts left.
+        self._lost: set[int] = set()
         self._lock = threading.Lock()
 
     def alive(self) -> list[Engine]:
@@ -230,11 +233,22 @@ class Mounts:
         with self._lock:
             for engine in [e for e in self._engines if e.ended()]:
                 self._engines.remove(engine)
+                if engine.writes and not engine.unmounted:
+                    self._lost.add(engine.device)
             return list(self._engines)
 
     def writing(self) -> list[Engine]:
         """The engines whose filesystems can be written, in the order in which they were mounted."""
         return [engine for engine in self.alive() if engine.writes]
+
+    def lost(self, number: int | None = None) -> bool:
+        """A filesystem's engine, or that of any, was killed with what it had not written yet.
+
+        Args:
+            number: st_dev of a FUSE filesystem.
+        """
+        lost = self._lost.difference(self.instances.device_numbers())
+        return bool(lost) if number is None else number in lost
 
     def device_numbers(self) -> tuple[int, ...]:
         """Of all that we serve in the sandbox: instances, and filesystems on their devices."""
@@ -253,6 +267,7 @@ class Mounts:
             with engine.syncing:
                 last = engine.disconnected()
             if last:
+                engine.unmounted = True
                 engine.ended(None)
         return tuple(e.served for e in found if e.served is not None and not e.ended())
 
@@ -314,6 +329,7 @@ class Mounts:
             engine.label = Label(source)
             source.exempt(engine.label.write)
         with self._lock:
+            self._lost.discard(engine.device)
             self._engines.append(engine)
 
     def claim_as(self, instance: int, ino: int, process: int) -> Callable[[], bool]:

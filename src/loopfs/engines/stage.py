@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import sys
@@ -13,8 +14,9 @@ from loopfs.channel import Channel, close_all_but
 from loopfs.engines import fusermount
 from loopfs.engines.engine import SEARCH_PATH, find_program
 from loopfs.engines.superblock import connection_of
-from loopfs.errors import errno_of
+from loopfs.errors import LoopfsError, errno_of
 from loopfs.lean import NamedTuple, NoReturn, signal
+from loopfs.text import to_str
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
@@ -25,6 +27,7 @@ _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 _INTERVAL = 1  # milliseconds
+_SAID = 4096  # bytes of an engine's messages
 
 
 class Server(NamedTuple):
@@ -92,15 +95,17 @@ class Stage:
             device: what it inherits, and nothing else.
             caller: a pidfd: when it ends, nobody waits any more.
         Raises:
-            OSError: EINVAL: it gave up, as when there is no filesystem of its type; EAGAIN, ENOMEM:
-                there is no room for its process.
+            OSError: EINVAL: it gave up, as when there is no filesystem of its type (a LoopfsError
+                with what it said, if it said anything); EAGAIN, ENOMEM: there is no room for its
+                process.
         """
+        said = _paper()
         # Before an engine can have mounted there.
         bare = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
         self._keeper, keepers = Channel.pair()
         if os.fork() == 0:
             self._keeper.close()
-            _keep(keepers, command, environment, device)
+            _keep(keepers, command, environment, device, said)
         keepers.close()
         word, started, _ = self._keeper.receive()
         if not started:
@@ -109,7 +114,10 @@ class Stage:
         server = Server(syscalls.pidfd_pid(started[0]), started[0])
         if not (_wait_for_mount(bare, server.pidfd, caller) and _wait_for_server(server, caller)):
             signal.pidfd_send_signal(server.pidfd, signal.SIGKILL)
+            if sentence := _last_line(said):
+                raise LoopfsError(errno.EINVAL, sentence)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        os.close(said)
         return server
 
     def clear(self) -> None:
@@ -130,15 +138,28 @@ def _write_fusermount(fstype: str) -> None:
             syscalls.mount(path, place, None, uapi.MS_BIND, None)
 
 
+def _paper() -> int:
+    """What an engine may write its messages on: whatever it says later, it does not grow."""
+    paper = os.memfd_create("said", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.truncate(paper, _SAID)
+    fcntl.fcntl(paper, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+    return paper
+
+
+def _last_line(paper: int) -> str:
+    lines = os.pread(paper, _SAID, 0).rstrip(b"\0\n ").splitlines()
+    return to_str(lines[-1].strip()) if lines else ""
+
+
 def _keep(
-    channel: Channel, command: list[str], environment: dict[str, str], device: int
+    channel: Channel, command: list[str], environment: dict[str, str], device: int, said: int
 ) -> NoReturn:
     """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
     try:
-        close_all_but(channel.fileno(), device)  # what is inherited need not be close-on-exec
+        close_all_but(channel.fileno(), device, said)  # what is inherited need not be close-on-exec
         try:
             syscalls.unshare(CLONE_NEWPID)
-            pid = _spawn(command, environment, device)
+            pid = _spawn(command, environment, device, said)
         except OSError as problem:
             channel.send(b"%d" % errno_of(problem))
             os._exit(1)
@@ -155,8 +176,9 @@ def _keep(
         os._exit(0)
 
 
-def _spawn(command: list[str], environment: dict[str, str], device: int) -> int:
-    """Start the engine, with nothing of ours but the device; returns its process id.
+def _spawn(command: list[str], environment: dict[str, str], device: int, said: int) -> int:
+    """Start the engine, with nothing of ours but the device and what it says its errors on;
+    returns its process id.
 
     Raises:
         OSError: ENOENT: it is not there.
@@ -168,7 +190,11 @@ def _spawn(command: list[str], environment: dict[str, str], device: int) -> int:
         find_program(command[0]) or command[0],
         command,
         always | environment,
-        file_actions=[(os.POSIX_SPAWN_DUP2, null, fd) for fd in (0, 1, 2)],
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, null, 0),
+            (os.POSIX_SPAWN_DUP2, null, 1),
+            (os.POSIX_SPAWN_DUP2, said, 2),
+        ],
         setsid=True,
         setsigmask=(),
     )

@@ -41,8 +41,8 @@ def _sync(
 ) -> None:
     """fsync(2), fdatasync(2), syncfs(2) of a caller's descriptor ``number``, or sync(2) of a mount.
 
-    Answers with what the call returns; NOT_OURS when the engine has ended, or the descriptor is
-    another's meanwhile or cannot be had.
+    Answers with what the call returns, ENOTCONN when the engine has ended; NOT_OURS when the
+    descriptor is another's meanwhile or cannot be had.
 
     Args:
         fds: a pidfd of the engine; one of the caller, but for sync(2).
@@ -63,8 +63,8 @@ def _sync(
     enter_user(server)
     syscalls.unshare(CLONE_NEWNS)
     root = _root(pid, fstype)
-    if root is None:
-        answer(channel, NOT_OURS)
+    if root is None:  # the kernel's syncfs(2) of what is left would be 0
+        answer(channel, errno.ENOTCONN)
         return
     code = _write_all(pid, fstype, call, root, own)
     # Before the answer: until then nobody expects the last umount to end the engine.
@@ -119,6 +119,8 @@ def _write_all(pid: int, fstype: str, call: str, root: int, own: int | None) -> 
     def attempt(step: Callable[..., None], *arguments: object) -> None:
         try:
             step(*arguments)
+        except (FileNotFoundError, ProcessLookupError):  # the engine ends
+            codes.append(errno.ENOTCONN)
         except OSError as problem:
             codes.append(problem.errno or errno.EIO)
 

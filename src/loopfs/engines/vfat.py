@@ -9,6 +9,11 @@ import os
 import sys
 
 from loopfs.engines.engine import Engine, Launch
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.fat.inode import Inode
+    from loopfs.fuse.server import Server
 
 NAME = "vfat"
 TYPES = frozenset({"vfat", "msdos"})
@@ -53,12 +58,22 @@ def _command(launch: Launch) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    """Serve. An exception ends the program, and the mount is refused.
+    """Serve. An error before ends the program with a sentence, and the mount is refused.
 
     Args:
         argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; uid, gid and umask of
             who mounts; vfat's options.
     """
+    try:
+        server = _mount(*argv[1:])
+    except OSError as problem:
+        sys.exit(problem.strerror)
+    server.serve()
+
+
+def _mount(
+    device: str, mountpoint: str, fstype: str, mode: str, atime: str, defaults: str, words: str
+) -> Server[Inode]:
     from loopfs import syscalls
     from loopfs.fat.device import FileDevice
     from loopfs.fat.filesystem import Vfat as Filesystem
@@ -67,15 +82,15 @@ def main(argv: list[str]) -> None:
     from loopfs.fuse.server import Server
     from loopfs.uapi.mount import MS_RDONLY
 
-    _, device, mountpoint, fstype, mode, atime, defaults, words = argv
     read_only = mode == "ro"
     options = Options(words, Defaults(*map(int, defaults.split(","))))
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
     volume = Volume(FileDevice(fd), options, read_only=read_only)
+    filesystem = Filesystem(volume, atime=atime == "atime")
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
-    Server(connection, Filesystem(volume, atime=atime == "atime")).serve()
+    return Server(connection, filesystem)
 
 
 VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check)

@@ -98,6 +98,8 @@ def _begin_engine(
         conversation.give_back()
         raise
     outcome = result(begun.message)
+    if isinstance(outcome[1], str):
+        tell(call, f"cannot mount {arguments[2]}: {choice.engine}: {outcome[1]}")
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.without_effect and outcome[0] != NOT_OURS:

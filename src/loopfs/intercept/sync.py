@@ -4,10 +4,13 @@ An engine need not write what it has for a file that is open for reading only, f
 for a whole filesystem, of which it is not even told. The kernel's syncfs(2) of a FUSE mount neither
 waits nor tells of errors. A file that is open for writing is left to the kernel: the engine is
 asked to sync it, and does; where it could not store something before, it is not even asked.
+
+Of a filesystem whose engine was killed the kernel's syncfs(2) is 0: it is ENOTCONN, as fsync(2).
 """
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -17,6 +20,7 @@ from loopfs.engines.mounts import Engine, Mounts
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.process import Process
 from loopfs.uapi.aio import IOCB, IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC
+from loopfs.uapi.magic import FUSE_SUPER_MAGIC
 from loopfs.uapi.syscalls import abis
 
 SYNC_CALLS = ("fsync", "fdatasync", "syncfs", "sync", "io_submit")
@@ -36,7 +40,7 @@ class SyncHandler:
         engines = self._mounts.writing()
         if call.name == "sync":
             self._sync_all(call, engines)
-        elif not engines:
+        elif not engines and not self._mounts.lost():
             call.proceed()
         elif call.name == "io_submit":
             self._io_submit(call, engines)
@@ -54,7 +58,7 @@ class SyncHandler:
         fd = register & 0xFFFFFFFF
         number = process.descriptor_device(fd)
         engine = next((each for each in engines if each.device == number), None)
-        if engine is None:
+        if engine is None and not self._mounts.lost(number):
             return None
         try:
             flags = syscalls.descriptor_info(process.tid, fd).flags
@@ -62,9 +66,12 @@ class SyncHandler:
             return None  # closed, or gone, meanwhile
         if flags & os.O_PATH:
             return None
+        writes = flags & os.O_ACCMODE != os.O_RDONLY
+        if engine is None:
+            left_to_kernel = writes and name != "syncfs"
+            return None if left_to_kernel or not _is_fuse(process, fd) else errno.ENOTCONN
         if engine.error:  # fuse2fs would not tell the second who asks
             return engine.error
-        writes = flags & os.O_ACCMODE != os.O_RDONLY
         if writes and name != "syncfs":
             return None
         may_wait()
@@ -97,6 +104,20 @@ class SyncHandler:
                     call.fail(code)
                     return
         call.proceed()
+
+
+def _is_fuse(process: Process, fd: int) -> bool:
+    """Else its device number is another filesystem's by now."""
+    may_wait()
+    own = process.descriptor(fd)
+    try:
+        return syscalls.filesystem_type(own) == FUSE_SUPER_MAGIC
+    except OSError as problem:
+        if problem.errno != errno.ENOTCONN:
+            raise
+        return True
+    finally:
+        os.close(own)
 
 
 def iocbs(process: Process, count: int, address: int, word: int) -> list[tuple[int, int]]:
