@@ -47,8 +47,8 @@ TABLE = b"""\
     ],
 )
 def test_mount_tables(name: bytes, is_there: bool) -> None:
-    assert covers(TABLE, NUMBER, b"/" + escaped(name)) is is_there
-    assert not covers(TABLE, b"0:7", b"/" + escaped(name))
+    assert covers(TABLE, NUMBER, (b"/none", b"/" + escaped(name))) is is_there
+    assert not covers(TABLE, b"0:7", (b"/" + escaped(name),))
 
 
 IN_A_NAMESPACE = """
@@ -64,17 +64,18 @@ def test_all_mount_namespaces_are_asked(tmp_path: Path) -> None:
         device = int(child.stdout.readline())
         number = b"%d:%d" % (os.major(device), os.minor(device))
         try:
-            assert is_covered(number, b"over")
-            assert not is_covered(number, b"other")
+            assert is_covered(number, (b"/over",))
+            assert not is_covered(number, (b"/other",))
         finally:
             child.stdin.close()
             child.wait(PATIENCE)
-    assert not is_covered(number, b"over")
+    assert not is_covered(number, (b"/over",))
 
 
 # --- from the mount on until it is over ----------------------------------------------------
 
 US = os.getpid()
+DROPPED = [(1, b"loop-control"), (5, b"loop-control")]
 
 
 class World:
@@ -83,14 +84,19 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.covered = False
         self.left = False
-        self.dropped: list[bytes] = []
+        self.dropped: list[tuple[int, bytes]] = []
         self.meanwhile: Callable[[], None] = lambda: None
-        self.covers = Covers(os.makedev(0, 77), self.dropped.append)
+        self.covers = Covers(
+            os.makedev(0, 77), self.places, lambda *name: self.dropped.append(name)
+        )
         monkeypatch.setattr(covered, "is_covered", self.look)
         monkeypatch.setattr(covered, "_has_left", lambda mounter: self.left)
 
-    def look(self, number: bytes, name: bytes) -> bool:
-        assert (number, name) == (b"0:77", b"loop-control")
+    def places(self, node: Node) -> tuple[tuple[int, bytes], ...]:
+        return (1, b"/"), (5, b"/loopfs/")
+
+    def look(self, number: bytes, paths: tuple[bytes, ...]) -> bool:
+        assert (number, *paths) == (b"0:77", b"/loop-control", b"/loopfs/loop-control")
         answer = self.covered
         self.meanwhile()
         return answer
@@ -109,17 +115,17 @@ def node() -> Node:
 def test_a_mount_comes_and_goes(world: World, node: Node) -> None:
     assert world.covers.is_over(node)
     world.covers.begin(node, US, by_path=True)
-    assert world.dropped == [b"loop-control"]
+    assert world.dropped == DROPPED
     assert not world.covers.is_over(node), "the call has not been carried out"
     world.left, world.covered = True, True
     assert not world.covers.is_over(node)
     world.covers.begin(node, US, by_path=True)  # elsewhere, or on top of it
-    assert world.dropped == [b"loop-control"], "it would take the first away"
+    assert world.dropped == DROPPED, "it would take the first away"
     world.covered = False
     assert world.covers.is_over(node)
     assert node.cover is None
     world.covers.begin(node, US, by_path=True)
-    assert world.dropped == [b"loop-control"] * 2
+    assert world.dropped == DROPPED * 2
 
 
 def test_a_mount_by_a_descriptor_of_the_node(world: World, node: Node) -> None:
@@ -212,7 +218,7 @@ def test_a_covered_node_has_one_face(mounted: Mounted, monkeypatch: pytest.Monke
     mounted.control(loop.LOOP_CTL_ADD, 9)
     node, other = (mounted.filesystem.nodes.by_name[n] for n in (b"loop9", b"loop-control"))
     there = True
-    monkeypatch.setattr(covered, "is_covered", lambda number, name: there)
+    monkeypatch.setattr(covered, "is_covered", lambda number, paths: there)
     monkeypatch.setattr(covered, "_has_left", lambda mounter: True)
     mounted.filesystem.covers.begin(node, US, by_path=False)
     assert looked_up(mounted, b"loop9") == node.data

@@ -19,7 +19,7 @@ from loopfs.filesystems.engine_device import EngineDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.threads import Pool
-from loopfs.fuse.session import Connection
+from loopfs.fuse.connection import Connection
 from loopfs.uapi import fuse, loop
 from loopfs.uapi.loop import LO_FLAGS_PARTSCAN, LoopInfo64
 from tests.filesystems.conftest import Mounted, configure, names

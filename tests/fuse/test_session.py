@@ -13,7 +13,8 @@ from collections.abc import Iterator
 import pytest
 
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
-from loopfs.fuse.session import MAX_WRITE, Request, Session
+from loopfs.fuse.replies import MAX_WRITE
+from loopfs.fuse.session import Request, Session
 from loopfs.uapi import fuse
 from loopfs.uapi.fuse import Attr
 from tests.fuse.wire import (

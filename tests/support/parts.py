@@ -86,8 +86,11 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
 
 
 def _depth(pid: int) -> int:
-    """How many pid namespaces a process is in."""
-    (line,) = re.findall(r"^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    """How many pid namespaces a process is in, 0 when it has gone."""
+    try:
+        (line,) = re.findall(r"^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text(), re.M)
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
     return len(line.split())
 
 

@@ -65,11 +65,17 @@ def _clone_of(source: int | None) -> int | None:
     it, or is none."""
     try:
         place = os.open(SYS, os.O_PATH | os.O_CLOEXEC) if source is None else source
-        if not is_sysfs(place):
-            return None
+    except FileNotFoundError:
+        return None
+    return _clone_unless_locked(place) if is_sysfs(place) else None
+
+
+def _clone_unless_locked(place: int) -> int | None:
+    """A clone of a mount; None if it has locked mounts in it."""
+    try:
         return syscalls.open_tree(place, "", _CLONE | uapi.AT_EMPTY_PATH)
     except OSError as problem:
-        if problem.errno not in (errno.EINVAL, errno.ENOENT):
+        if problem.errno != errno.EINVAL:
             raise
         return None
 
@@ -112,8 +118,11 @@ def _dress(channel: Channel, fds: list[int], target: str) -> None:
 
 
 def _dev(channel: Channel, fds: list[int], target: str, flags: int) -> None:
-    """Mount once more the /dev of the caller's namespace, with all that is mounted in it if it is a
-    tmpfs. Answers with its st_dev then, else with 0."""
+    """Mount once more the /dev of the caller's namespace; with all that is mounted in it if it is a
+    tmpfs, or if that is locked there.
+
+    Answers with the tmpfs's st_dev, else 0, and whether there is something in it.
+    """
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
@@ -123,13 +132,16 @@ def _dev(channel: Channel, fds: list[int], target: str, flags: int) -> None:
     if syscalls.mount_id(dev) == syscalls.mount_id(uapi.AT_FDCWD, "/"):
         answer(channel, NOT_OURS)
         return
-    is_tree = syscalls.filesystem_type(dev) == TMPFS_MAGIC
-    recursive = uapi.AT_RECURSIVE if is_tree else 0
-    tree = syscalls.open_tree(dev, "", _CLONE | uapi.AT_EMPTY_PATH | recursive)
+    is_tmpfs = syscalls.filesystem_type(dev) == TMPFS_MAGIC
+    single = None if is_tmpfs else _clone_unless_locked(dev)
+    if single is None:
+        tree = syscalls.open_tree(dev, "", _CLONE | uapi.AT_EMPTY_PATH | uapi.AT_RECURSIVE)
+    else:
+        tree = single
     apply_flags(tree, flags)
     with caller.rights():
         syscalls.move_mount(tree, place)
-    answer(channel, 0, syscalls.statx_dev(tree) if is_tree else 0)
+    answer(channel, 0, (syscalls.statx_dev(tree) if is_tmpfs else 0, single is None))
 
 
 def _clones(own: int) -> dict[str, int]:

@@ -9,6 +9,7 @@ import re
 
 from loopfs import syscalls
 from loopfs.engines import paths
+from loopfs.filesystems.dev_layout import FIRST_INO
 from loopfs.filesystems.nodes import FIRST_DEVICE_INO, device_name
 from loopfs.lean import NamedTuple
 from loopfs.uapi.block import BLKROGET, INT
@@ -77,7 +78,13 @@ class DeviceNode(NamedTuple):
     def _open(self, flags: int) -> int:
         if not self.entry.isdigit():  # in /proc/self/fd they are links
             flags |= os.O_NOFOLLOW
-        fd = os.open(self.entry, flags, dir_fd=self.directory)
+        try:
+            fd = os.open(self.entry, flags, dir_fd=self.directory)
+        except OSError as problem:
+            if problem.errno != errno.EROFS:
+                raise
+            # A device opens for writing where /dev is read-only: there is another mount in it.
+            fd = os.open(f"loopfs/{self.entry}", flags, dir_fd=self.directory)
         if syscalls.statx_dev(fd) != self.instance:
             os.close(fd)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -102,6 +109,6 @@ def find_device(
     number = syscalls.statx_dev(node)
     st = os.fstat(node)
     os.close(node)
-    if number not in instances or st.st_ino < FIRST_DEVICE_INO:
+    if number not in instances or not FIRST_DEVICE_INO <= st.st_ino < FIRST_INO:
         return None
     return DeviceNode(directory, entry, number, st.st_ino)

@@ -25,7 +25,7 @@ from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
-from loopfs.fuse.session import Connection
+from loopfs.fuse.connection import Connection
 from loopfs.lean import TYPE_CHECKING, signal
 from loopfs.text import shown, to_str
 

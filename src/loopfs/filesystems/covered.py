@@ -48,11 +48,19 @@ class Covers:
 
     Args:
         device_number: its st_dev.
-        drop_name: has the kernel forget a name of its directory; it waits for lookups there.
+        places: the directories that have a node by its name: each one's node id, and its path
+            from the filesystem's root, with a slash at the end.
+        drop_name: has the kernel forget a name of such a directory; it waits for lookups there.
     """
 
-    def __init__(self, device_number: int, drop_name: Callable[[bytes], None]) -> None:
+    def __init__(
+        self,
+        device_number: int,
+        places: Callable[[Node], tuple[tuple[int, bytes], ...]],
+        drop_name: Callable[[int, bytes], None],
+    ) -> None:
         self._number = b"%d:%d" % (os.major(device_number), os.minor(device_number))
+        self._places = places
         self._drop_name = drop_name
         self._beginning = threading.Lock()  # never taken by who answers a lookup
         self._lock = threading.Lock()  # for node.cover; nobody waits with it
@@ -74,13 +82,15 @@ class Covers:
                 before = () if cover is None else cover.mounters
                 node.cover = Cover((*(m for m in before if m.tid != tid), mounter))
             if cover is None and by_path:
-                self._drop_name(node.name)
+                for directory, _ in self._places(node):
+                    self._drop_name(directory, node.name)
 
     def is_over(self, node: Node) -> bool:
         """Nothing is mounted on a node any more, and so its special face may be shown."""
         while (cover := node.cover) is not None:
             mounters = tuple(m for m in cover.mounters if not _has_left(m))
-            covered = bool(mounters) or is_covered(self._number, node.name)
+            paths = tuple(path + node.name for _, path in self._places(node))
+            covered = bool(mounters) or is_covered(self._number, paths)
             with self._lock:
                 if node.cover is cover:
                     node.cover = Cover(mounters) if covered else None
@@ -119,14 +129,14 @@ def _ticks(process: Process) -> int:
     return int(fields[11]) + int(fields[12])
 
 
-def is_covered(number: bytes, name: bytes) -> bool:
+def is_covered(number: bytes, paths: tuple[bytes, ...]) -> bool:
     """Something is mounted on a file, in the mount namespace of any process that we may look at.
 
     Args:
         number: its filesystem's device number, as mountinfo has it.
-        name: its name in the root of that filesystem.
+        paths: those of its names from the root of that filesystem.
     """
-    path = b"/" + escaped(name)
+    shown = tuple(map(escaped, paths))
     seen: set[tuple[str, str]] = set()
     failed: set[tuple[str, tuple[str, str]]] = set()
     while True:
@@ -147,7 +157,7 @@ def is_covered(number: bytes, name: bytes) -> bool:
                 failed.add((task, view))
                 continue
             seen.add(view)
-            if number in table and covers(table, number, path):
+            if number in table and covers(table, number, shown):
                 return True
         if not news:  # else a namespace may have been copied, and the mount in the first be gone
             return False
@@ -164,19 +174,19 @@ def _tasks() -> Iterator[str]:
                 yield f"/proc/{pid}/task/{tid}"
 
 
-def covers(table: bytes, number: bytes, path: bytes) -> bool:
+def covers(table: bytes, number: bytes, paths: tuple[bytes, ...]) -> bool:
     """A mount table (proc_pid_mountinfo(5)) has a mount on a file.
 
     Args:
         number: the device number of the file's filesystem.
-        path: the file from that filesystem's root, as :func:`escaped`.
+        paths: those of the file from that filesystem's root, as :func:`escaped`.
     """
     lines = [line.split(b" ", 5)[:5] for line in table.splitlines()]
     ours = {mount: (root, place) for mount, _, device, root, place in lines if device == number}
     for _, parent, _, _, place in lines:
         if parent in ours:
             root, above = (part.rstrip(b"/") for part in ours[parent])
-            if place.startswith(above) and root + place[len(above) :] == path:
+            if place.startswith(above) and root + place[len(above) :] in paths:
                 return True
     return False
 

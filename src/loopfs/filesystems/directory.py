@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from typing import TypeVar
 
 from loopfs.driver.bdev import BlockDevice
@@ -20,7 +19,8 @@ from loopfs.filesystems.covered import Covers
 from loopfs.filesystems.nodes import Node, Nodes
 from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Entry, Operations, SetAttr
-from loopfs.fuse.session import Request, Session, pack_entry
+from loopfs.fuse.replies import pack_entry
+from loopfs.fuse.session import Request, Session
 from loopfs.lean import TYPE_CHECKING
 from loopfs.process import Process
 from loopfs.text import to_str
@@ -62,7 +62,7 @@ class Directory(Operations):
         self.device_number = device_number
         self.nodes = Nodes(time.time_ns())
         self.data_faces = faces.DataFaces()
-        self.covers = Covers(device_number, partial(self.session.forget_name, FUSE_ROOT_ID))
+        self.covers = Covers(device_number, self.places, self.session.forget_name)
         self.on_device = on_device
         self._instances = instances
         self._named: deque[tuple[str, BlockDevice]] = deque()  # the names that have come and gone
@@ -72,12 +72,20 @@ class Directory(Operations):
         """Call the driver, and carry out what follows."""
         raise NotImplementedError
 
+    def places(self, node: Node) -> tuple[tuple[int, bytes], ...]:
+        """The directories that have a node: their node ids, and paths with a slash at the end."""
+        return ((FUSE_ROOT_ID, b"/"),)
+
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         if len(name) > NAME_MAX:
             raise _error(errno.ENAMETOOLONG)
         node = self.nodes.by_name.get(name)
         if node is None or parent != self.nodes.root.special:
             raise _error(errno.ENOENT)
+        return self.lookup_node(request, node)
+
+    def lookup_node(self, request: Request, node: Node) -> Entry | None:
+        """Answer a lookup that has led to a node with two faces."""
         purpose = faces.purpose(Process(request.pid))
         if purpose == faces.LOOK and node.cover is not None:
 

@@ -21,8 +21,10 @@ from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.rewriting import Change, Rewriting
 from loopfs.filesystems.threads import spawn, start
+from loopfs.fuse.connection import Connection
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
-from loopfs.fuse.session import MAX_WRITE, Connection, Request, Session
+from loopfs.fuse.replies import MAX_WRITE
+from loopfs.fuse.session import Request, Session
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
 
 _FILE_ID = 2

@@ -68,6 +68,22 @@ def purpose(process: Process) -> int:
     return HOLD if is_io_worker(process) else LOOK
 
 
+def writes_and_follows(process: Process) -> bool:
+    """The lookup that a thread waits in is for an open(2), openat(2) or creat(2) for writing that
+    follows links. Of openat2(2) it is not known.
+
+    Raises:
+        OSError: the thread is gone.
+    """
+    try:
+        flags = open_flags(process)
+    except InMemory:
+        return False
+    if flags is None or flags & (os.O_PATH | os.O_NOFOLLOW):
+        return False
+    return flags & os.O_ACCMODE != os.O_RDONLY
+
+
 def is_io_worker(process: Process) -> bool:
     """A thread that carries out what was submitted to an io_uring (field 9 of /proc/TID/stat)."""
     return bool(int(stat_fields(process)[6]) & PF_IO_WORKER)

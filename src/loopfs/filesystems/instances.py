@@ -20,7 +20,7 @@ from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
 from loopfs.filesystems.shares import BACKING_FILE, ROOT, Share, Shares
 from loopfs.filesystems.threads import start
-from loopfs.fuse.session import Connection
+from loopfs.fuse.connection import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
@@ -66,6 +66,7 @@ class Instances:
         self._minors = minors
         self._fstat = fstat
         self._read_table = read_table
+        self.some_read_only = False  # mounts, while the superblock is not
         self._lock = threading.Lock()
         self._taken: dict[LoopFilesystem, Share] = {}
         self._userns = os.stat("/proc/self/ns/user").st_ino
@@ -81,6 +82,7 @@ class Instances:
         owner: Owner,
         on_device: DeviceListener | None = None,
         share: Share | None = None,
+        make: Callable[..., LoopFilesystem] = LoopFilesystem,
     ) -> LoopFilesystem:
         """A new instance; :meth:`serve` is to be called with it.
 
@@ -90,8 +92,9 @@ class Instances:
             owner: who has mounted it.
             on_device: see LoopFilesystem.
             share: what was taken of the owner's for it, given back at its end.
+            make: another class, with the same arguments.
         """
-        filesystem = LoopFilesystem(
+        filesystem = make(
             Connection(fuse),
             device_number,
             owner.userns,

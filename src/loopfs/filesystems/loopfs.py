@@ -33,7 +33,8 @@ from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.shares import ROOT
 from loopfs.filesystems.threads import spawn
 from loopfs.fuse.operations import Buffer
-from loopfs.fuse.session import MAX_WRITE, Request
+from loopfs.fuse.replies import MAX_WRITE
+from loopfs.fuse.session import Request
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.process import Process
 from loopfs.uapi.fuse import (
@@ -44,6 +45,7 @@ from loopfs.uapi.fuse import (
     OPEN_OUT,
     WRITE_OUT,
 )
+from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
 
 if TYPE_CHECKING:
     from loopfs.filesystems.instances import Instances
@@ -76,7 +78,7 @@ class _Changes(NamedTuple):
 
 
 class LoopFilesystem(Directory):
-    """An instance as a filesystem.
+    """An instance as a filesystem; ``magic`` is what statfs(2) calls it.
 
     Args:
         fd: the open /dev/fuse that the instance is mounted with.
@@ -90,6 +92,8 @@ class LoopFilesystem(Directory):
             block size in bytes.
         instances: it and the others, whose numbers are also its.
     """
+
+    magic = LOOPFS_SUPER_MAGIC
 
     def __init__(
         self,
@@ -114,6 +118,9 @@ class LoopFilesystem(Directory):
         self._read_table = read_table
         self._buffer = memoryview(bytearray(MAX_WRITE))
 
+    def new_handle(self) -> int:
+        return next(self._handles)
+
     # --- opening ---------------------------------------------------------------
 
     def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
@@ -121,7 +128,7 @@ class LoopFilesystem(Directory):
         if node.device is None:
             if flags & os.O_DIRECT:
                 raise _error(errno.EINVAL)
-            self.open_files[handle := next(self._handles)] = OpenFile(
+            self.open_files[handle := self.new_handle()] = OpenFile(
                 node, None, None, request.connection
             )
             return handle, FOPEN_NOFLUSH | FOPEN_DIRECT_IO | FOPEN_STREAM
@@ -145,7 +152,7 @@ class LoopFilesystem(Directory):
         device = node.device
         assert device is not None
         write = flags & os.O_ACCMODE != os.O_RDONLY
-        handle = next(self._handles)
+        handle = self.new_handle()
 
         def open_device() -> int:
             # The kernel, too, drops a block device's cache with its last opener. And what is

@@ -11,6 +11,7 @@ from threading import Lock
 
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.partition import Partition
+from loopfs.filesystems.dev_layout import ROOT_INO
 from loopfs.fuse.operations import SetAttr
 from loopfs.lean import TYPE_CHECKING
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr, encode_dev
@@ -19,7 +20,6 @@ from loopfs.uapi.loop import LOOP_CTRL_MINOR, MISC_MAJOR
 if TYPE_CHECKING:
     from loopfs.filesystems.covered import Cover
 
-ROOT_INO = 1
 CONTROL_INO = 2
 FIRST_DEVICE_INO = 3  # loopN has inode N + 3 (patch 2/8)
 PARTITION_INO_SHIFT = 24  # beyond all minors: the partition's number
@@ -127,6 +127,10 @@ class Nodes:
         rdev = encode_dev(MISC_MAJOR, LOOP_CTRL_MINOR)
         self.control = Node(CONTROL_NAME, CONTROL_INO, stat.S_IFCHR, rdev, now, None)
         self._add(self.control)
+
+    def new_id(self) -> int:
+        """A node id, or what else must be none; they grow."""
+        return next(self._ids)
 
     def add_device(self, device: BlockDevice, now: int) -> Node:
         ino = FIRST_DEVICE_INO + device.disk.number

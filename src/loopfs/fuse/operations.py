@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 from loopfs.uapi.fuse import Attr
@@ -61,6 +62,8 @@ class Operations:
     Buffers passed in are valid until the method returns.
     """
 
+    makes_files = False  # regular ones, by :meth:`mknod`
+
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
         raise OSError(errno.ENOENT, os.strerror(errno.ENOENT))
 
@@ -89,6 +92,24 @@ class Operations:
         """
         all_of_them = self.readdir(request, nodeid, handle)
         return ((n + 1, *all_of_them[n]) for n in range(place, len(all_of_them)))
+
+    def mknod(self, request: Request, parent: int, name: bytes, mode: int) -> Entry:
+        """Make a file that is no directory or link; ``mode`` has its S_IF* type."""
+        # A regular file is made by another operation of the VFS (vfs_create).
+        raise _refused(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
+
+    def mkdir(self, request: Request, parent: int, name: bytes, mode: int) -> Entry:
+        raise _refused(errno.EPERM)
+
+    def symlink(self, request: Request, parent: int, name: bytes, target: bytes) -> Entry:
+        raise _refused(errno.EPERM)
+
+    def link(self, request: Request, nodeid: int, parent: int, name: bytes) -> Entry:
+        raise _refused(errno.EPERM)
+
+    def rmdir(self, request: Request, parent: int, name: bytes) -> None:
+        """Must reply."""
+        raise _refused(errno.EPERM)
 
     def unlink(self, request: Request, parent: int, name: bytes) -> None:
         """Must reply."""

@@ -18,24 +18,11 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from loopfs.errors import errno_of
+from loopfs.fuse.connection import abort
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
+from loopfs.fuse.replies import BUFFER_SIZE, WANTED, pack_attr, pack_entry, pack_init
 from loopfs.uapi import fuse as uapi
 
-MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
-MAX_WRITE = MAX_PAGES * 4096
-BUFFER_SIZE = MAX_WRITE + 4096
-# Seconds for which the kernel may remember attributes. What changes them passes through
-# the kernel, or is followed by :meth:`Session.invalidate`.
-ATTR_VALID = 3600
-
-_WANTED = (
-    uapi.FUSE_ASYNC_READ
-    | uapi.FUSE_BIG_WRITES
-    | uapi.FUSE_ASYNC_DIO
-    | uapi.FUSE_CACHE_SYMLINKS
-    | uapi.FUSE_PARALLEL_DIROPS
-    | uapi.FUSE_MAX_PAGES
-)
 _HEADER = uapi.IN_HEADER.size
 _WRITE_DATA = _HEADER + uapi.WRITE_IN.size
 
@@ -46,13 +33,16 @@ Handler = Callable[["Session", "Request", bytes], Answer]
 class Request:
     """One request of the kernel, to be answered once."""
 
-    __slots__ = ("_fd", "from_cache", "nodeid", "pid", "unique")
+    __slots__ = ("_fd", "from_cache", "gid", "nodeid", "pid", "uid", "unique")
 
-    def __init__(self, fd: int, unique: int, nodeid: int, pid: int) -> None:
+    def __init__(
+        self, fd: int, unique: int, nodeid: int, pid: int, uid: int = 0, gid: int = 0
+    ) -> None:
         self._fd = fd
         self.unique = unique
         self.nodeid = nodeid
         self.pid = pid
+        self.uid, self.gid = uid, gid
         self.from_cache = False  # a FUSE_WRITE of dirty pages, not of a write(2)
 
     @property
@@ -114,40 +104,6 @@ class Request:
                 raise
 
 
-class Connection(int):
-    """A descriptor of /dev/fuse that is closed when nothing refers to it any more.
-
-    Not when the session ends: a thread may still answer a request then, and must not find
-    another file under the number.
-    """
-
-    def __del__(self) -> None:
-        os.close(self)
-
-
-def abort(fd: int) -> None:
-    """Let go of an open /dev/fuse, whoever still has the descriptor: what they answer goes nowhere.
-
-    When nobody else has it open and no thread reads it any more, the kernel ends the connection,
-    and everybody who waits for an answer has one (ECONNABORTED).
-    """
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        os.dup2(null, fd, inheritable=False)
-    finally:
-        os.close(null)
-
-
-def abort_all() -> None:
-    """As :func:`abort`, for all that this process has: its end cannot wait for its own answers."""
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                abort(int(name))
-        except FileNotFoundError:
-            continue  # closed meanwhile
-
-
 class Session:
     """The server's end of one mount.
 
@@ -163,7 +119,7 @@ class Session:
         self.fd: int | None = fd
         self.filesystem = filesystem
         self._busy = False
-        self._wanted = _WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
+        self._wanted = WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
 
     def serve(self) -> None:
         """Answer requests until the filesystem is unmounted or the connection aborted.
@@ -202,8 +158,8 @@ class Session:
             if length < _HEADER:
                 return  # aborted by us
             self._busy = True
-            _, opcode, unique, nodeid, _, _, pid, _, _ = unpack(buffer)
-            request = Request(fd, unique, nodeid, pid)
+            _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(buffer)
+            request = Request(fd, unique, nodeid, pid, uid, gid)
             try:
                 if opcode == uapi.FUSE_READ:
                     self._read(request, view)
@@ -302,11 +258,7 @@ class Session:
     # --- a handler for each request --------------------------------------------
 
     def _init(self, request: Request, body: bytes) -> bytes:
-        _, _, readahead, flags = uapi.INIT_IN.unpack_from(body)
-        version = uapi.FUSE_KERNEL_VERSION, uapi.FUSE_KERNEL_MINOR_VERSION
-        background = 64, 48
-        limits = MAX_WRITE, 1, MAX_PAGES, 0, 0
-        return uapi.INIT_OUT.pack(*version, readahead, flags & self._wanted, *background, *limits)
+        return pack_init(body, self._wanted)
 
     def _lookup(self, request: Request, body: bytes) -> Answer:
         entry = self.filesystem.lookup(request, request.nodeid, _name(body))
@@ -322,11 +274,11 @@ class Session:
                 self.filesystem.forget(*each)
 
     def _getattr(self, request: Request, body: bytes) -> bytes:
-        return _pack_attr(self.filesystem.getattr(request.nodeid))
+        return pack_attr(self.filesystem.getattr(request.nodeid))
 
     def _setattr(self, request: Request, body: bytes) -> bytes:
         changes = unpack_setattr(body, time.time_ns())
-        return _pack_attr(self.filesystem.setattr(request.nodeid, changes))
+        return pack_attr(self.filesystem.setattr(request.nodeid, changes))
 
     def _readlink(self, request: Request, body: bytes) -> bytes:
         return self.filesystem.readlink(request.nodeid)
@@ -339,10 +291,31 @@ class Session:
     def _unlink(self, request: Request, body: bytes) -> None:
         self.filesystem.unlink(request, request.nodeid, _name(body))
 
-    def _mknod(self, request: Request, body: bytes) -> None:
+    def _rmdir(self, request: Request, body: bytes) -> None:
+        self.filesystem.rmdir(request, request.nodeid, _name(body))
+
+    def _create(self, request: Request, body: bytes) -> None:
+        # ENOSYS: the kernel does without, by MKNOD and OPEN.
+        request.fail(errno.ENOSYS if self.filesystem.makes_files else errno.EACCES)
+
+    def _mknod(self, request: Request, body: bytes) -> bytes:
         mode, *_ = uapi.MKNOD_IN.unpack_from(body)
-        # A regular file is made by another operation (vfs_create).
-        request.fail(errno.EACCES if stat.S_ISREG(mode) else errno.EPERM)
+        name = _name(body[uapi.MKNOD_IN.size :])
+        return pack_entry(*self.filesystem.mknod(request, request.nodeid, name, mode))
+
+    def _mkdir(self, request: Request, body: bytes) -> bytes:
+        mode, _ = uapi.MKDIR_IN.unpack_from(body)
+        name = _name(body[uapi.MKDIR_IN.size :])
+        return pack_entry(*self.filesystem.mkdir(request, request.nodeid, name, mode))
+
+    def _symlink(self, request: Request, body: bytes) -> bytes:
+        name, target, *_ = body.split(b"\0")
+        return pack_entry(*self.filesystem.symlink(request, request.nodeid, name, target))
+
+    def _link(self, request: Request, body: bytes) -> bytes:
+        (old,) = uapi.LINK_IN.unpack_from(body)
+        name = _name(body[uapi.LINK_IN.size :])
+        return pack_entry(*self.filesystem.link(request, old, request.nodeid, name))
 
     def _rename(self, request: Request, body: bytes) -> None:
         self._do_rename(request, body, uapi.RENAME_IN, 0)
@@ -427,7 +400,12 @@ _HANDLERS: dict[int, Handler] = {
     uapi.FUSE_READLINK: Session._readlink,
     uapi.FUSE_LISTXATTR: Session._listxattr,
     uapi.FUSE_UNLINK: Session._unlink,
+    uapi.FUSE_CREATE: Session._create,
     uapi.FUSE_MKNOD: Session._mknod,
+    uapi.FUSE_MKDIR: Session._mkdir,
+    uapi.FUSE_RMDIR: Session._rmdir,
+    uapi.FUSE_SYMLINK: Session._symlink,
+    uapi.FUSE_LINK: Session._link,
     uapi.FUSE_RENAME: Session._rename,
     uapi.FUSE_RENAME2: Session._rename2,
     uapi.FUSE_OPEN: Session._open,
@@ -448,11 +426,6 @@ _REFUSED = {
     uapi.FUSE_LSEEK: errno.EINVAL,  # SEEK_DATA and SEEK_HOLE: no file of ours has holes
     uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # or the kernel would copy by itself
     uapi.FUSE_COPY_FILE_RANGE_64: errno.EINVAL,
-    uapi.FUSE_CREATE: errno.EACCES,
-    uapi.FUSE_MKDIR: errno.EPERM,
-    uapi.FUSE_RMDIR: errno.EPERM,
-    uapi.FUSE_SYMLINK: errno.EPERM,
-    uapi.FUSE_LINK: errno.EPERM,
     uapi.FUSE_TMPFILE: errno.EOPNOTSUPP,
 }
 
@@ -467,15 +440,6 @@ def _unreadable() -> memoryview:
 
 def _name(body: bytes) -> bytes:
     return body[: body.index(0)]
-
-
-def pack_entry(nodeid: int, attr: uapi.Attr, valid: int) -> bytes:
-    """struct fuse_entry_out; the kernel may remember the name for ``valid`` seconds."""
-    return uapi.ENTRY_OUT.pack(nodeid, 0, valid, ATTR_VALID, 0, 0) + attr.pack()
-
-
-def _pack_attr(attr: uapi.Attr) -> bytes:
-    return uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0) + attr.pack()
 
 
 def unpack_setattr(body: bytes, now: int) -> SetAttr:

@@ -107,14 +107,18 @@ class CopyHandler:
         with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin(job, arguments, fds)
         with channel:
-            code, number = result(channel.receive())
+            code, made = result(channel.receive())
         if code == NOT_OURS:
             call.proceed()
             return
-        if code == 0 and number:
-            assert isinstance(number, int)
-            add = self._copies.add_sysfs if job == "sysfs" else self._copies.add_dev
-            add(number)
+        if isinstance(made, tuple):
+            tmpfs, is_tree = made
+            self._copies.of_trees |= is_tree and not tmpfs
+            if tmpfs:
+                self._copies.add_dev(tmpfs)
+        elif code == 0:
+            assert isinstance(made, int)
+            self._copies.add_sysfs(made)
         call.answer(code)
 
 

@@ -35,6 +35,7 @@ from loopfs.uapi.mount import (
     MS_MOVE,
     MS_NOT_NEW,
     MS_NOUSER_AND_ABOVE,
+    MS_RDONLY,
     MS_REMOUNT,
     NS_GET_USERNS,
     mount_flags,
@@ -67,6 +68,8 @@ class MountHandler:
                 if flags & MS_BIND and self._bind_copy(call, flags):
                     return
                 expect_mount(self._mounts, call, call.args[1])
+            elif flags & MS_BIND and flags & MS_RDONLY:
+                self._mounts.instances.some_read_only = True
             call.proceed()
         else:
             may_wait()

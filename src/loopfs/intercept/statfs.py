@@ -14,7 +14,6 @@ from loopfs.intercept.lookup import peek, resolved
 from loopfs.intercept.mount import PAGE
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.text import to_str
-from loopfs.uapi.magic import LOOPFS_SUPER_MAGIC
 from loopfs.uapi.stat import STATFS
 
 BLOCK_SIZE = 4096  # bytes: PAGE_SIZE
@@ -77,8 +76,8 @@ class StatfsHandler:
         try:
             number = syscalls.statx_dev(place)
             magic, flags = self._magic.get(number), VIEW_FLAGS
-            if magic is None and self._find(number) is not None:
-                magic, flags = LOOPFS_SUPER_MAGIC, STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]
+            if magic is None and (filesystem := self._find(number)) is not None:
+                magic, flags = filesystem.magic, STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]
         finally:
             close_all([place])
         if magic is None:

@@ -11,14 +11,23 @@ import sys
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import LoopfsError, SetupError, fork
-from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
+from loopfs.lean import TYPE_CHECKING, NamedTuple, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
-from loopfs.text import to_bytes
+from loopfs.text import to_bytes, to_str
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
 if TYPE_CHECKING:
     from loopfs.sandbox.proc import Copy
+
+
+class _Found(NamedTuple):
+    """What only the caller's /proc tells: whether a sandbox is around us, whose supervisor serves
+    us too; the path of our terminal; and where something is mounted below /sys."""
+
+    is_nested: bool
+    terminal: str | None
+    below_sys: Sequence[str]
 
 
 def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -> int:
@@ -54,6 +63,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
     from loopfs.sandbox import (  # noqa: F401
         dev,
+        furnishing,
         host,
         init,
         landlock,
@@ -65,9 +75,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
 
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
-    is_nested = nested.is_nested()
-    terminal = dev.terminal()
-    below_sys = own_sysfs.mounted_below()
+    found = _Found(nested.is_nested(), dev.terminal(), own_sysfs.mounted_below())
     environment = init.command_environment()
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
@@ -78,12 +86,12 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     pid = fork()
     if pid == 0:
         gate.close()
-        _be_init(channel, inits, copy, (argv, environment, mask, is_nested))
+        _be_init(channel, inits, copy, (argv, environment, mask, found.is_nested))
     inits.close()
     if copy is not None:
         copy.close()
     _enter_mounts_of_init(gate)
-    _build(channel, bare, is_nested, terminal, below_sys)
+    _build(channel, gate, found, bare)
     gate.send(messages.OK)
     gate.close()
     if copy is not None:
@@ -106,7 +114,7 @@ def _be_init(
         namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         gate.send(messages.OK, (namespace,))
         os.close(namespace)
-        _await_answer(gate)
+        _await_start(gate)
         gate.close()
         status = init.main(channel, *command)
     except BaseException:  # nothing may return into the child's code
@@ -121,19 +129,17 @@ def _enter_mounts_of_init(gate: Channel) -> None:
     os.close(namespace)
 
 
-def _build(
-    channel: Channel, bare: bool, is_nested: bool, terminal: str | None, below_sys: Sequence[str]
-) -> None:
+def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
     """Mount what the sandbox has of its own, and tell the supervisor.
 
     Args:
-        is_nested: a sandbox is around us, whose supervisor serves us too.
-        below_sys: where something is mounted below /sys.
+        gate: to process 1.
     """
     from loopfs.sandbox import dev, host, own_sysfs, sysfs
 
-    if is_nested:
-        dev.build(terminal)
+    kept = dev.keep(found.terminal)
+    if found.is_nested:
+        dev.build(kept)
         if not bare:
             dev.mount_nested_instance()
         host.build()
@@ -147,17 +153,20 @@ def _build(
             problem.errno or 0,
             f"cannot open /dev/fuse ({problem.strerror}); `loopfs doctor` says what to do",
         ) from None
-    dev.build(terminal)
-    if not bare:
-        dev.mount_instance(fuse)
-    has_own_sysfs = own_sysfs.replace(below_sys)
-    views = sysfs.mount_views()
+    has_own_sysfs = own_sysfs.replace(found.below_sys)
+    views = sysfs.mount_views()  # while there is a /dev/fuse
     host.build()
-    directory = os.open("/dev", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    root = os.open("/dev" if bare else dev.INSTANCE, os.O_PATH | os.O_CLOEXEC)
-    fds = fuse, directory, root, *(fd for _, fd in views.values())
+    if bare:
+        dev.build(kept)
+    else:
+        dev.mount_instance(fuse)
+        gate.send(messages.SERVE + ",".join(kept).encode(), (fuse,))
+        dev.furnish(kept)
+        gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
+    root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
+    fds = fuse, root, *(fd for _, fd in views.values())
     words = sysfs.described(views, has_own_sysfs)
-    channel.send(f"{messages.MOUNTED} {words}".encode(), fds)
+    channel.send(f"{messages.MOUNTED} {','.join(kept)} {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
 
@@ -170,6 +179,22 @@ def die_with_parent(parent: int) -> None:
     """
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
+        os._exit(1)
+
+
+def _await_start(gate: Channel) -> None:
+    """Wait until the sandbox is built; meanwhile, answer for its /dev when told to."""
+    from loopfs.sandbox import furnishing
+
+    message = gate.receive()
+    if message.data.startswith(messages.SERVE):
+        names = to_str(message.data[len(messages.SERVE) :])
+        for fuse in message.fds:
+            furnishing.serve_until_told(gate, fuse, names.split(",") if names else [])
+            os.close(fuse)
+        _await_answer(gate)
+        message = gate.receive()
+    if not message.data:
         os._exit(1)
 
 

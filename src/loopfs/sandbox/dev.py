@@ -1,4 +1,7 @@
-"""The sandbox's /dev: a tmpfs with the host's harmless nodes and the instance."""
+"""The sandbox's /dev: the first instance, with the host's harmless nodes mounted over its own.
+
+Without an instance, and in a sandbox in a sandbox, it is a tmpfs.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ import os
 
 from loopfs import syscalls
 from loopfs.errors import SetupError
+from loopfs.lean import Mapping
+from loopfs.sandbox.own_sysfs import WHOLE_SYSFS
+from loopfs.sandbox.proc import WHOLE_PROC
 from loopfs.uapi import mount as uapi
 
 INSTANCE = "/dev/loopfs"
@@ -25,23 +31,34 @@ TTY_GID = 5  # group tty, in every distribution
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
-def build(terminal: str | None) -> None:
-    """Replace /dev of this mount namespace.
+def keep(terminal: str | None) -> dict[str, int]:
+    """What the host's /dev has for ours: names, and mounts that are nowhere yet.
 
     Args:
         terminal: the path of what is to be /dev/console.
+    """
+    paths = {name: f"/dev/{name}" for name in NODES + TREES}
+    if terminal is not None:
+        paths["console"] = terminal
+    return {name: tree for name, path in paths.items() if (tree := _clone(path)) is not None}
+
+
+def build(kept: Mapping[str, int]) -> None:
+    """Replace /dev of this mount namespace by a tmpfs.
+
+    Args:
+        kept: see :func:`keep`; closed.
     Raises:
         SetupError: the kernel refused a mount.
     """
-    kept = {name: tree for name in NODES + TREES if (tree := _clone(f"/dev/{name}")) is not None}
-    console = None if terminal is None else _clone(terminal)
     try:
         flags = uapi.MS_NOSUID | uapi.MS_STRICTATIME
         syscalls.mount("dev", "/dev", "tmpfs", flags, "mode=0755,size=1m")
         for name, tree in kept.items():
+            _make_place(name)
             _place(name, tree)
-        if console is not None:
-            _place("console", console)
+        for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS):
+            os.makedirs(place)
         _mount_terminals()
     except OSError as problem:
         raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
@@ -50,23 +67,39 @@ def build(terminal: str | None) -> None:
 
 
 def mount_instance(fuse: int) -> None:
-    """Mount an instance on /dev/loopfs, to be served through ``fuse``, and link its control.
+    """Replace /dev by an instance, to be served through ``fuse``.
 
     It stays nodev: the special nodes must never lead to a device of the host.
     """
-    os.mkdir(INSTANCE, 0o755)
-    name, target = CONTROL_LINK
-    os.symlink(target, f"/dev/{name}")
-    flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
+    flags = uapi.MS_NODEV | uapi.MS_NOSUID
     data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     try:
-        syscalls.mount("loop", INSTANCE, "fuse.loop", flags, data)
+        syscalls.mount("dev", "/dev", "fuse.devtmpfs", flags, data)
     except OSError as problem:
         raise SetupError(
             problem.errno or 0,
             f"the kernel does not let FUSE be mounted in a user namespace ({problem.strerror});"
             " see `loopfs doctor`",
         ) from None
+
+
+def furnish(kept: Mapping[str, int]) -> None:
+    """Mount the host's nodes, and the terminals, in /dev as soon as it is served.
+
+    Args:
+        kept: see :func:`keep`; closed.
+    Raises:
+        SetupError: the kernel refused a mount, or nobody serves us.
+    """
+    try:
+        for name, tree in kept.items():
+            _place(name, tree)
+        syscalls.mount(INSTANCE, INSTANCE, None, uapi.MS_BIND, None)  # stays when /dev is read-only
+        _mount_terminals()
+        for place in (WHOLE_PROC, WHOLE_SYSFS):
+            os.stat(place)  # so process 1 need not ask, who answers
+    except OSError as problem:
+        raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
 
 
 def _clone(path: str) -> int | None:
@@ -79,7 +112,6 @@ def _clone(path: str) -> int | None:
 def _mount_terminals() -> None:
     """A devpts of its own, where terminals can be made; the host's lets its ptmx be opened
     only where it was mounted."""
-    os.mkdir("/dev/pts")
     flags = uapi.MS_NOSUID | uapi.MS_NOEXEC
     options = "newinstance,ptmxmode=0666,mode=0620"
     try:
@@ -101,7 +133,8 @@ def terminal() -> str | None:
 
 
 def mount_nested_instance() -> None:
-    """As :func:`mount_instance`, where a supervisor around us serves what is of type loop."""
+    """Mount an instance on /dev/loopfs, with links to its nodes in /dev, where a supervisor around
+    us serves what is of type loop."""
     os.mkdir(INSTANCE, 0o755)
     name, target = CONTROL_LINK
     os.symlink(target, f"/dev/{name}")
@@ -115,14 +148,17 @@ def mount_nested_instance() -> None:
         ) from None
 
 
-def _place(name: str, tree: int) -> None:
+def _make_place(name: str) -> None:
     path = f"/dev/{name}"
     os.makedirs(os.path.dirname(path), exist_ok=True)
     if name in TREES:
         os.mkdir(path)
     else:
         os.close(os.open(path, os.O_CREAT | os.O_CLOEXEC | os.O_WRONLY, 0o666))
-    place = os.open(path, os.O_PATH | os.O_CLOEXEC)
+
+
+def _place(name: str, tree: int) -> None:
+    place = os.open(f"/dev/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     syscalls.move_mount(tree, place)
     os.close(place)
     os.close(tree)

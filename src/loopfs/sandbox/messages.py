@@ -12,11 +12,16 @@ OK = b"ok"
 
 # The child.
 WANTS_MAPS = b"maps"
-# With the directories of /sys that are covered (sysfs.described); and the descriptors of the
-# instance's /dev/fuse, of /dev, of the instance's root (/dev without an instance), and a /dev/fuse
-# for each of those directories. In a sandbox around this one, with nothing: it serves us too.
+# With the names, joined by commas, of what will be mounted in /dev, and the directories of /sys
+# that are covered (sysfs.described); and the descriptors of the instance's /dev/fuse, of /dev, and
+# a /dev/fuse for each of those directories. In a sandbox around this one, with nothing: it serves
+# us too.
 MOUNTED = "mounted"
 FAILED = b"failed:"  # and an errno, a colon, a sentence
+
+# To process 1: serve /dev, whose /dev/fuse comes with it, until there is another message; with the
+# names of what will be mounted there, joined by commas.
+SERVE = b"serve:"
 
 # Process 1.
 LISTENER = b"listener"  # sent by what becomes the command, with the listener if it has one

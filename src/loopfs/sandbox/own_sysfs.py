@@ -125,7 +125,6 @@ def mount_whole_sysfs() -> None:
         tree = syscalls.open_tree(uapi.AT_FDCWD, SYS, _CLONE)
     except OSError:
         return  # it has locked mounts: the kernel has refused a sysfs of our own
-    os.makedirs(WHOLE_SYSFS, 0o700)
     place = os.open(WHOLE_SYSFS, os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(tree, place)
     close_all([place, tree])

@@ -106,7 +106,6 @@ def mount_whole_proc() -> None:
     """Mount one of which nothing is covered: only who sees all of some /proc may mount one in a
     user namespace of theirs. To be called when there is a /dev."""
     try:
-        os.makedirs(WHOLE_PROC, 0o700)
         syscalls.mount("proc", WHOLE_PROC, "proc", _FLAGS, None)
     except PermissionError:
         return  # as above

@@ -124,7 +124,7 @@ class Supervisor:
         from loopfs.driver.minors import Minors
         from loopfs.engines.copies import Copies, Place
         from loopfs.engines.mounts import Mounts
-        from loopfs.filesystems import links
+        from loopfs.filesystems.devtmpfs import DevFilesystem
         from loopfs.filesystems.instances import Instances, Owner
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
@@ -140,26 +140,28 @@ class Supervisor:
         minors = Minors(host_numbers_end() if number_from is None else number_from)
         room = raise_descriptor_limit()
         self._mounted.wait()
-        fuse, dev, root, *views = self._mounts_made.fds
+        fuse, root, *views = self._mounts_made.fds
+        _, kept, words = self._mounts_made.data.decode().split(" ", 2)
         instances = Instances(
             minors,
             self._helper.fstat,
             self._helper.read_table,
             Shares(room),
         )
-        own_sysfs, numbers = understood(self._mounts_made.data.decode().partition(" ")[2])
+        own_sysfs, numbers = understood(words)
         magic = {
             n: PROC_SUPER_MAGIC if p == PARTITIONS else SYSFS_MAGIC for p, n in numbers.items()
         }
-        self._dev = Place.of(dev)
-        self._mounts = Mounts(self._helper, instances, Copies(magic, own_sysfs, self._dev))
+        self._dev, bare = Place.of(root), self._settings.bare
+        copies = Copies(magic, own_sysfs, self._dev if bare else None)
+        self._mounts = Mounts(self._helper, instances, copies)
         filesystem = None
-        if not self._settings.bare:
+        if not bare:
             filesystem = instances.add(
                 fuse,
                 syscalls.statx_dev(root),
                 Owner(self._userns, Process(os.getpid()).id_map),
-                lambda action, name: links.change(dev, "loopfs", action, name),
+                make=partial(DevFilesystem, kept.split(",") if kept else []),
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
@@ -349,7 +351,7 @@ def _say(sentence: str) -> None:
 
 def abort_connections() -> None:
     """Let go of every FUSE connection: our end must not wait for an answer of our own."""
-    from loopfs.fuse.session import abort_all
+    from loopfs.fuse.connection import abort_all
 
     abort_all()
 

@@ -1,0 +1,62 @@
+"""The memory devices of /dev as files of ours (drivers/char/mem.c, drivers/char/random.c).
+
+They answer where only the filesystem itself is bound, without the host's nodes on it. What the
+others (terminals, fuse, kvm) do cannot be passed on through FUSE: they open with ENXIO.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from loopfs.filesystems.dev_layout import NUMBERS, hidden_name
+from loopfs.filesystems.nodes import Node
+from loopfs.fuse.operations import Buffer
+from loopfs.uapi.fuse import Attr, encode_dev
+
+_ENDLESS = 1 << 62  # bytes: a mapping beyond a file's size faults
+
+
+_SERVED = frozenset({b"null", b"zero", b"full", b"random", b"urandom"})
+_ZEROES = frozenset({b"zero", b"full"})
+
+
+class Character(Node):
+    """A character device; its name is that in the hidden directory."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, path: str, ino: int, special: int, data: int, now: int) -> None:
+        number = NUMBERS[path]
+        rdev = encode_dev(number.major, number.minor)
+        super().__init__(hidden_name(path), ino, stat.S_IFCHR, rdev, now, None)
+        self.mode = number.mode
+        self.special, self.data = special, data
+        self.number = os.makedev(number.major, number.minor)
+
+    @property
+    def device_number(self) -> int:
+        return self.number
+
+    def attr(self, nodeid: int) -> Attr:
+        attr = super().attr(nodeid)
+        if nodeid != self.special and self.name in _ZEROES:
+            return attr._replace(size=_ENDLESS)
+        return attr
+
+    def check_opens(self) -> None:
+        """Raises OSError: ENXIO."""
+        if self.name not in _SERVED:
+            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+
+    def read(self, size: int) -> Buffer:
+        if self.name == b"null":
+            return b""
+        return bytes(size) if self.name in _ZEROES else os.urandom(size)
+
+    def write(self, size: int) -> int:
+        """Returns how many bytes were taken. Raises OSError: ENOSPC."""
+        if self.name == b"full":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return size

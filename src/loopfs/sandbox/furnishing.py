@@ -1,0 +1,75 @@
+"""Serves /dev while the child puts the host's nodes there.
+
+Somebody must answer when it looks up the names to mount them on. The supervisor still imports what
+it needs then, and process 1 has nothing to do: it answers for the files that both know.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import stat
+import time
+
+from loopfs.channel import Channel
+from loopfs.filesystems.dev_layout import FIRST_INO, NAME_VALID, ROOT_INO, File, files
+from loopfs.fuse.replies import BUFFER_SIZE, pack_attr, pack_entry, pack_init
+from loopfs.lean import Iterable
+from loopfs.uapi import fuse as uapi
+
+
+def serve_until_told(gate: Channel, fuse: int, mounted_on: Iterable[str]) -> None:
+    """Answer for /dev until there is a message in a channel, or its other end is closed.
+
+    Args:
+        fuse: the open /dev/fuse that it is mounted with.
+        mounted_on: see :func:`~loopfs.filesystems.dev_layout.files`.
+    """
+    server = _Server(files(mounted_on))
+    poller = select.poll()
+    poller.register(fuse, select.POLLIN)
+    poller.register(gate.fileno(), select.POLLIN)
+    while gate.fileno() not in (ready := dict(poller.poll())):
+        if ready[fuse] & select.POLLERR:
+            return  # unmounted
+        server.answer(fuse, os.read(fuse, BUFFER_SIZE))
+
+
+class _Server:
+    def __init__(self, known: list[File]) -> None:
+        self._by_name = {(file.parent, file.name): file for file in known}
+        root = File(uapi.FUSE_ROOT_ID, 0, b"", stat.S_IFDIR | 0o755)
+        self._by_id = {file.nodeid: file for file in (root, *known)}
+        now = time.time_ns()
+        self._times = now, now, now
+
+    def answer(self, fuse: int, message: bytes) -> None:
+        _, opcode, unique, nodeid, *_ = uapi.IN_HEADER.unpack_from(message)
+        if opcode in (uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT):
+            return
+        body = message[uapi.IN_HEADER.size :]
+        reply, code = b"", 0
+        if opcode == uapi.FUSE_INIT:
+            reply = pack_init(body)
+        elif opcode == uapi.FUSE_LOOKUP:
+            file = self._by_name.get((nodeid, body[: body.index(0)]))
+            if file is None:
+                code = errno.ENOENT
+            else:
+                reply = pack_entry(file.nodeid, self._attr(file), NAME_VALID)
+        elif opcode == uapi.FUSE_GETATTR and nodeid in self._by_id:
+            reply = pack_attr(self._attr(self._by_id[nodeid]))
+        else:
+            code = errno.EIO
+        length = uapi.OUT_HEADER.size + len(reply)
+        os.write(fuse, uapi.OUT_HEADER.pack(length, -code, unique) + reply)
+
+    def _attr(self, file: File) -> uapi.Attr:
+        ino, links = FIRST_INO + file.nodeid, 1
+        if file.nodeid == uapi.FUSE_ROOT_ID:
+            ino = ROOT_INO
+        if stat.S_ISDIR(file.mode):
+            inside = [f for (parent, _), f in self._by_name.items() if parent == file.nodeid]
+            links = 2 + sum(stat.S_ISDIR(f.mode) for f in inside)
+        return uapi.Attr(ino, len(file.target), file.mode, links, 0, 0, 0, self._times)
