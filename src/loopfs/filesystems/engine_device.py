@@ -9,6 +9,7 @@ may not.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
 import threading
@@ -66,7 +67,7 @@ class EngineDevice(Operations):
         self.lock = lock
         self._rewriting = Rewriting(self._device)
         self._session: Session | None = None
-        self._buffer = memoryview(bytearray(MAX_WRITE))
+        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
         self._errors = blockdev.SyncErrors(node.device)
         self.error = 0  # the errno of every sync
         self.gone = threading.Event()  # and nothing of it is open any more

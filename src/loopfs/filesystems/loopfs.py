@@ -8,6 +8,7 @@ The decisions are the driver's; here they meet descriptors, threads and the cloc
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import threading
 import time
@@ -116,7 +117,7 @@ class LoopFilesystem(Directory):
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
         self._read_table = read_table
-        self._buffer = memoryview(bytearray(MAX_WRITE))
+        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
 
     def new_handle(self) -> int:
         return next(self._handles)

@@ -8,6 +8,7 @@ may wait for the kernel are sent by another thread: the kernel may want an answe
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import queue
 import sys
@@ -92,7 +93,7 @@ class Server(Generic[N]):
         self.tree.destroy()
 
     def _serve(self) -> None:
-        buffer = bytearray(BUFFER_SIZE)
+        buffer = mmap.mmap(-1, BUFFER_SIZE)  # of which only what is read takes memory
         view, buffers = memoryview(buffer), [buffer]
         unpack, fd = uapi.IN_HEADER.unpack_from, self._fd
         while True:

@@ -8,6 +8,7 @@ filesystem sees them in the caller's order too, if it answers in this thread.
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 import stat
@@ -142,7 +143,7 @@ class Session:
             self.fd = None
 
     def _serve(self, fd: int) -> None:
-        buffer = bytearray(BUFFER_SIZE)
+        buffer = mmap.mmap(-1, BUFFER_SIZE)  # of which only what is read takes memory
         view = memoryview(buffer)
         buffers = [buffer]
         unpack = uapi.IN_HEADER.unpack_from
