@@ -53,7 +53,6 @@ KNOWN_DIFFERENCES: dict[str, str] = {
     "direct_transfers/pwrite 4096 at 1048064": "FUSE makes EIO of a direct write cut short",
     "poll_and_select/epoll": "every file on FUSE can be polled, and so watched by epoll",
     "file_locks/lease": _ASKED_OF_NOBODY,
-    "mapping_arguments/executable": "the instance is mounted noexec",
     "copies/from the device": "two filesystems to the VFS: EXDEV, before anybody is asked",
     "copies/to the device": "two filesystems to the VFS: EXDEV, before anybody is asked",
     "direct_memory/one sector in two": "FUSE passes on no memory addresses to be aligned",

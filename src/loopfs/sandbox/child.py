@@ -112,7 +112,10 @@ def _be_init(
         die_with_parent(0)  # as what a parent outside the namespace appears
         proc.mount_proc(copy)
         namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-        gate.send(messages.OK, (namespace,))
+        try:
+            gate.send(messages.OK, (namespace,))
+        except BrokenPipeError:  # the child is killed, and so are we
+            os._exit(1)
         os.close(namespace)
         _await_start(gate)
         gate.close()

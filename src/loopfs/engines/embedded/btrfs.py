@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 from dissect.btrfs import btrfs
 
 from loopfs.engines.embedded.volume import Inode, Volume
+from loopfs.errors import LoopfsError
 
 
 def volume(device: BinaryIO, options: list[str]) -> Volume:
@@ -23,7 +25,7 @@ def _subvolume(fs: Any, options: dict[str, str]) -> Any:
     if "subvol" in options:
         found = fs.find_subvolume(options["subvol"].strip("/"))
         if found is None:
-            raise FileNotFoundError(options["subvol"])
+            raise LoopfsError(errno.ENOENT, f"there is no subvolume '{options['subvol']}'")
         return found
     return fs.default_subvolume
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import BinaryIO
 
 from loopfs import syscalls
 from loopfs.engines.embedded.filesystem import ReadOnlyFilesystem
@@ -31,15 +32,22 @@ def command(device: str, mountpoint: str, fstype: str, options: tuple[str, ...])
 
 
 def main(argv: list[str]) -> None:
-    """Device, mountpoint, type and options. An exception ends it, and the mount is refused."""
+    """Device, mountpoint, type and options. An error ends it with a sentence, and the mount is
+    refused."""
     _, device, mountpoint, fstype, options = argv
-    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
     with open(device, "rb") as file:
-        volume = reader.volume(file, options.split(","))
-        filesystem = ReadOnlyFilesystem(volume)
-        filesystem.getattr(1)
-        connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        data = f"fd={connection},rootmode=40000,user_id=0,group_id=0"
-        data += ",allow_other,default_permissions"
-        syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
-        Session(connection, filesystem).serve()
+        try:
+            session = _mount(file, mountpoint, fstype, options)
+        except OSError as problem:
+            sys.exit(problem.strerror)
+        session.serve()
+
+
+def _mount(file: BinaryIO, mountpoint: str, fstype: str, options: str) -> Session:
+    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
+    filesystem = ReadOnlyFilesystem(reader.volume(file, options.split(",")))
+    filesystem.getattr(1)
+    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    syscalls.mount(file.name, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
+    return Session(connection, filesystem)
