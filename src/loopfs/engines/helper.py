@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WRITE_BACK = 1002  # so a job asks that the image has what is dirty of a device, and waits
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
+DRAIN = 1005  # so a job asks that an engine have answered what is queued for it; and waits
+LEND = 1004  # so a job asks for the file of a device, to become its engine; and waits
 TURN = 1003  # so a job asks for its turn to mount a device, and what is served of it; and waits
 GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
 ABORT = b"abort"  # and so that it ends at once, whatever is under way
