@@ -141,7 +141,7 @@ class Engine(NamedTuple):
         extent: given the open device, the bytes of it that the filesystem uses, which nobody
             else may write: the first, and the one after the last.
         prepare: given the file of a device, what is to serve it from the process that asks, without
-            a program; whatever it raises refuses the mount. None for a program of others.
+            a program. Raises OSError for what it refuses. None for a program of others.
     """
 
     name: str

@@ -81,12 +81,7 @@ def _prepare(
     assert engine.prepare is not None
     mounter = request.caller.mounter(atime=not request.flags & uapi.MS_NOATIME)
     launch = Launch(request.shown, "", request.fstype, options, read_only, mounter)
-    try:
-        return engine.prepare(lent, launch)
-    except OSError:
-        raise
-    except Exception:  # whatever a parser stumbles over
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+    return engine.prepare(lent, launch)
 
 
 def _mount(request: Mount, connection: int, read_only: bool) -> bool:

@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 
-
 from loopfs import syscalls
 from loopfs.engines.caller import Caller
 from loopfs.lean import Callable, TypeVar

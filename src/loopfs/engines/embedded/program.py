@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import BinaryIO
 
 from loopfs import syscalls
 from loopfs.engines.embedded.filesystem import ReadOnlyFilesystem
+from loopfs.engines.engine import Serve
 from loopfs.fuse.session import Session
+from loopfs.lean import Sequence
+from loopfs.uapi.fuse import FUSE_ROOT_ID
 from loopfs.uapi.mount import MS_RDONLY
 
 # For each filesystem type the module that reads it.
@@ -30,16 +34,21 @@ def command(device: str, mountpoint: str, fstype: str, options: tuple[str, ...])
     return [sys.executable, "-SEc", code, device, mountpoint, fstype, ",".join(options)]
 
 
+def serving(file: BinaryIO, fstype: str, options: Sequence[str]) -> Serve:
+    """What is to serve the filesystem in a file. Whatever it raises refuses the mount."""
+    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
+    filesystem = ReadOnlyFilesystem(reader.volume(file, list(options)))
+    filesystem.getattr(FUSE_ROOT_ID)
+    return lambda connection: Session(connection, filesystem).serve()
+
+
 def main(argv: list[str]) -> None:
     """Device, mountpoint, type and options. An exception ends it, and the mount is refused."""
     _, device, mountpoint, fstype, options = argv
-    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
     with open(device, "rb") as file:
-        volume = reader.volume(file, options.split(","))
-        filesystem = ReadOnlyFilesystem(volume)
-        filesystem.getattr(1)
+        serve = serving(file, fstype, options.split(","))
         connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         data = f"fd={connection},rootmode=40000,user_id=0,group_id=0"
         data += ",allow_other,default_permissions"
         syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
-        Session(connection, filesystem).serve()
+        serve(connection)
