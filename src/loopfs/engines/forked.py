@@ -58,7 +58,7 @@ def mount(
             return True
     finally:
         inside.end()
-    return _become(engine.name, serve, lent, connection)
+    return _become(request, engine.name, serve, lent, connection)
 
 
 def _borrow(request: Mount, read_only: bool) -> Lent | None:
@@ -105,7 +105,7 @@ def _mount(request: Mount, connection: int, read_only: bool) -> bool:
     return request.move_to_caller(tree)
 
 
-def _become(name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
+def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
     """Serve, and nothing else: with no descriptor but those that it takes, and out of everybody's
     reach; who takes it over reaches nobody either."""
     status = 1
@@ -115,11 +115,14 @@ def _become(name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
         null = os.open("/dev/null", os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(null, fd)
-        close_all_but(connection, *lent.descriptors)
+        close_all_but(connection, request.channel.fileno(), *lent.descriptors)
         syscalls.set_name(name)
         guard()
         landlock.restrict()
         lent.follow_in_thread(connection)
+        if request.place is not None:
+            answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
+        request.channel.close()
         serve(connection)
         lent.done()
         status = 0

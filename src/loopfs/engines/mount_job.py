@@ -79,7 +79,8 @@ class Mount:
                 os.close(context)
                 apply_flags(tree, self.flags)
                 answer(self.channel, 0)
-                self.move_to_caller(tree)
+                if self.move_to_caller(tree):
+                    answer(self.channel, 0)
             return True
         return False
 
@@ -131,7 +132,8 @@ class Mount:
         apply_flags(made, self.flags)
         answer(self.channel, 0, had, (server.pidfd,))
         self.caller.enter()
-        self.move_to_caller(made)
+        if self.move_to_caller(made):
+            answer(self.channel, 0)
 
     def _write_back(self) -> None:
         """Have in the image what has only been stored by mmap(2) yet. Raises OSError.
@@ -156,14 +158,14 @@ class Mount:
         return engine.read_only(self.fstype, bool(self.flags & uapi.MS_RDONLY))
 
     def move_to_caller(self, tree: int) -> bool:
-        """Mount ``tree``, if the caller still waits. Dropping the last tree ends its engine."""
+        """Mount ``tree``, and say whether it is to be answered: not if the caller waits no longer.
+        Dropping the last tree ends its engine."""
         assert self.place is not None
         if not self.channel.receive().data:
             return False
         with self.caller.rights():
             syscalls.move_mount(tree, self.place)
         os.close(tree)  # it would keep the mount busy
-        answer(self.channel, 0)
         return True
 
 
