@@ -13,7 +13,7 @@ import pytest
 from loopfs.channel import Channel
 from loopfs.driver.bdev import BlockDevice
 from loopfs.engines.lent import Lent
-from loopfs.filesystems import blockdev, lent_device
+from loopfs.filesystems import blockdev, lending, lent_device
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.lent_device import LentDevice, may_be_lent, open_lent
 from loopfs.uapi import loop
@@ -135,6 +135,26 @@ def test_its_connection_is_handed_over(both: Both, connection: int) -> None:
     assert fd is not None
     assert os.pread(fd, 100, 0) == CONNECTION
     os.close(fd)
+
+
+def test_an_engine_that_says_anything_is_asked_all_the_same(
+    both: Both, connection: int, mounted: Mounted
+) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    channel = both.lent._channel
+    lending.say(channel, lending.ANSWER, fds=(connection,))  # to no question
+    for words in ((), (lending.DONE,), (lending.DONE, 1, 2), (lending.DONE, *[-1] * 12), (99, 1)):
+        lending.say(channel, 1000, *words)
+        if words:
+            lending.say(channel, *words)
+    channel.send(b"odd")
+    counted = device_of(mounted).statistics.show()
+    both.lent.follow_in_thread(connection)
+    fd = both.device.connection()
+    assert fd is not None
+    os.close(fd)
+    assert device_of(mounted).statistics.show() == counted
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_who_has_the_device_open_sees_what_a_sync_has_brought(

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import marshal
 import os
 import select
 import threading
@@ -71,14 +70,14 @@ class Lent(FileDevice):
         counted[1] += length
         counted[2] += monotonic_ns() - begun
 
-    def _counted(self) -> lending.Counts:
+    def _counted(self) -> list[int]:
         counts, self._counts = self._counts, _no_counts()
-        return counts
+        return lending.flat(counts)
 
     def sync(self) -> None:
         """Have the supervisor sync the image, for it tells everybody who is to know."""
         with self._syncing:
-            lending.say(self._channel, lending.SYNC, False, self._counted())
+            lending.say(self._channel, lending.SYNC, *self._counted())
             code = self._synced.get()
         if code:
             raise OSError(code, os.strerror(code))
@@ -95,7 +94,7 @@ class Lent(FileDevice):
 
     def _follow(self, connection: int) -> None:
         while data := (message := self._channel.receive()).data:
-            kind, *words = marshal.loads(data)
+            kind, *words = lending.words_of(data)
             if kind == lending.SYNCED:
                 self._synced.put(words[0])
                 continue
@@ -113,11 +112,11 @@ class Lent(FileDevice):
 
     def done(self) -> None:
         """Everything is written."""
-        lending.say(self._channel, lending.DONE, self._counted())
+        lending.say(self._channel, lending.DONE, *self._counted())
 
 
 def _no_counts() -> lending.Counts:
-    return [[0, 0, 0] for _ in range(4)]
+    return [[0, 0, 0] for _ in range(lending.KINDS)]
 
 
 def _drain(connection: int) -> None:

@@ -7,7 +7,6 @@ once, it syncs through us, and nothing of it passes the device's node.
 from __future__ import annotations
 
 import errno
-import marshal
 import os
 import threading
 from functools import partial
@@ -65,6 +64,7 @@ class LentDevice(HeldDevice):
         self._window = window_of(self._device)
         self._answers: SimpleQueue[Message | OSError] = SimpleQueue()
         self._asking = threading.Lock()
+        self._asked = False
         self._channel: Channel | None = None
 
     def lend_in_thread(self) -> Loan:
@@ -97,7 +97,9 @@ class LentDevice(HeldDevice):
             OSError: EMFILE.
         """
         message = self._ask(lending.CONNECTION)
-        return message.fds[0] if message.fds else None
+        first, *others = message.fds or (None,)
+        close_all([fd for fd in others if fd is not None])
+        return first
 
     def drain(self) -> None:
         """Return once the engine has read all requests that were queued for it before, or for so
@@ -117,6 +119,7 @@ class LentDevice(HeldDevice):
         with self._asking:
             if self._channel is None:
                 return _NOTHING
+            self._asked = True
             try:
                 lending.say(self._channel, *question, fds=fds)
             except (BrokenPipeError, ConnectionResetError):
@@ -131,14 +134,15 @@ class LentDevice(HeldDevice):
     def _follow(self, channel: Channel) -> None:
         try:
             while (message := self._receive(channel)) is not None:
-                kind, *words = marshal.loads(message.data)
-                if kind == lending.ANSWER:
+                kind, *words = lending.words_of(message.data) or (0,)
+                if kind == lending.ANSWER and self._asked:
+                    self._asked = False
                     self._answers.put(message)
                     continue
-                close_all(message.fds)  # there are none
-                self._count(words[-1])
+                close_all(message.fds)
+                self._count(lending.counts_of(tuple(words)))
                 if kind == lending.SYNC:
-                    spawn(partial(self._sync, channel, bool(words[0])))
+                    spawn(partial(self._sync, channel))
         finally:
             self._answers.put(_NOTHING)
             with self._asking:
@@ -155,6 +159,7 @@ class LentDevice(HeldDevice):
             try:
                 message = channel.receive()
             except OSError as problem:  # without room for its descriptor: it was an answer
+                self._asked = False
                 self._answers.put(problem)
                 continue
             return message if message.data else None
@@ -164,10 +169,10 @@ class LentDevice(HeldDevice):
             if counted[0]:
                 self._device.statistics.add(kind, *counted)
 
-    def _sync(self, channel: Channel, datasync: bool) -> None:
+    def _sync(self, channel: Channel) -> None:
         code = 0
         try:
-            self.sync(datasync)
+            self.sync(datasync=False)
         except Exception as problem:
             code = errno_of(problem)
         try:
