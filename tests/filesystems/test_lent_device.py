@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -53,6 +55,16 @@ def end(both: Both) -> None:
     """As the engine's process does."""
     both.lent._channel._socket.shutdown(2)
     assert both.device.gone.wait(10)
+    followers = [thread for thread in threading.enumerate() if thread.name == "lent"]
+    for thread in followers:  # whose end would be ours
+        thread.join(10)
+    both.lent._channel.close()
+    os.close(both.lent.window[0])
+
+
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +152,7 @@ def test_its_connection_is_handed_over(both: Both, connection: int) -> None:
 def test_an_engine_that_says_anything_is_asked_all_the_same(
     both: Both, connection: int, mounted: Mounted
 ) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     channel = both.lent._channel
     lending.say(channel, lending.ANSWER, fds=(connection,))  # to no question
     for words in ((), (lending.DONE,), (lending.DONE, 1, 2), (lending.DONE, *[-1] * 12), (99, 1)):
@@ -154,7 +166,7 @@ def test_an_engine_that_says_anything_is_asked_all_the_same(
     assert fd is not None
     os.close(fd)
     assert device_of(mounted).statistics.show() == counted
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
 
 
 def test_who_has_the_device_open_sees_what_a_sync_has_brought(
@@ -247,7 +259,7 @@ def test_without_a_thread_it_is_not_lent(
     def cannot(*_: object) -> None:
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     with monkeypatch.context() as patch:
         patch.setattr(lent_device, "start", cannot)
         device = device_of(mounted)
@@ -258,4 +270,4 @@ def test_without_a_thread_it_is_not_lent(
             LentDevice(mounted.filesystem, node, None, lock, opener).lend_in_thread()
         lock.release()
         mounted.filesystem.drive(lambda: device.disk.release(opener))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before

@@ -83,7 +83,7 @@ NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncf
 NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
 NUMBER(__NR_ioctl); NUMBER(__NR_mknodat);
 #ifdef __LP64__
-NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
+NUMBER(__NR_setresuid); NUMBER(__NR_setresgid); NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
 #ifdef GENERIC
 #define __NR_newfstatat __NR3264_fstatat
