@@ -27,6 +27,16 @@ def ext4_image(stage: Stage, name: str, mebibytes: int) -> Path:
     return image
 
 
+def vfat_image(stage: Stage, name: str, mebibytes: int) -> Path:
+    """The same of FAT."""
+    image = stage.scratch / name
+    with image.open("wb") as file:
+        file.truncate(mebibytes * MIB)
+    stage.run_as_root(["mkfs.fat", str(image)])
+    stage.give(image)
+    return image
+
+
 def filled_image(stage: Stage, name: str, mebibytes: int) -> Path:
     """An image with every block allocated: holes would read at the speed of memset."""
     image = stage.scratch / name

@@ -105,6 +105,10 @@ class Channel:
             raise
         return Message(data, fds, pid)
 
+    def detach(self) -> int:
+        """The descriptor, which is the caller's from now on."""
+        return self._socket.detach()
+
     def close(self) -> None:
         self._socket.close()
 

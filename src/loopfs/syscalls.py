@@ -10,7 +10,7 @@ import errno
 import os
 import struct
 
-from loopfs.lean import Callable, NamedTuple
+from loopfs.lean import Callable, NamedTuple, Sequence
 from loopfs.text import to_bytes
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
@@ -74,6 +74,17 @@ def umount2(target: str, flags: int) -> None:
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
     _check(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(v) for v in (value, 0, 0, 0))))
+
+
+def set_ids(uids: Sequence[int], gids: Sequence[int]) -> None:
+    """setresuid(2) and setresgid(2) of this thread alone: the C library's are of all threads.
+
+    Args:
+        uids, gids: real, effective and saved.
+    """
+    for call, numbers in (("setresgid", gids), ("setresuid", uids)):
+        arguments = (ctypes.c_uint(number) for number in numbers)
+        _check(_syscall(ctypes.c_long(_NR[call]), *arguments))
 
 
 def set_filesystem_ids(uid: int, gid: int) -> None:
@@ -307,6 +318,11 @@ def set_dumpable(dumpable: bool) -> None:
     """prctl(PR_SET_DUMPABLE): who is not can be traced only by who has CAP_SYS_PTRACE in the user
     namespace where its program was started."""
     prctl(sched.PR_SET_DUMPABLE, int(dumpable))
+
+
+def set_name(name: str) -> None:
+    """prctl(PR_SET_NAME): what /proc says that this thread is called; 15 bytes."""
+    _check(_libc.prctl(ctypes.c_int(sched.PR_SET_NAME), to_bytes(name)))
 
 
 def become_subreaper() -> None:

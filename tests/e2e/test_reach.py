@@ -33,9 +33,11 @@ print("ready", flush=True)
 libc.mount(b"none", b"stalled/name", b"loop", 0, None)
 """
 
-# With an engine, and a job that lasts. 9 is the /proc of who calls loopfs.
+# With an engine, another that its job has become, and a job that lasts. 9 is the /proc of who calls
+# loopfs.
 SCRIPT = """
-    mkdir mnt stalled; d=$(losetup -f --show disk.img); mount $d mnt
+    mkdir mnt fat stalled; d=$(losetup -f --show disk.img); mount $d mnt
+    truncate -s 4M fat.img; mkfs.fat fat.img >&2; mount -o loop fat.img fat
     python3 stall.py & read pids
     reach() { timeout 20 python3 reaching.py "$@" 2>&1; echo end; }
     reach /proc/self/fd/9 $pids
@@ -52,16 +54,19 @@ SIGNAL = "pidfd_send_signal"
 
 
 class Served(NamedTuple):
-    """A sandbox with all that serves it: ``job`` is one that does not end."""
+    """A sandbox with all that serves it: ``engine`` is a program of others, ``job`` one that does
+    not end, ``forked`` one that has become an engine."""
 
     process: subprocess.Popen[str]
     parts: Parts
+    engine: int
+    forked: int
     job: int
 
     def of_ours(self) -> tuple[int, ...]:
         """Those that are no program of others."""
         parts = self.parts
-        return parts.supervisor, parts.child, parts.init, parts.helper, self.job
+        return parts.supervisor, parts.child, parts.init, parts.helper, self.job, self.forked
 
 
 @pytest.fixture
@@ -74,9 +79,9 @@ def served(user: User, loopfs_bin: list[str], workdir: Path) -> Iterator[Served]
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         parts = parts_of(process.pid)
-        assert parts.engines
+        by_name = {Path(f"/proc/{pid}/comm").read_text().strip(): pid for pid in parts.engines}
         jobs = wait_until(lambda: set(children_of(parts.helper)) - set(parts.engines), "a job is")
-        yield Served(process, parts, jobs.pop())
+        yield Served(process, parts, by_name["fuse2fs"], by_name["vfat"], jobs.pop())
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -100,9 +105,9 @@ def by_process(lines: Iterable[str]) -> dict[int, set[str]]:
 @pytest.mark.usefixtures("needs_root")  # to see from outside who is who
 def test_the_workload_reaches_nothing_of_ours(served: Served) -> None:
     """Even with a /proc that shows all: it has come in as a descriptor of the caller's."""
-    process, parts, _ = served
+    process, parts, engine, *_ = served
     assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(" ".join(map(str, (*served.of_ours(), *parts.engines))) + "\n")
+    process.stdin.write(" ".join(map(str, (*served.of_ours(), engine))) + "\n")
     process.stdin.flush()
 
     by_the_callers_proc = answers(process)
@@ -110,7 +115,6 @@ def test_the_workload_reaches_nothing_of_ours(served: Served) -> None:
     assert by_the_callers_proc[parts.init] <= {"shown", SIGNAL}
     for pid in {*served.of_ours()} - {parts.init}:
         assert by_the_callers_proc[pid] == {"shown"}
-    (engine,) = parts.engines
     if has_landlock():
         assert by_the_callers_proc[engine] - MODES_ALONE == {"shown"}
 

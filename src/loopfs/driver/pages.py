@@ -16,10 +16,11 @@ mounted for writing               clean pages; dirty     the bytes that the     
                                   that it does not use   until it syncs
 ================================  =====================  ======================  =================
 
-So each byte has one writer: the nodes, or the engine of what is mounted. Before a state changes
-or an ioctl changes what a page means (:data:`CHANGES`), the dirty pages of the disk and of its
-partitions are written, and all are dropped; and they are dropped once more when an engine has
-let go of the device. Disk and partition are cached apart, as in the kernel.
+An engine that has the image's file instead of a device of its own keeps no dirty pages: what it has
+written is in the image. So each byte has one writer: the nodes, or the engine of what is mounted.
+Before a state changes or an ioctl changes what a page means (:data:`CHANGES`), the dirty pages of
+the disk and of its partitions are written, and all are dropped; and they are dropped once more when
+an engine has let go of the device. Disk and partition are cached apart, as in the kernel.
 """
 
 from __future__ import annotations

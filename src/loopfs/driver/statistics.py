@@ -48,6 +48,15 @@ class Statistics:
         if self._whole is not None:
             self._whole.end(kind, length, nanoseconds)
 
+    def add(self, kind: int, requests: int, length: int, nanoseconds: int) -> None:
+        """Requests that somebody else has counted; as those of :meth:`end`, of all together."""
+        with self._lock:
+            self._requests[kind] += requests
+            self._bytes[kind] += length
+            self._nanoseconds[kind] += nanoseconds
+        if self._whole is not None:
+            self._whole.add(kind, requests, length, nanoseconds)
+
     @property
     def writing(self) -> bool:
         """Some write is not answered yet."""

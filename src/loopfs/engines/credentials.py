@@ -138,6 +138,5 @@ def _inside(id_map: str, numbers: Sequence[str], by: int = 1) -> Ids | None:
 
 
 def _set_ids(uids: Ids, gids: Ids) -> None:
-    os.setresgid(*gids[:3])
-    os.setresuid(*uids[:3])
+    syscalls.set_ids(uids[:3], gids[:3])
     syscalls.set_filesystem_ids(uids[3], gids[3])

@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping
 
 from loopfs.engines.options import is_without_effect
 from loopfs.errors import LoopfsError
-from loopfs.lean import NamedTuple
+from loopfs.lean import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from loopfs.engines.lent import Lent
 
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -112,6 +115,7 @@ def program(name: str, package: str) -> Callable[[str], str | None]:
 
 Check = Callable[[int, str], None]
 Extent = Callable[[int], tuple[int, int]]
+Serve = Callable[[int], None]  # until nothing of it is mounted; what is given is a /dev/fuse
 
 
 def whole(device: int) -> tuple[int, int]:
@@ -136,6 +140,8 @@ class Engine(NamedTuple):
         environment: given the open device, variables for the program.
         extent: given the open device, the bytes of it that the filesystem uses, which nobody
             else may write: the first, and the one after the last.
+        prepare: given the file of a device, what is to serve it from the process that asks, without
+            a program. Raises OSError for what it refuses. None for a program of others.
     """
 
     name: str
@@ -147,6 +153,7 @@ class Engine(NamedTuple):
     writes: bool = True
     environment: Callable[[int], dict[str, str]] = lambda device: {}
     extent: Extent = whole
+    prepare: Callable[[Lent, Launch], Serve] | None = None
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         """The data argument of mount(2) as the program's options.

@@ -8,8 +8,10 @@ wait, and forks once more for each job. A job gets a channel of its own to the s
 from __future__ import annotations
 
 import errno
+import gc
 import marshal
 import os
+import select
 import sys
 import threading
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 WRITE_BACK = 1002  # so a job asks that the image has what is dirty of a device, and waits
 SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
+DRAIN = 1005  # so a job asks that an engine have answered what is queued for it; and waits
+LEND = 1004  # so a job asks for the file of a device, to become its engine; and waits
 TURN = 1003  # so a job asks for its turn to mount a device, and what is served of it; and waits
 GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
 ABORT = b"abort"  # and so that it ends at once, whatever is under way
@@ -180,7 +184,10 @@ def _serve(channel: Channel) -> bytes:
     syscalls.become_subreaper()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    idle: int | None = _IDLE
     while True:
+        if idle is not None and _import_while_idle(channel, idle):
+            idle = None
         try:
             message = channel.receive()
         except OSError as problem:
@@ -194,8 +201,39 @@ def _serve(channel: Channel) -> bytes:
         except Exception as problem:  # one caller's loss, not everybody's
             _refuse(message, problem)
         close_all(message.fds)
+        idle = idle and _SOON
 
 
+def _import_while_idle(channel: Channel, idle: int) -> bool:
+    """Import what the jobs that mount and unmount need, of which each is a fork, unless there is
+    something to do within ``idle`` milliseconds. Whether it is done."""
+    poller = select.poll()
+    poller.register(channel.fileno(), select.POLLIN)
+    if poller.poll(idle):
+        return False
+    for name in _OF_JOBS:
+        __import__(name)
+        if poller.poll(0):
+            return False
+    gc.collect()
+    gc.freeze()  # so that no job writes to the pages of what it has in common with all others
+    return True
+
+
+_IDLE = 50  # milliseconds, in which a command may have ended that needs nothing of it
+_SOON = 5  # milliseconds, after a job
+_OF_JOBS = (
+    "loopfs.engines.jobs",
+    "loopfs.engines.mount_job",
+    "loopfs.engines.umount_copy",
+    "loopfs.engines.forked",
+    "loopfs.fuse.server",
+    "loopfs.fat.filesystem",
+    "loopfs.fat.options",
+    "loopfs.fat.volume",
+    "encodings.cp437",
+    "encodings.utf_16_le",
+)
 _OF_ONE_MESSAGE = (errno.EMFILE, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR)
 
 

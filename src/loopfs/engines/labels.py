@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from loopfs.engines import ext_superblock
 from loopfs.engines.ext_superblock import SIZE, START
-from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.held_device import HeldDevice
 
 
 class Label:
     """That of what an engine serves from ``device``."""
 
-    def __init__(self, device: EngineDevice) -> None:
+    def __init__(self, device: HeldDevice) -> None:
         self._device = device
 
     def get(self) -> bytes:

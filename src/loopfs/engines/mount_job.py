@@ -19,129 +19,132 @@ from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.policy import BY_NAME
 from loopfs.engines.programs import check_type
 from loopfs.engines.stage import MOUNTPOINT, Server, Stage
-from loopfs.engines.superblock import (
-    connection_of,
-    disconnected,
-    fuse_context,
-    live_connection_of,
-)
+from loopfs.engines.superblock import connection_of, disconnected, fuse_context
 from loopfs.uapi import mount as uapi
 
 
-class _Mount:
-    """One request of a caller, in whose namespaces we are.
+class Mount:
+    """One request of a caller. What is looked up and mounted for it, is so in its namespaces, where
+    :meth:`enter` brings us.
 
     ``place`` is a descriptor of where it is to be mounted; None for a context for fsmount(2).
     """
 
-    def __init__(self, channel: Channel, fds: list[int], fstype: str, flags: int) -> None:
-        self._channel = channel
-        self._fstype = fstype
-        self._flags = flags
-        self._caller = Caller(fds)
-        self._stage = Stage()
+    def __init__(self, channel: Channel, caller: Caller, fstype: str, flags: int) -> None:
+        self.channel = channel
+        self.caller = caller
+        self.fstype = fstype
+        self.flags = flags
         self._own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._caller.enter()
+
+    def enter(self) -> None:
+        """Be in the caller's namespaces for good; the stage is of those where we are now."""
+        self._stage = Stage()
+        self.caller.enter()
 
     def find(self, source: str, instances: tuple[int, ...]) -> bool:
         """Find the device; False when it is no instance's."""
-        with self._caller.rights():
-            node = find_device(source, self._caller.proc, instances, self._own_fds)
+        with self.caller.rights():
+            node = find_device(source, self.caller.proc, instances, self._own_fds)
             if node is None:
                 return False
-            self._shown = node.shown(source)
+            self.shown = node.shown(source)
         self.node: DeviceNode = node
         return True
 
     def resolve(self, target: str | None) -> None:
         """Find where it is to be mounted."""
-        self._place = None
+        self.place = None
         if target is not None:
-            with self._caller.rights():
-                self._place = paths.resolve(target, self._caller.proc)
+            with self.caller.rights():
+                self.place = paths.resolve(target, self.caller.proc)
 
-    def _check_place(self) -> None:
-        if self._place is not None and not stat.S_ISDIR(os.fstat(self._place).st_mode):
+    def check_place(self) -> None:
+        if self.place is not None and not stat.S_ISDIR(os.fstat(self.place).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def again(self, engine: Engine) -> bool:
         """Wait until nobody else mounts the device. Mount it from the superblock that an engine
         serves then, if one does."""
-        read_only = self._read_only(engine)
-        while served := self._served():
-            self._stage.enter()
-            context = _context_of(served, self._fstype, read_only, self._shown)
+        read_only = self.read_only(engine)
+        while (found := self._served()) is not None:
+            context = _context_of(*found, self.fstype, read_only, self.shown)
             if context is None:  # that superblock has gone meanwhile
-                self._caller.enter()
                 continue
-            self._check_place()
-            if self._place is None:
-                answer(self._channel, 0, None, (context,))
+            self.check_place()
+            if self.place is None:
+                answer(self.channel, 0, None, (context,))
             else:
                 tree = syscalls.fsmount(context, 0)
                 os.close(context)
-                apply_flags(tree, self._flags)
-                answer(self._channel, 0)
-                self._move_to_caller(tree, self._place)
+                apply_flags(tree, self.flags)
+                answer(self.channel, 0)
+                if self.move_to_caller(tree):
+                    answer(self.channel, 0)
             return True
         return False
 
-    def _served(self) -> Served | None:
-        """What an engine has of the device, when it is our turn. Raises OSError."""
-        answer(self._channel, TURN, (self.node.instance, self.node.ino))
-        code, served = marshal.loads(
-            self._channel.receive().data or marshal.dumps((errno.EINTR, ()))
-        )
+    def _served(self) -> tuple[Served, int] | None:
+        """What an engine has of the device, and its /dev/fuse, when it is our turn.
+
+        Raises:
+            OSError: EINTR: nobody waits for it.
+        """
+        answer(self.channel, TURN, (self.node.instance, self.node.ino))
+        message = self.channel.receive()
+        code, served = marshal.loads(message.data or marshal.dumps((errno.EINTR, ())))
         if code:
             raise OSError(code, os.strerror(code))
-        return Served._make(served[0]) if served else None
+        return (Served._make(served), message.fds[0]) if served else None
 
     def start(self, engine: Engine, options: tuple[str, ...]) -> None:
         """Have an engine serve it."""
-        read_only = self._read_only(engine)
+        read_only = self.read_only(engine)
         with visible():
             device = self.node.open(read_only)
         self._write_back()
         with visible():
-            engine.check(device, self._fstype)
+            engine.check(device, self.fstype)
             used = (0, 0) if read_only else engine.extent(device)
             environment = engine.environment(device)
-        self._check_place()
-        self._stage.build(self._fstype)
+        self.check_place()
+        self._stage.build(self.fstype)
         fuse = self._stage.mount_device()
         wanted = Wanted(self.node.instance, self.node.ino, read_only, *used)
-        answer(self._channel, SERVE, tuple(wanted), (fuse,))
+        answer(self.channel, SERVE, tuple(wanted), (fuse,))
         os.close(fuse)
         self._await_reply()
-        self._stage.show(self.node.name, self._shown)
-        mounter = self._caller.mounter(atime=not self._flags & uapi.MS_NOATIME)
-        launch = Launch(self._shown, MOUNTPOINT, self._fstype, options, read_only, mounter)
-        server = self._stage.start(engine.command(launch), environment, device, self._caller.pidfd)
+        self._stage.show(self.node.name, self.shown)
+        mounter = self.caller.mounter(atime=not self.flags & uapi.MS_NOATIME)
+        launch = Launch(self.shown, MOUNTPOINT, self.fstype, options, read_only, mounter)
+        server = self._stage.start(engine.command(launch), environment, device, self.caller.pidfd)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
             key = self.node.instance, self.node.ino
-            had = tuple(Served(key, self._fstype, read_only, server.pid, number))
-            made = self._context(server, read_only) if self._place is None else _tree()
+            had = tuple(Served(key, self.fstype, read_only, server.pid, number))
+            made = self._context(server, read_only) if self.place is None else _tree()
         finally:
             # The engine lives in the stage: what is still mounted there would keep it for good.
             self._stage.clear()
-        if self._place is None:
-            answer(self._channel, 0, had, (server.pidfd, made))
+        if self.place is None:
+            answer(self.channel, 0, had, (server.pidfd, made))
             return
-        apply_flags(made, self._flags)
-        answer(self._channel, 0, had, (server.pidfd,))
-        self._move_to_caller(made, self._place)
+        apply_flags(made, self.flags)
+        answer(self.channel, 0, had, (server.pidfd,))
+        self.caller.enter()
+        if self.move_to_caller(made):
+            answer(self.channel, 0)
 
     def _write_back(self) -> None:
         """Have in the image what has only been stored by mmap(2) yet. Raises OSError.
 
         fsync(2) would do, but also tell of stores that were refused while an engine had the device.
         """
-        answer(self._channel, WRITE_BACK, (self.node.instance, self.node.ino))
+        answer(self.channel, WRITE_BACK, (self.node.instance, self.node.ino))
         self._await_reply()
 
     def _await_reply(self) -> None:
-        if code := int(self._channel.receive().data or errno.EINTR):
+        if code := int(self.channel.receive().data or errno.EINTR):
             raise OSError(code, os.strerror(code))
 
     def _context(self, server: Server, read_only: bool) -> int:
@@ -149,19 +152,21 @@ class _Mount:
         if read_only:  # of the superblock, which an engine need not have told the kernel
             remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
             syscalls.mount("none", MOUNTPOINT, None, remount, None)
-        return fuse_context(connection_of(server.pidfd, server.pid), self._shown, self._fstype)
+        return fuse_context(connection_of(server.pidfd, server.pid), self.shown, self.fstype)
 
-    def _read_only(self, engine: Engine) -> bool:
-        return engine.read_only(self._fstype, bool(self._flags & uapi.MS_RDONLY))
+    def read_only(self, engine: Engine) -> bool:
+        return engine.read_only(self.fstype, bool(self.flags & uapi.MS_RDONLY))
 
-    def _move_to_caller(self, tree: int, place: int) -> None:
-        """Mount ``tree``, if the caller still waits. Dropping the last tree ends its engine."""
-        if self._channel.receive().data:
-            self._caller.enter()
-            with self._caller.rights():
-                syscalls.move_mount(tree, place)
-            os.close(tree)  # it would keep the mount busy
-            answer(self._channel, 0)
+    def move_to_caller(self, tree: int) -> bool:
+        """Mount ``tree``, and say whether it is to be answered: not if the caller waits no longer.
+        Dropping the last tree ends its engine."""
+        assert self.place is not None
+        if not self.channel.receive().data:
+            return False
+        with self.caller.rights():
+            syscalls.move_mount(tree, self.place)
+        os.close(tree)  # it would keep the mount busy
+        return True
 
 
 def _mount(
@@ -184,21 +189,31 @@ def _mount(
     ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the
     answer says whether it could have been, by what it holds.
     """
-    request = _Mount(channel, fds, fstype, flags)
+    request = Mount(channel, Caller(fds), fstype, flags)
+    engine = BY_NAME[engine_name] if engine_name else None
+    if engine is not None and engine.prepare is not None:
+        from loopfs.engines import forked
+
+        if forked.mount(request, engine, options, source, target, instances):
+            return
+        request.enter()
+        request.start(engine, options)
+        return
+    request.enter()
     if not request.find(source, instances):
         answer(channel, NOT_OURS)
         return
     request.resolve(target)
-    if refused:
+    if engine is None:
         answer(channel, refused, _holds(request.node, fstype))
-    else:
-        engine = BY_NAME[engine_name]
-        if not request.again(engine):
-            request.start(engine, options)
+    elif not request.again(engine):
+        request.start(engine, options)
 
 
-def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int | None:
-    """A context with the superblock of an engine that runs, with its /proc around us.
+def _context_of(
+    served: Served, connection: int, fstype: str, read_only: bool, shown: str
+) -> int | None:
+    """A context with the superblock of an engine that runs, by its /dev/fuse, which is closed.
 
     Returns:
         None when the superblock is gone and the engine about to end.
@@ -208,20 +223,20 @@ def _context_of(served: Served, fstype: str, read_only: bool, shown: str) -> int
             /dev/fuse may mount what it serves.
     """
     busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
-    connection = None
     try:
-        connection = live_connection_of(served.pid)
-        if connection is None:
+        if disconnected(connection):
             return None
         if (served.fstype, served.read_only) != (fstype, read_only):
             raise busy from None
         return fuse_context(connection, shown, fstype)
     except OSError as problem:
-        if connection is not None and disconnected(connection):  # meanwhile
+        if disconnected(connection):  # meanwhile
             return None
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
         raise busy from None
+    finally:
+        os.close(connection)
 
 
 def _tree() -> int:

@@ -7,7 +7,7 @@ import os
 import select
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from time import monotonic, sleep
 
@@ -16,13 +16,16 @@ from loopfs.channel import close_all
 from loopfs.engines.copies import Copies
 from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
-from loopfs.engines.helper import Helper, result
+from loopfs.engines.helper import DRAIN, Helper, result
 from loopfs.engines.labels import Label
+from loopfs.engines.superblock import connection_of, disconnected
 from loopfs.engines.turns import Turns
 from loopfs.filesystems.backing import BackingFile, wait_for_closes
 from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.instances import Instances
+from loopfs.filesystems.lent_device import LentDevice, Loan, may_be_lent, open_lent
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.connection import Connection
@@ -41,7 +44,8 @@ class Engine:
     """A running engine: its pidfd, which is closed with it, and st_dev of what it serves.
 
     ``superblock`` is the device number in mountinfo. What another mount of the same can be made
-    from is ``served``.
+    from is ``served``. ``userns`` is its user namespace, of an engine that cannot be looked into,
+    and is closed with it.
     """
 
     def __init__(
@@ -50,9 +54,11 @@ class Engine:
         device: int,
         superblock: int,
         served: Served | None = None,
-        source: EngineDevice | None = None,
+        source: HeldDevice | None = None,
+        userns: int | None = None,
     ) -> None:
         self.pidfd = pidfd
+        self._userns = userns
         self.device = device
         self.superblock = superblock
         self.pid = syscalls.pidfd_pid(pidfd)
@@ -64,6 +70,8 @@ class Engine:
 
     def __del__(self) -> None:
         os.close(self.pidfd)  # not before: another thread may wait for it
+        if self._userns is not None:
+            os.close(self._userns)
 
     def ended(self, timeout_ms: int | None = 0) -> bool:
         """It has exited, or does within ``timeout_ms`` (None: however long it takes), and its
@@ -118,31 +126,70 @@ class Engine:
             engine has ended; NOT_OURS when it is the kernel's to carry out.
         """
         assert self.served is not None
-        what = (self.pid, self.served.fstype, self.device, call, fd)
-        fds = (self.pidfd,) if process is None else (self.pidfd, process.pidfd())
         with self.syncing:
+            connection = self.connection()
+            if connection is None:
+                return errno.ENOTCONN
+            namespace = self.pidfd if self._userns is None else self._userns
+            what = (self.pid, self.served.fstype, self.device, call, fd, self.syncs_by_itself)
+            fds = [connection]
             try:
-                channel = helper.begin("sync", what, fds)
+                if process is not None:
+                    fds.append(process.pidfd())
+                channel = helper.begin("sync", what, (self.pidfd, namespace, *fds))
             except BrokenPipeError:
                 return errno.EIO
             finally:
-                close_all(list(fds[1:]))
-            code, _ = result(channel.receive())
-            channel.close()
+                close_all(fds)
+            with channel:
+                code, _ = result(channel.receive())
+                if code == DRAIN and isinstance(self._source, LentDevice):
+                    self._source.drain()
+                    with suppress(BrokenPipeError):  # it was killed
+                        channel.send(b"drained")
+                    code, _ = result(channel.receive())
         return self.error or code
+
+    @property
+    def syncs_by_itself(self) -> bool:
+        """What the kernel asks it to sync (fsync(2), of any descriptor) it does sync."""
+        return isinstance(self._source, LentDevice)
+
+    def connection(self) -> int | None:
+        """A duplicate of the /dev/fuse that it serves, to be closed soon: it keeps the mount from
+        noticing the engine's end. None when it has let go of it.
+
+        Raises:
+            OSError: EMFILE.
+        """
+        if isinstance(self._source, LentDevice):
+            return self._source.connection()
+        try:
+            return connection_of(self.pidfd, self.pid)
+        except OSError as problem:
+            if problem.errno == errno.EMFILE:
+                raise
+            return None
 
     def disconnected(self) -> bool:
         """The last mount of its filesystem is gone, so it is about to end."""
-        from loopfs.engines.superblock import connection_of, disconnected
-
-        try:
-            fd = connection_of(self.pidfd, self.pid)
-        except OSError:
-            return True  # it has closed it already
+        fd = self.connection()
+        if fd is None:
+            return True
         try:
             return disconnected(fd)
         finally:
             os.close(fd)
+
+    def user_namespace(self) -> int:
+        """A descriptor of the user namespace of who has mounted it.
+
+        Raises:
+            OSError: it has ended.
+        """
+        if self._userns is not None:
+            return os.dup(self._userns)
+        return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class KernelMount(Engine):
@@ -255,21 +302,25 @@ class Mounts:
         engines = tuple(engine.device for engine in self.alive())
         return engines + self.instances.device_numbers()
 
-    def served(self, device: tuple[int, int]) -> tuple[Served, ...]:
-        """What the engine of a device has, whose superblock can be mounted once more. One that is
-        to end is waited for.
+    def served(self, device: tuple[int, int]) -> tuple[Served, int] | None:
+        """What the engine of a device has, whose superblock can be mounted once more, and its
+        /dev/fuse, which is the caller's to close soon. One that is to end is waited for.
 
         Args:
             device: st_dev of the instance and the node's inode number.
         """
-        found = [e for e in self.alive() if e.served is not None and e.served.device == device]
-        for engine in found:
+        for engine in self.alive():
+            if engine.served is None or engine.served.device != device:
+                continue
             with engine.syncing:
-                last = engine.disconnected()
-            if last:
+                connection = engine.connection()
+            if connection is not None and not disconnected(connection):
+                return engine.served, connection
+            if connection is not None:
+                os.close(connection)
                 engine.unmounted = True
-                engine.ended(None)
-        return tuple(e.served for e in found if e.served is not None and not e.ended())
+            engine.ended(None)
+        return None
 
     def serve(self, wanted: Wanted, fuse: int) -> EngineDevice:
         """Serve the mount that an engine is to have its device from.
@@ -323,8 +374,46 @@ class Mounts:
             raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
         return filesystem, node
 
-    def add(self, pidfd: int, served: Served, source: EngineDevice | None) -> None:
-        engine = Engine(pidfd, served.superblock, served.superblock, served, source)
+    def lend(self, wanted: Wanted) -> Loan | None:
+        """Have the file of a device lent to a job that will be its engine, which uses all of it.
+
+        Returns:
+            what the job is to have; None if the device must be served instead (:meth:`serve`).
+        Raises:
+            OSError: ENXIO (the device is gone), EBUSY (somebody else has it exclusively or writes
+                a part of it, or its image is mounted by another sandbox), EACCES (it is
+                write-protected); what the image says to what is dirty of it.
+        """
+        filesystem, node = self._device(wanted.instance, wanted.ino)
+        assert node.device is not None
+        device, use, lock = node.device, None, None
+        if not may_be_lent(device):
+            return None
+        opener = open_lent(filesystem, device, read_only=wanted.read_only)
+        try:
+            self.write_back(wanted.instance, wanted.ino)
+            lock = ImageLock.take(device, 0, device.capacity, write=not wanted.read_only)
+            if not wanted.read_only:
+                use = filesystem.drive(partial(device.mounted, 0, device.capacity))
+                filesystem.drop_pages(device)  # what was stored meanwhile
+            return LentDevice(filesystem, node, use, lock, opener).lend_in_thread()
+        except OSError:
+            if use is not None:
+                device.unmounted(use)
+            if lock is not None:
+                lock.release()
+            filesystem.drive(lambda: device.disk.release(opener))
+            raise
+
+    def add(self, fds: list[int], served: Served, source: HeldDevice | None) -> None:
+        """An engine serves a device.
+
+        Args:
+            fds: its pidfd, and its user namespace if it cannot be looked into; ours from now on.
+        """
+        pidfd, *userns = fds
+        device = served.superblock
+        engine = Engine(pidfd, device, device, served, source, *userns)
         if source is not None and served.fstype in EXT_TYPES:
             engine.label = Label(source)
             source.exempt(engine.label.write)

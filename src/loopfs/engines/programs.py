@@ -12,15 +12,17 @@ from loopfs.engines.engine import Engine, Launch, program
 _BLKID_NAMES = {"ntfs3": "ntfs"}
 
 
-def check_type(device: int, fstype: str) -> None:
+def check_type(device: int, fstype: str, offset: int = 0, size: int | None = None) -> None:
     """Refuse a device that holds another filesystem than ``fstype``, as its driver would.
 
+    Args:
+        offset, size: of a part of an open file that is the device, in bytes.
     Raises:
         OSError: EINVAL.
     """
     from loopfs.filesystems.blkid import holds
 
-    if not holds(device, _BLKID_NAMES.get(fstype, fstype)):
+    if not holds(device, _BLKID_NAMES.get(fstype, fstype), offset, size):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
 

@@ -48,30 +48,6 @@ def set_sb_flags(context: int, flags: int, mask: int) -> None:
             syscalls.fsconfig(context, uapi.FSCONFIG_SET_FLAG, word)
 
 
-def live_connection_of(pid: int) -> int | None:
-    """The same as :func:`connection_of`; None when the superblock is gone, or the process.
-
-    Raises:
-        OSError: EACCES, EPERM: the process is another user namespace's.
-    """
-    try:
-        connection = connection_of(os.pidfd_open(pid), pid)
-    except OSError as problem:
-        if problem.errno in (errno.ESRCH, errno.ENOENT, errno.EBADF) or _is_exiting(pid):
-            return None
-        raise
-    return None if disconnected(connection) else connection
-
-
-def _is_exiting(pid: int) -> bool:
-    """A process that exits has no memory any more, and its /proc is as closed as a stranger's."""
-    try:
-        with open(f"/proc/{pid}/statm", "rb") as file:
-            return file.read().startswith(b"0 ")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
 def disconnected(connection: int) -> bool:
     """The superblock of a /dev/fuse is gone."""
     poller = select.poll()

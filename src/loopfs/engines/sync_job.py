@@ -12,15 +12,16 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
+from functools import partial
 from time import monotonic, sleep
 
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines import fuse2fs, fuse2fs_flush
 from loopfs.engines.caller import enter_user
-from loopfs.engines.helper import NOT_OURS, answer
+from loopfs.engines.helper import DRAIN, NOT_OURS, answer
 from loopfs.engines.jobs import Job
-from loopfs.engines.superblock import fuse_context, live_connection_of
+from loopfs.engines.superblock import disconnected, fuse_context
 from loopfs.uapi.sched import CLONE_NEWNS
 from loopfs.uapi.syscalls import abis
 
@@ -38,18 +39,21 @@ def _sync(
     device: int,
     call: str,
     number: int,
+    by_itself: bool,
 ) -> None:
     """fsync(2), fdatasync(2), syncfs(2) of a caller's descriptor ``number``, or sync(2) of a mount.
 
     Answers with what the call returns, ENOTCONN when the engine has ended; NOT_OURS when the
-    descriptor is another's meanwhile or cannot be had.
+    descriptor is another's meanwhile or cannot be had. Before, DRAIN is an answer too.
 
     Args:
-        fds: a pidfd of the engine; one of the caller, but for sync(2).
+        fds: a pidfd of the engine, its user namespace, a duplicate of its /dev/fuse; a pidfd of
+            the caller, but for sync(2).
         pid: the engine's.
         fstype, device: type and device number (st_dev) of what it serves.
+        by_itself: it syncs its device when it is asked to sync, and cannot be looked into.
     """
-    server, *caller = fds
+    _, namespace, connection, *caller = fds
     # Above the engine's connection, which a process that is killed thus closes first: the engine
     # may have been killed too, and then nobody answers what closing a file asks.
     try:
@@ -60,13 +64,14 @@ def _sync(
     if own is not None and syscalls.statx_dev(own) != device:
         answer(channel, NOT_OURS)
         return
-    enter_user(server)
+    enter_user(namespace)
     syscalls.unshare(CLONE_NEWNS)
-    root = _root(pid, fstype)
+    root = _root(connection, fstype)
     if root is None:  # the kernel's syncfs(2) of what is left would be 0
         answer(channel, errno.ENOTCONN)
         return
-    code = _write_all(pid, fstype, call, root, own)
+    drain = partial(_have_drained, channel) if by_itself else partial(_drain, pid)
+    code = _write_all(None if by_itself else pid, fstype, call, root, own, drain)
     # Before the answer: until then nobody expects the last umount to end the engine.
     os.close(root)
     if own is not None:
@@ -88,22 +93,19 @@ def _close(fd: int) -> None:
         return
 
 
-def _root(pid: int, fstype: str) -> int | None:
+def _root(connection: int, fstype: str) -> int | None:
     """The root of a mount of ours of what an engine serves, for reading and writing whatever the
-    caller's mount is for; None when it has ended."""
-    connection = live_connection_of(pid)
-    if connection is None:
-        return None
+    caller's mount is for; None when it has ended. The connection is closed."""
     try:
+        if disconnected(connection):
+            return None
         context = fuse_context(connection, "loopfs", fstype)
     except OSError:
-        os.close(connection)
-        if (connection := live_connection_of(pid)) is None:  # meanwhile
+        if disconnected(connection):  # meanwhile
             return None
         raise
     finally:
-        if connection is not None:
-            os.close(connection)  # and only then ask the engine anything
+        os.close(connection)  # and only then ask the engine anything
     tree = syscalls.fsmount(context, 0)
     os.close(context)
     root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
@@ -111,9 +113,21 @@ def _root(pid: int, fstype: str) -> int | None:
     return root
 
 
-def _write_all(pid: int, fstype: str, call: str, root: int, own: int | None) -> int:
+def _write_all(
+    pid: int | None,
+    fstype: str,
+    call: str,
+    root: int,
+    own: int | None,
+    drain: Callable[[], None],
+) -> int:
     """0, or the errno of the first step that failed; none keeps those that follow from being made,
-    so that the kernel has told each of its errors to the description that is to hear it."""
+    so that the kernel has told each of its errors to the description that is to hear it.
+
+    Args:
+        pid: of an engine whose device is synced from outside.
+        drain: returns once the engine has answered what was queued before.
+    """
     codes = []
 
     def attempt(step: Callable[..., None], *arguments: object) -> None:
@@ -126,13 +140,13 @@ def _write_all(pid: int, fstype: str, call: str, root: int, own: int | None) -> 
 
     if call in ("syncfs", "sync"):
         attempt(syscalls.syncfs, root)  # which neither waits nor tells (FUSE of Linux 6.18)
-        attempt(_drain, pid)
+        attempt(drain)
         attempt(os.fsync, root)  # for which engines write their memory; not fuse2fs
     else:
         attempt(os.fsync if call == "fsync" else os.fdatasync, own)
-    if fstype in fuse2fs.TYPES:
+    if fstype in fuse2fs.TYPES and pid is not None:
         attempt(fuse2fs_flush.flush, root, own)  # and it syncs its device
-    else:
+    elif pid is not None:
         attempt(_sync_device, pid)
     if call == "syncfs":
         attempt(syscalls.syncfs, own)
@@ -140,6 +154,12 @@ def _write_all(pid: int, fstype: str, call: str, root: int, own: int | None) -> 
 
 
 # --- what the kernel has queued for the engine ---------------------------------------
+
+
+def _have_drained(channel: Channel) -> None:
+    """As :func:`_drain`, of an engine that only the supervisor can ask."""
+    answer(channel, DRAIN)
+    channel.receive()
 
 
 def _drain(pid: int) -> None:

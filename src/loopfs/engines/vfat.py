@@ -1,6 +1,7 @@
 """FAT12, FAT16 and FAT32 by a filesystem of our own (loopfs.fat), as an engine.
 
-It is a program that serves until its last mount is gone, started as others are.
+The job that mounts it serves it. Where the device's file cannot be lent, it is a program that is
+started as others are.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 import os
 import sys
 
-from loopfs.engines.engine import Engine, Launch
+from loopfs.engines.engine import Engine, Launch, Mounter, Serve
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopfs.fat.inode import Inode
-    from loopfs.fuse.server import Server
+    from loopfs.fat.device import FileDevice
 
 NAME = "vfat"
 TYPES = frozenset({"vfat", "msdos"})
@@ -57,6 +57,18 @@ def _command(launch: Launch) -> list[str]:
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
+def _prepare(device: FileDevice, launch: Launch) -> Serve:
+    from loopfs.fat.filesystem import Vfat as Filesystem
+    from loopfs.fat.options import Defaults, Options
+    from loopfs.fat.volume import Volume
+    from loopfs.fuse.server import Server
+
+    options = Options(",".join(launch.options), Defaults(*launch.caller[:3]))
+    volume = Volume(device, options, read_only=launch.read_only)
+    filesystem = Filesystem(volume, atime=launch.caller.atime)
+    return lambda connection: Server(connection, filesystem).serve()
+
+
 def main(argv: list[str]) -> None:
     """Serve. An error before ends the program with a sentence, and the mount is refused.
 
@@ -65,32 +77,29 @@ def main(argv: list[str]) -> None:
             who mounts; vfat's options.
     """
     try:
-        server = _mount(*argv[1:])
+        connection, serve = _mount(*argv[1:])
     except OSError as problem:
         sys.exit(problem.strerror)
-    server.serve()
+    serve(connection)
 
 
 def _mount(
     device: str, mountpoint: str, fstype: str, mode: str, atime: str, defaults: str, words: str
-) -> Server[Inode]:
+) -> tuple[int, Serve]:
     from loopfs import syscalls
     from loopfs.fat.device import FileDevice
-    from loopfs.fat.filesystem import Vfat as Filesystem
-    from loopfs.fat.options import Defaults, Options
-    from loopfs.fat.volume import Volume
-    from loopfs.fuse.server import Server
     from loopfs.uapi.mount import MS_RDONLY
 
     read_only = mode == "ro"
-    options = Options(words, Defaults(*map(int, defaults.split(","))))
+    uid, gid, umask = map(int, defaults.split(","))
+    caller = Mounter(uid, gid, umask, atime == "atime")
+    launch = Launch(device, mountpoint, fstype, (words,), read_only, caller)
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
-    volume = Volume(FileDevice(fd), options, read_only=read_only)
-    filesystem = Filesystem(volume, atime=atime == "atime")
+    serve = _prepare(FileDevice(fd), launch)
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
-    return Server(connection, filesystem)
+    return connection, serve
 
 
-VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check)
+VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check, prepare=_prepare)

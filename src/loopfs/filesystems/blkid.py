@@ -71,9 +71,11 @@ def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
         library.blkid_free_probe(probe)
 
 
-def holds(fd: int, fstype: str) -> bool:
+def holds(fd: int, fstype: str, offset: int = 0, size: int | None = None) -> bool:
     """An open device holds a filesystem of the type, in libblkid's words.
 
+    Args:
+        offset, size: of a part of an open file that is the device, in bytes.
     Raises:
         OSError: ENOENT when there is no libblkid.
     """
@@ -82,7 +84,8 @@ def holds(fd: int, fstype: str) -> bool:
     if not probe:
         raise MemoryError
     try:
-        if library.blkid_probe_set_device(probe, fd, 0, os.lseek(fd, 0, os.SEEK_END)):
+        size = os.lseek(fd, 0, os.SEEK_END) if size is None else size
+        if library.blkid_probe_set_device(probe, fd, offset, size):
             return False
         names = (ctypes.c_char_p * 2)(to_bytes(fstype), None)
         library.blkid_probe_filter_superblocks_type(probe, BLKID_FLTR_ONLYIN, names)

@@ -12,15 +12,14 @@ import errno
 import mmap
 import os
 import stat
-import threading
-from collections.abc import Callable
 
-from loopfs.driver.bdev import BlockDevice, Use
+from loopfs.driver.bdev import Use
 from loopfs.filesystems import blockdev
+from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
-from loopfs.filesystems.rewriting import Change, Rewriting
+from loopfs.filesystems.rewriting import Change
 from loopfs.filesystems.threads import spawn, start
 from loopfs.fuse.connection import Connection
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
@@ -46,31 +45,15 @@ class _Watched(Request):
         super().fail(code)
 
 
-class EngineDevice(Operations):
-    """A directory with the file.
-
-    Args:
-        instance: the device's.
-        node: the device's.
-        use: what the engine may write, if anything; it ends with the engine.
-        lock: on what is below the device; the same.
-    """
+class EngineDevice(HeldDevice, Operations):
+    """A directory with the file; the arguments are those of a :class:`HeldDevice`."""
 
     def __init__(
         self, instance: LoopFilesystem, node: Node, use: Use | None, lock: ImageLock
     ) -> None:
-        assert node.device is not None
-        self._instance = instance
-        self._node = node
-        self._device: BlockDevice = node.device
-        self._use = use
-        self.lock = lock
-        self._rewriting = Rewriting(self._device)
+        super().__init__(instance, node, use, lock)
         self._session: Session | None = None
         self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
-        self._errors = blockdev.SyncErrors(node.device)
-        self.error = 0  # the errno of every sync
-        self.gone = threading.Event()  # and nothing of it is open any more
 
     def serve_in_thread(self, connection: Connection) -> None:
         """Serve what is mounted with an open /dev/fuse, in a thread.
@@ -80,30 +63,8 @@ class EngineDevice(Operations):
         """
         start("engine", self._serve, connection)
 
-    def freed_by_umount(self, process: int) -> None:
-        """:meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, once it is gone."""
-        self._instance.drive(lambda: self._device.disk.freed_by_umount(process))
-
-    def failed(self, code: int) -> None:
-        """Something that the engine had written is not in the image, and never will be: from now
-        on every sync says so, as of a kernel's filesystem whose journal was aborted."""
-        self.error = self.error or code
-
-    def contents(self, start: int, length: int) -> bytes:
-        """A part of the device (in bytes) as it is in the image. Raises OSError."""
-        return self._rewriting.read(start, length)
-
     def rewrite(self, start: int, length: int, change: Change) -> None:
-        """Have a part of the device changed in the image now, and whenever the engine writes it.
-
-        It waits for the thread that serves the engine.
-
-        Args:
-            start, length: bytes of the device. There is only one such part.
-            change: is given that part, and returns as many bytes.
-        Raises:
-            OSError: EROFS: the engine serves it for reading; as a disk.
-        """
+        """As declared. It waits for the thread that serves the engine."""
         if self._use is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         self._rewriting.begin(start, length, change)
@@ -115,42 +76,19 @@ class EngineDevice(Operations):
         self._rewriting.apply()
         blockdev.sync(self._device, datasync=False)
 
-    def store(self, start: int, data: bytes) -> None:
-        """Write a part of the device beside the engine. Raises OSError as a disk."""
-        self._rewriting.store(start, data)
-
-    def drop_pages(self, start: int, length: int) -> None:
-        """Have the instance's nodes forget a part of the device; as
-        :meth:`LoopFilesystem.drop_pages`."""
-        self._instance.drop_pages(self._device, start, length)
-
-    def exempt(self, write: Callable[[int, bytes], bool]) -> None:
-        """Have ``write`` asked, and do, what a node's write(2) to the use is to be allowed of."""
-        self._instance.exempt[self._device] = write
-
     def _serve(self, connection: Connection) -> None:
         self._session = Session(connection, self, writeback=True)
         try:
             self._session.serve()
         finally:
             try:
-                self._let_go(connection)
+                self._let_go()
             finally:
-                self.lock.release()
-                self.gone.set()
-
-    def _let_go(self, connection: int) -> None:
-        """What was cached of the device is old. A page that is dirty by a store of the time when
-        the engine had it is refused, and so dropped, as long as the use lasts."""
-        self._instance.exempt.pop(self._device, None)
-        try:
-            if self._use is not None:
                 try:
-                    self._instance.drop_pages(self._device)
+                    self._instance.release_all(connection)
                 finally:
-                    self._device.unmounted(self._use)
-        finally:
-            self._instance.release_all(connection)
+                    self.lock.release()
+                    self.gone.set()
 
     # --- names and attributes ----------------------------------------------------
 
@@ -203,17 +141,11 @@ class EngineDevice(Operations):
         return self._rewriting.write(request, offset + first, own, len(data))
 
     def fsync(self, request: Request, handle: int, datasync: bool) -> None:
-        if self.error:
-            raise OSError(self.error, os.strerror(self.error))
-        watched = _Watched(request, self)
-
         def sync() -> None:
-            self._errors.sync(datasync)
-            # Who has the device open sees what a sync has brought, at the latest.
-            self._instance.drop_pages(self._device)
-            watched.reply()
+            self.sync(datasync)
+            request.reply()
 
-        spawn(blockdev.answering(watched, sync))
+        spawn(blockdev.answering(request, sync))
 
     def fallocate(self, request: Request, handle: int, mode: int, offset: int, length: int) -> None:
         def fallocate() -> None:

@@ -114,6 +114,8 @@ class LoopFilesystem(Directory):
         self.open_files: dict[int, OpenFile] = {}
         # Who is asked for writes to what a mounted filesystem uses, which are EBUSY else.
         self.exempt: dict[BlockDevice, Callable[[int, bytes], bool]] = {}
+        # Who is told when the file of a device, or the part of it that it shows, may be another.
+        self.lent: dict[BlockDevice, Callable[[], None]] = {}
         self._handles = count(1)
         self.gone = threading.Event()  # shut down, and out of reach
         self._read_table = read_table
@@ -376,6 +378,9 @@ class LoopFilesystem(Directory):
             if affected.capacity:
                 self.session.grow(self.nodes.of_device(affected).data, affected.capacity)
         self.drop_pages(device)
+        for lent, follow in list(self.lent.items()):
+            if lent.disk is device.disk:
+                follow()
 
     def drop_pages(
         self,

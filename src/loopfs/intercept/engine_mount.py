@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import errno
 import marshal
+import os
 import sys
 
-from loopfs.channel import Channel, Message
+from loopfs.channel import Channel, Message, close_all
 from loopfs.engines.engine import NoEngine, Wanted
-from loopfs.engines.helper import NOT_OURS, SERVE, TURN, WRITE_BACK, result
+from loopfs.engines.helper import LEND, NOT_OURS, SERVE, TURN, WRITE_BACK, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import Policy
 from loopfs.engines.turns import Turn
 from loopfs.errors import LoopfsError
-from loopfs.filesystems.engine_device import EngineDevice
+from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.instances import PATIENCE
 from loopfs.filesystems.shares import ENGINE
 from loopfs.intercept.notify import Call
@@ -49,7 +50,7 @@ class Begun(NamedTuple):
 
     channel: Channel
     message: Message
-    device: EngineDevice | None
+    device: HeldDevice | None
     turn: Turn | None
 
     def next(self) -> None:
@@ -124,7 +125,7 @@ class _Conversation:
         self._call = call
         self._fstype = fstype
         self._channel = channel
-        self._device: EngineDevice | None = None
+        self._device: HeldDevice | None = None
         self._turn: Turn | None = None
 
     def hold(self) -> Begun:
@@ -133,10 +134,11 @@ class _Conversation:
             TURN: self._take_turn,
             WRITE_BACK: self._write_back,
             SERVE: self._serve,
+            LEND: self._lend,
         }
         message = self._channel.receive()
         while (reply := replies.get(result(message)[0])) is not None:
-            self._channel.send(reply(message))
+            reply(message)
             message = self._channel.receive()
         if result(message)[0]:
             if self._device is not None:
@@ -150,34 +152,63 @@ class _Conversation:
         if self._turn is not None:
             self._turn.give_back()
 
-    def _take_turn(self, message: Message) -> bytes:
+    def _take_turn(self, message: Message) -> None:
         device = _value(message)
-        served: tuple[tuple[object, ...], ...] = ()
+        found = None
         refused = 0
         try:
             if self._turn is None:
                 self._turn = self._mounts.turns.take(device, self._call.alive)
-            served = tuple(tuple(each) for each in self._mounts.served(device))
+            found = self._mounts.served(device)
         except OSError as problem:
             refused = problem.errno or errno.EIO
-        return marshal.dumps((refused, served))  # type: ignore[arg-type]
+        served = () if found is None else tuple(found[0])
+        fds = () if found is None else found[1:]
+        try:
+            self._channel.send(marshal.dumps((refused, served)), fds)  # type: ignore[arg-type]
+        finally:
+            close_all(list(fds))
 
-    def _write_back(self, message: Message) -> bytes:
+    def _write_back(self, message: Message) -> None:
+        code = 0
         try:
             self._mounts.write_back(*_value(message))
         except OSError as problem:
-            return b"%d" % (problem.errno or errno.EIO)
-        return b"0"
+            code = problem.errno or errno.EIO
+        self._channel.send(b"%d" % code)
 
-    def _serve(self, message: Message) -> bytes:
+    def _serve(self, message: Message) -> None:
+        code = 0
         try:
             self._device = self._mounts.serve(Wanted._make(_value(message)), message.fds[0])
             self._call.note(why=self._device.lock.without or None)
         except OSError as problem:
-            if isinstance(problem, LoopfsError):
-                tell(self._call, f"cannot mount {self._fstype}: {problem.strerror}")
-            return b"%d" % (problem.errno or errno.EIO)
-        return b"0"
+            code = self._refused(problem)
+        self._channel.send(b"%d" % code)
+
+    def _lend(self, message: Message) -> None:
+        """Answer with the errno, and where in the file the device is; nothing of that if it has to
+        be served."""
+        code, loan = 0, None
+        try:
+            loan = self._mounts.lend(Wanted._make(_value(message)))
+        except OSError as problem:
+            code = self._refused(problem)
+        if loan is None:
+            self._channel.send(marshal.dumps((code, ())))
+            return
+        self._device = loan.device
+        self._call.note(why=loan.device.lock.without or None)
+        try:
+            where = marshal.dumps((0, (loan.offset, loan.size)))
+            self._channel.send(where, (loan.file, loan.end))
+        finally:
+            os.close(loan.end)
+
+    def _refused(self, problem: OSError) -> int:
+        if isinstance(problem, LoopfsError):
+            tell(self._call, f"cannot mount {self._fstype}: {problem.strerror}")
+        return problem.errno or errno.EIO
 
 
 def _value(message: Message) -> tuple[Any, ...]:

@@ -411,7 +411,7 @@ class ContextHandlers:
             raise OSError(code, os.strerror(code))
         *engine, made = begun.message.fds
         if isinstance(served, tuple):  # else an engine that we know has it already
-            self._mounts.add(engine[0], Served._make(served), begun.device)
+            self._mounts.add(engine, Served._make(served), begun.device)
         return made
 
     def _reconfigure(self, call: Call, opened: OpenContext) -> None:

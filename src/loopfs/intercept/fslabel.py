@@ -94,5 +94,4 @@ def _may_set(process: Process, engine: Engine) -> bool:
     that of who has mounted it, or in one around that."""
     if not process.has_capability():
         return False
-    owner = os.open(f"/proc/{engine.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-    return process.namespace("user") in user_namespaces(owner)
+    return process.namespace("user") in user_namespaces(engine.user_namespace())

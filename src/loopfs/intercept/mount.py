@@ -156,7 +156,7 @@ class MountHandler:
         if code:
             return code
         if isinstance(served, tuple):  # else an engine that we know has it already
-            self._mounts.add(begun.message.fds[0], Served._make(served), begun.device)
+            self._mounts.add(begun.message.fds, Served._make(served), begun.device)
         begun.next()
         if not call.alive():
             return errno.EINTR

@@ -1,6 +1,7 @@
 """include/uapi/linux/sched.h, prctl.h, securebits.h, capability.h, pidfd.h: namespaces and process
 attributes."""
 
+CLONE_FS = 0x00000200
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
@@ -8,6 +9,7 @@ CLONE_NEWNET = 0x40000000
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
+PR_SET_NAME = 15
 PR_SET_SECUREBITS = 28
 PR_SET_CHILD_SUBREAPER = 36
 

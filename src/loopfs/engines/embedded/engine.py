@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 
-from loopfs.engines.embedded.program import READERS, command
-from loopfs.engines.engine import Engine, Launch
+from loopfs.engines.embedded.program import READERS, command, serving
+from loopfs.engines.engine import Engine, Launch, Serve
 from loopfs.engines.programs import check_type
+from loopfs.errors import LoopfsError
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.engines.lent import Lent
 
 NAME = "embedded"
 # The distribution that each reader needs.
@@ -38,4 +45,29 @@ def _command(launch: Launch) -> list[str]:
     return command(launch.device, launch.mountpoint, launch.fstype, launch.options)
 
 
-EMBEDDED = Engine(NAME, _missing, frozenset(READERS), _OPTIONS, _command, check_type, writes=False)
+def _prepare(device: Lent, launch: Launch) -> Serve:
+    from io import BufferedReader
+
+    from loopfs.engines.embedded.device import DeviceFile
+
+    fd, offset, size = device.window
+    check_type(fd, launch.fstype, offset, size)
+    file = BufferedReader(DeviceFile(device))
+    try:
+        return serving(file, launch.fstype, launch.options)
+    except LoopfsError:
+        raise
+    except Exception:  # whatever a parser stumbles over
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
+
+
+EMBEDDED = Engine(
+    NAME,
+    _missing,
+    frozenset(READERS),
+    _OPTIONS,
+    _command,
+    check_type,
+    writes=False,
+    prepare=_prepare,
+)

@@ -9,7 +9,10 @@ from typing import BinaryIO
 
 from loopfs import syscalls
 from loopfs.engines.embedded.filesystem import ReadOnlyFilesystem
+from loopfs.engines.engine import Serve
 from loopfs.fuse.session import Session
+from loopfs.lean import Sequence
+from loopfs.uapi.fuse import FUSE_ROOT_ID
 from loopfs.uapi.mount import MS_RDONLY
 
 # For each filesystem type the module that reads it.
@@ -31,23 +34,25 @@ def command(device: str, mountpoint: str, fstype: str, options: tuple[str, ...])
     return [sys.executable, "-SEc", code, device, mountpoint, fstype, ",".join(options)]
 
 
+def serving(file: BinaryIO, fstype: str, options: Sequence[str]) -> Serve:
+    """What is to serve the filesystem in a file. Whatever it raises refuses the mount."""
+    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
+    filesystem = ReadOnlyFilesystem(reader.volume(file, list(options)))
+    filesystem.getattr(FUSE_ROOT_ID)
+    return lambda connection: Session(connection, filesystem).serve()
+
+
 def main(argv: list[str]) -> None:
     """Device, mountpoint, type and options. An error ends it with a sentence, and the mount is
     refused."""
     _, device, mountpoint, fstype, options = argv
     with open(device, "rb") as file:
         try:
-            session = _mount(file, mountpoint, fstype, options)
+            serve = serving(file, fstype, options.split(","))
+            connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+            data = f"fd={connection},rootmode=40000,user_id=0,group_id=0"
+            data += ",allow_other,default_permissions"
+            syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
         except OSError as problem:
             sys.exit(problem.strerror)
-        session.serve()
-
-
-def _mount(file: BinaryIO, mountpoint: str, fstype: str, options: str) -> Session:
-    reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
-    filesystem = ReadOnlyFilesystem(reader.volume(file, options.split(",")))
-    filesystem.getattr(1)
-    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    syscalls.mount(file.name, mountpoint, f"fuse.{fstype}", MS_RDONLY, data)
-    return Session(connection, filesystem)
+        serve(connection)

@@ -1,0 +1,33 @@
+"""A device as the file that the parsers read."""
+
+from __future__ import annotations
+
+import io
+import os
+
+from loopfs.fat.device import FileDevice
+
+
+class DeviceFile(io.RawIOBase):
+    """What is beyond its end is the end of the file."""
+
+    def __init__(self, device: FileDevice) -> None:
+        self._device = device
+        self._place = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._device.size}
+        self._place = max(start[whence] + offset, 0)
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        length = max(min(len(buffer), self._device.size - self._place), 0)
+        self._device.read_into(self._place, memoryview(buffer)[:length])
+        self._place += length
+        return length

@@ -1,0 +1,139 @@
+"""The job becomes the engine: no program is started, no mounts are copied, and its device is the
+image itself."""
+
+from __future__ import annotations
+
+import errno
+import marshal
+import os
+import sys
+
+from loopfs import syscalls
+from loopfs.channel import Channel, close_all_but
+from loopfs.engines.caller import guard
+from loopfs.engines.engine import Engine, Launch, Serve, Served, Wanted
+from loopfs.engines.helper import LEND, NOT_OURS, answer
+from loopfs.engines.inside import Inside
+from loopfs.engines.jobs import apply_flags
+from loopfs.engines.lent import Lent
+from loopfs.engines.superblock import fuse_context
+from loopfs.errors import LoopfsError
+from loopfs.lean import TYPE_CHECKING, NoReturn
+from loopfs.sandbox import landlock
+from loopfs.uapi import mount as uapi
+
+if TYPE_CHECKING:
+    from loopfs.engines.mount_job import Mount
+
+
+def mount(
+    request: Mount,
+    engine: Engine,
+    options: tuple[str, ...],
+    source: str,
+    target: str | None,
+    instances: tuple[int, ...],
+) -> bool:
+    """Mount a device, and serve it until it is unmounted.
+
+    Returns:
+        False if the device cannot be lent: then a program is to serve it. Else the job is done.
+    """
+    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    inside = Inside(request.caller)
+    try:
+        if not inside.call(lambda: request.find(source, instances)):
+            answer(request.channel, NOT_OURS)
+            return True
+        inside.call(lambda: request.resolve(target))
+        if inside.call(lambda: request.again(engine)):
+            return True
+        read_only = request.read_only(engine)
+        lent = _borrow(request, read_only)
+        if lent is None:
+            return False
+        with inside.watching():
+            serve = _prepare(request, engine, options, read_only, lent)
+        if not inside.call(lambda: _mount(request, connection, read_only)):
+            return True
+    finally:
+        inside.end()
+    return _become(request, engine.name, serve, lent, connection)
+
+
+def _borrow(request: Mount, read_only: bool) -> Lent | None:
+    """Raises OSError: the supervisor does not lend it to anybody now."""
+    node = request.node
+    answer(request.channel, LEND, tuple(Wanted(node.instance, node.ino, read_only, 0, 0)))
+    message = request.channel.receive()
+    code, where = marshal.loads(message.data or marshal.dumps((errno.EINTR, ())))
+    if code:
+        raise OSError(code, os.strerror(code))
+    if not where:
+        return None
+    file, end = message.fds
+    return Lent(file, Channel.of_descriptor(end), *where)
+
+
+def _prepare(
+    request: Mount, engine: Engine, options: tuple[str, ...], read_only: bool, lent: Lent
+) -> Serve:
+    assert engine.prepare is not None
+    mounter = request.caller.mounter(atime=not request.flags & uapi.MS_NOATIME)
+    launch = Launch(request.shown, "", request.fstype, options, read_only, mounter)
+    try:
+        return engine.prepare(lent, launch)
+    except OSError as problem:
+        code, sentence = problem.errno or errno.EINVAL, problem.strerror
+        if not sentence or sentence == os.strerror(code):
+            raise
+        raise LoopfsError(code, sentence) from None
+
+
+def _mount(request: Mount, connection: int, read_only: bool) -> bool:
+    """Make the superblock and mount it. False if nobody waits for it any more: it is gone again."""
+    request.check_place()
+    sb_flags = uapi.MS_RDONLY if read_only else 0
+    context = fuse_context(connection, request.shown, request.fstype, sb_flags)
+    tree = syscalls.fsmount(context, 0)
+    os.close(context)
+    key, pid = (request.node.instance, request.node.ino), os.getpid()
+    had = tuple(Served(key, request.fstype, read_only, pid, syscalls.statx_dev(tree)))
+    fds = os.pidfd_open(pid), os.dup(request.caller.userns)
+    if request.place is None:
+        context = fuse_context(connection, request.shown, request.fstype)
+        answer(request.channel, 0, had, (*fds, context))
+        os.close(context)
+        os.close(tree)
+        return True
+    apply_flags(tree, request.flags)
+    answer(request.channel, 0, had, fds)
+    return request.move_to_caller(tree)
+
+
+def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
+    """Serve, and nothing else: with no descriptor but those that it takes, and out of everybody's
+    reach; who takes it over reaches nobody either."""
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        close_all_but(connection, request.channel.fileno(), *lent.descriptors)
+        syscalls.set_name(name)
+        guard()
+        landlock.restrict()
+        lent.follow_in_thread(connection)
+        if request.place is not None:
+            answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
+        request.channel.close()
+        serve(connection)
+        lent.done()
+        status = 0
+    except BaseException:  # nothing may return into the job's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)

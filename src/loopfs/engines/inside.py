@@ -1,0 +1,88 @@
+"""The caller's mounts, root and working directory around one thread of a job.
+
+Who serves a filesystem from within a mount namespace keeps it, and so what he serves, for ever. A
+thread that ends keeps nothing. It imports nothing: what it would find is the caller's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+
+from loopfs import syscalls
+from loopfs.engines.caller import Caller
+from loopfs.lean import Callable, TypeVar
+from loopfs.uapi.sched import CLONE_FS
+
+T = TypeVar("T")
+
+
+class Inside:
+    """A thread that lives until :meth:`end`.
+
+    Raises:
+        OSError: EAGAIN: there is no room for it; what entering the namespaces says.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._works: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="inside")
+        try:
+            self._thread.start()
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+        self.call(self._enter)
+
+    def _enter(self) -> None:
+        syscalls.unshare(CLONE_FS)
+        self._caller.enter()
+
+    def _run(self) -> None:
+        while (work := self._works.get()) is not None:
+            try:
+                self._results.put((work(), None))
+            except BaseException as problem:
+                self._results.put((None, problem))
+
+    def call(self, work: Callable[[], T]) -> T:
+        """What ``work`` returns, or raises, there."""
+        self._works.put(work)
+        return self._result()
+
+    def _result(self) -> T:  # type: ignore[type-var]
+        result, problem = self._results.get()
+        if problem is not None:
+            raise problem
+        return result  # type: ignore[return-value]
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """End the process if the caller ends meanwhile: nobody waits for what is done."""
+        done = os.eventfd(0, os.EFD_CLOEXEC)
+        self._works.put(lambda: _end_with(self._caller.pidfd, done))
+        try:
+            yield
+        finally:
+            os.eventfd_write(done, 1)
+            self._results.get()
+            os.close(done)
+
+    def end(self) -> None:
+        """Be out of there again."""
+        self._works.put(None)
+        self._thread.join()
+
+
+def _end_with(caller: int, done: int) -> None:
+    poller = select.poll()
+    poller.register(caller, select.POLLIN)
+    poller.register(done, select.POLLIN)
+    if (caller, select.POLLIN) in poller.poll():
+        os._exit(1)

@@ -1,0 +1,129 @@
+"""The file of a device, as the job has it that the supervisor has lent it: the engine's end of
+:mod:`loopfs.filesystems.lending`."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from queue import SimpleQueue
+from time import monotonic, monotonic_ns, sleep
+
+from loopfs.channel import Channel, close_all
+from loopfs.driver.statistics import DISCARD, READ, WRITE
+from loopfs.fat.device import Buffer, FileDevice
+from loopfs.filesystems import lending
+from loopfs.filesystems.threads import start
+
+_DRAINED_WITHIN = 30.0  # seconds, of a mount that has no idle moment
+_PAUSE = 0.001  # seconds
+
+
+class Lent(FileDevice):
+    """The device, on its file.
+
+    Args:
+        fd: of the file; ours from now on.
+        channel: to the supervisor; the same.
+        offset, size: where in the file the device is, in bytes.
+    """
+
+    def __init__(self, fd: int, channel: Channel, offset: int, size: int) -> None:
+        super().__init__(fd, size, offset)
+        self.descriptors = fd, channel.fileno()
+        self._channel = channel
+        self._syncing = threading.Lock()
+        self._synced: SimpleQueue[int] = SimpleQueue()
+        self._counts = _no_counts()
+
+    @property
+    def window(self) -> tuple[int, int, int]:
+        """The file's descriptor, and where in it the device is: offset and size in bytes."""
+        return self._fd, self._offset, self._size
+
+    # --- I/O, which is counted ------------------------------------------------------
+
+    def read(self, offset: int, length: int) -> bytes:
+        begun = monotonic_ns()
+        data = super().read(offset, length)
+        self._count(READ, length, begun)
+        return data
+
+    def read_into(self, offset: int, buffer: memoryview) -> None:
+        begun = monotonic_ns()
+        super().read_into(offset, buffer)
+        self._count(READ, len(buffer), begun)
+
+    def write(self, offset: int, data: Buffer, pad: int = 0) -> None:
+        begun = monotonic_ns()
+        super().write(offset, data, pad)
+        self._count(WRITE, len(data) + pad, begun)
+
+    def discard(self, offset: int, length: int) -> None:
+        begun = monotonic_ns()
+        super().discard(offset, length)
+        self._count(DISCARD, length, begun)
+
+    def _count(self, kind: int, length: int, begun: int) -> None:
+        counted = self._counts[kind]
+        counted[0] += 1
+        counted[1] += length
+        counted[2] += monotonic_ns() - begun
+
+    def _counted(self) -> list[int]:
+        counts, self._counts = self._counts, _no_counts()
+        return lending.flat(counts)
+
+    def sync(self) -> None:
+        """Have the supervisor sync the image, for it tells everybody who is to know."""
+        with self._syncing:
+            lending.say(self._channel, lending.SYNC, *self._counted())
+            code = self._synced.get()
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    # --- what the supervisor says ------------------------------------------------------
+
+    def follow_in_thread(self, connection: int) -> None:
+        """Answer the supervisor, and end with it.
+
+        Args:
+            connection: the /dev/fuse that is served.
+        """
+        start("lent", self._follow, connection)
+
+    def _follow(self, connection: int) -> None:
+        while data := (message := self._channel.receive()).data:
+            kind, *words = lending.words_of(data)
+            if kind == lending.SYNCED:
+                self._synced.put(words[0])
+                continue
+            answer: tuple[int, ...] = ()
+            if kind == lending.CONNECTION:
+                answer = (connection,)
+            elif kind == lending.WINDOW:
+                os.dup2(message.fds[0], self._fd, inheritable=False)
+                self._offset, self._size = words
+            elif kind == lending.DRAIN:
+                _drain(connection)
+            close_all(message.fds)
+            lending.say(self._channel, lending.ANSWER, fds=answer)
+        os._exit(1)  # the supervisor is gone
+
+    def done(self) -> None:
+        """Everything is written."""
+        lending.say(self._channel, lending.DONE, *self._counted())
+
+
+def _no_counts() -> lending.Counts:
+    return [[0, 0, 0] for _ in range(lending.KINDS)]
+
+
+def _drain(connection: int) -> None:
+    """Return once no request waits to be read. Those that the kernel holds back, as too many are
+    under way, it queues before it has taken the answer that makes room for them."""
+    poller = select.poll()
+    poller.register(connection, select.POLLIN)
+    end = monotonic() + _DRAINED_WITHIN
+    while poller.poll(0) == [(connection, select.POLLIN)] and monotonic() < end:
+        sleep(_PAUSE)

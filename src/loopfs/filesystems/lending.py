@@ -1,0 +1,51 @@
+"""What the supervisor and an engine that is a job of ours say to one another, for as long as the
+engine lives, on a channel that is handed over with the file of the device.
+
+Each message is some numbers, of which the first is one of these: an engine that an image has misled
+may say anything, so nothing is read that could mislead the reader. The end of the channel is the
+end of whoever had the other end.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from loopfs.channel import Channel
+
+# The supervisor asks, and the engine answers with ANSWER.
+CONNECTION = 1  # for a duplicate of the engine's /dev/fuse
+WINDOW = 2  # to go on with another file (a descriptor), offset and size in bytes
+DRAIN = 3  # to read all requests that are queued for it
+ANSWER = 4
+# The engine asks that the image be synced, and tells what it has counted; (SYNCED, errno) follows.
+SYNC = 5
+SYNCED = 6
+DONE = 7  # it has written everything; with what it has counted since
+
+Counts = list[list[int]]  # of each kind of I/O: requests, bytes, nanoseconds
+KINDS = 4
+
+_WORD = 8  # bytes
+
+
+def say(channel: Channel, *words: int, fds: tuple[int, ...] = ()) -> None:
+    """Send a message. Raises OSError as :meth:`Channel.send`."""
+    channel.send(struct.pack(f"={len(words)}q", *words), fds)
+
+
+def words_of(data: bytes) -> tuple[int, ...]:
+    """A message."""
+    count = len(data) // _WORD
+    return struct.unpack(f"={count}q", data[: count * _WORD])
+
+
+def flat(counts: Counts) -> list[int]:
+    """Counts as words."""
+    return [number for counted in counts for number in counted]
+
+
+def counts_of(words: tuple[int, ...]) -> Counts:
+    """Words as counts; no counts if they are none."""
+    if len(words) != 3 * KINDS or min(words) < 0:
+        return []
+    return [list(words[start : start + 3]) for start in range(0, len(words), 3)]

@@ -1,0 +1,221 @@
+"""A device whose file an engine has, and so does its I/O without us: a job that became the engine.
+
+There is one cache of the image then, the page cache. What the engine writes is in the image at
+once, it syncs through us, and nothing of it passes the device's node.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from functools import partial
+from queue import SimpleQueue
+
+from loopfs.channel import Channel, Message, close_all
+from loopfs.driver.bdev import BlockDevice, Opener, Use
+from loopfs.errors import DriverError, errno_of
+from loopfs.filesystems import blockdev, lending
+from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.held_device import HeldDevice
+from loopfs.filesystems.image_lock import ImageLock
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.nodes import Node
+from loopfs.filesystems.threads import spawn, start
+from loopfs.lean import NamedTuple
+
+_NOTHING = Message(b"", [], 0)  # an answer that will not come any more
+
+
+class Loan(NamedTuple):
+    """What an engine is to have.
+
+    Args:
+        offset, size: where in the file the device is, in bytes.
+        file: its descriptor, which has the lock too; it stays the device's.
+        end: of the channel, a descriptor; it is the caller's to close.
+    """
+
+    device: LentDevice
+    offset: int
+    size: int
+    file: int
+    end: int
+
+
+class LentDevice(HeldDevice):
+    """Lent until the channel to the engine ends.
+
+    Args:
+        instance, node, use, lock: as those of a :class:`HeldDevice`.
+        opener: the engine's; it is closed when the engine has ended.
+    """
+
+    def __init__(
+        self,
+        instance: LoopFilesystem,
+        node: Node,
+        use: Use | None,
+        lock: ImageLock,
+        opener: Opener,
+    ) -> None:
+        super().__init__(instance, node, use, lock)
+        self._opener = opener
+        self._window = window_of(self._device)
+        self._answers: SimpleQueue[Message | OSError] = SimpleQueue()
+        self._asking = threading.Lock()
+        self._asked = False
+        self._channel: Channel | None = None
+
+    def lend_in_thread(self) -> Loan:
+        """Follow what the engine says, in a thread.
+
+        Raises:
+            OSError: EAGAIN: no thread can be started.
+        """
+        assert self._window is not None
+        _, offset, size = self._window
+        ours, engines = Channel.pair()
+        self._channel = ours
+        try:
+            start("engine", self._follow, ours)
+        except OSError:
+            ours.close()
+            engines.close()
+            raise
+        self._instance.lent[self._device] = self.follow_window
+        return Loan(self, offset, size, self.lock.fileno(), engines.detach())
+
+    # --- what the engine is asked ---------------------------------------------------
+
+    def connection(self) -> int | None:
+        """A duplicate of the /dev/fuse that the engine serves; None when it has ended.
+
+        Who keeps it keeps those waiting who use the filesystem of an engine that was killed.
+
+        Raises:
+            OSError: EMFILE.
+        """
+        message = self._ask(lending.CONNECTION)
+        first, *others = message.fds or (None,)
+        close_all([fd for fd in others if fd is not None])
+        return first
+
+    def drain(self) -> None:
+        """Return once the engine has read all requests that were queued for it before, or for so
+        long that it must have. What it is asked then it answers after those."""
+        self._ask(lending.DRAIN)
+
+    def follow_window(self) -> None:
+        """The device's file may be another, or the part of it: the engine goes on with that."""
+        window = window_of(self._device)
+        if window is None or window == self._window:
+            return
+        self._window = window
+        backing, offset, size = window
+        self._ask(lending.WINDOW, offset, size, fds=(backing.fileno(),))
+
+    def _ask(self, *question: int, fds: tuple[int, ...] = ()) -> Message:
+        with self._asking:
+            if self._channel is None:
+                return _NOTHING
+            self._asked = True
+            try:
+                lending.say(self._channel, *question, fds=fds)
+            except (BrokenPipeError, ConnectionResetError):
+                return _NOTHING
+            answer = self._answers.get()
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    # --- what it says -----------------------------------------------------------------
+
+    def _follow(self, channel: Channel) -> None:
+        try:
+            while (message := self._receive(channel)) is not None:
+                kind, *words = lending.words_of(message.data) or (0,)
+                if kind == lending.ANSWER and self._asked:
+                    self._asked = False
+                    self._answers.put(message)
+                    continue
+                close_all(message.fds)
+                self._count(lending.counts_of(tuple(words)))
+                if kind == lending.SYNC:
+                    spawn(partial(self._sync, channel))
+        finally:
+            self._answers.put(_NOTHING)
+            with self._asking:
+                self._channel = None
+            try:
+                self._let_go()
+            finally:
+                self.lock.release()
+                self.gone.set()
+
+    def _receive(self, channel: Channel) -> Message | None:
+        """The next message; None at the end."""
+        while True:
+            try:
+                message = channel.receive()
+            except OSError as problem:  # without room for its descriptor: it was an answer
+                self._asked = False
+                self._answers.put(problem)
+                continue
+            return message if message.data else None
+
+    def _count(self, counts: lending.Counts) -> None:
+        for kind, counted in enumerate(counts):
+            if counted[0]:
+                self._device.statistics.add(kind, *counted)
+
+    def _sync(self, channel: Channel) -> None:
+        code = 0
+        try:
+            self.sync(datasync=False)
+        except Exception as problem:
+            code = errno_of(problem)
+        try:
+            lending.say(channel, lending.SYNCED, code)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # it was killed
+
+    def _let_go(self) -> None:
+        try:
+            super()._let_go()
+        finally:
+            self._instance.lent.pop(self._device, None)
+            self._instance.drive(lambda: self._device.disk.release(self._opener))
+
+
+def window_of(device: BlockDevice) -> tuple[BackingFile, int, int] | None:
+    """The file of a device, and where in it the device is: offset and size in bytes; None if it has
+    no file with room for all of it."""
+    try:
+        extent = blockdev.extent_of(device, 0, device.capacity)
+    except DriverError:
+        return None
+    return extent if extent is not None and extent[2] == device.capacity else None
+
+
+def may_be_lent(device: BlockDevice) -> bool:
+    """It is bound to a file that nobody has to serve: not to another device of ours, nor to a file
+    of a FUSE filesystem."""
+    window = window_of(device)
+    return window is not None and window[0].loop_device is None and not window[0].slow
+
+
+def open_lent(instance: LoopFilesystem, device: BlockDevice, *, read_only: bool) -> Opener:
+    """Open a device as a mount does: exclusively.
+
+    Raises:
+        OSError: EBUSY, ENXIO; EACCES for writing to a device that is write-protected.
+    """
+    try:
+        opener = instance.drive(lambda: device.open(write=not read_only, exclusive=True))
+    except DriverError as problem:
+        raise OSError(problem.code, os.strerror(problem.code)) from None
+    if device.read_only and not read_only:
+        instance.drive(lambda: device.disk.release(opener))
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    return opener
