@@ -105,6 +105,27 @@ assert libc.umount2(b"/mnt", 0) == 0' $d
     assert lines == ["x"]
 
 
+def test_whatever_ids_the_caller_has(inside: Lines) -> None:
+    """Its job takes them on for what it looks up, in one thread of two."""
+    lines = inside(
+        MADE
+        + """
+        chmod 777 . mnt; d=$(losetup -f --show disk.img)
+        setpriv --reuid 1 --regid 1 --clear-groups --inh-caps=+sys_admin --ambient-caps=+sys_admin \
+            python3 -c '
+import ctypes, os, sys
+libc = ctypes.CDLL(None)
+assert libc.mount(sys.argv[1].encode(), b"mnt", b"vfat", 0, None) == 0
+open("mnt/f", "w").write("x")
+status = os.stat("mnt/f")
+print(status.st_uid, status.st_gid)
+assert libc.umount2(b"mnt", 0) == 0' $d
+        losetup -d $d; losetup -a; mtype -i disk.img ::/f
+        """
+    )
+    assert lines == ["1 1", "x"]
+
+
 def test_a_device_on_another_device_is_served(inside: Lines) -> None:
     """Its file is the other's node, which is not lent."""
     lines = inside(

@@ -84,5 +84,5 @@ def _end_with(caller: int, done: int) -> None:
     poller = select.poll()
     poller.register(caller, select.POLLIN)
     poller.register(done, select.POLLIN)
-    if (caller, select.POLLIN) in poller.poll():
+    if any(fd == caller for fd, _ in poller.poll()):  # and POLLHUP, once it is waited for
         os._exit(1)
