@@ -86,7 +86,7 @@ def _prepare(
         return engine.prepare(lent, launch)
     except OSError as problem:
         code, sentence = problem.errno or errno.EINVAL, problem.strerror
-        if not sentence or sentence == os.strerror(code):
+        if code == errno.EINVAL or not sentence:  # mount(8) may try every type in turn
             raise
         raise LoopfsError(code, sentence) from None
 
