@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from time import monotonic, sleep
+
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
@@ -9,6 +12,11 @@ from loopfs.intercept.mount import PAGE, may_mount
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.text import to_str
 from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
+
+# Seconds. What we do for a caller that is killed meanwhile can have a file of the mount for a
+# moment more than the caller, of which nobody could tell: then it is not busy.
+BUSY_FOR = 0.5
+_PAUSE = 0.02
 
 
 class UmountHandler:
@@ -29,6 +37,12 @@ class UmountHandler:
     def _devices(self) -> tuple[int, ...]:
         return (*self._mounts.device_numbers(), *self._mounts.copies.device_numbers())
 
+    def _try(self, call: Call, job: tuple[object, ...]) -> tuple[int, object]:
+        with caller_descriptors(call) as fds:
+            channel = self._mounts.helper.begin("umount", job, fds)
+        with channel:
+            return result(channel.receive())
+
     def _umount(self, call: Call, flags: int) -> None:
         process = call.process
         target = to_str(process.read_string(call.args[0], PAGE))
@@ -43,12 +57,13 @@ class UmountHandler:
             return
         if not call.alive():
             return
-        with caller_descriptors(call) as fds:
-            others = tuple(copies.sysfs), tuple(copies.devs), copies.of_trees
-            job = (target, flags, ours, others)
-            channel = self._mounts.helper.begin("umount", job, fds)
-        with channel:
-            code, device = result(channel.receive())
+        others = tuple(copies.sysfs), tuple(copies.devs), copies.of_trees
+        end = monotonic() + BUSY_FOR
+        while True:
+            code, device = self._try(call, (target, flags, ours, others))
+            if code != errno.EBUSY or monotonic() > end or not call.alive():
+                break
+            sleep(_PAUSE)
         if code == NOT_OURS:
             call.proceed()
         elif code:
