@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ATTR_VALID = 3600  # seconds for which attributes may be remembered: the kernel changes them
 _ATTR_HEAD = uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0)
+_NO_ATTR = bytes(uapi.ATTR.size)
 _NO_ENTRY = bytes(uapi.ENTRY_OUT.size + uapi.ATTR.size)
 _SECOND = 1_000_000_000
 
@@ -70,7 +71,13 @@ def _opened(server: Server[N], handle: Handle[N]) -> bytes:
 
 
 def _lookup(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
-    return pack_entry(server, server.tree.lookup(server.node(nodeid), _name(body)))
+    valid = server.tree.negative_valid
+    try:
+        return pack_entry(server, server.tree.lookup(server.node(nodeid), _name(body)))
+    except FileNotFoundError:
+        if not valid:
+            raise
+    return uapi.ENTRY_OUT.pack(0, 0, valid, 0, 0, 0) + _NO_ATTR
 
 
 def _forget(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -95,6 +102,8 @@ def _getattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
 def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
     changes = unpack_changes(server, body, time.time_ns())
     node = server.node(nodeid)
+    if uapi.SETATTR_IN.unpack_from(body)[0] & uapi.FATTR_KILL_SUIDGID:
+        server.tree.drop_privileges(node)
     later = server.tree.setattr(caller, node, changes)
 
     def answer() -> bytes:
@@ -230,8 +239,11 @@ def _removexattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) ->
 
 
 def _open(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
-    flags, _ = uapi.OPEN_IN.unpack_from(body)
-    return _opened(server, server.tree.open(caller, server.node(nodeid), flags))
+    flags, open_flags = uapi.OPEN_IN.unpack_from(body)
+    node = server.node(nodeid)
+    if open_flags & uapi.FUSE_OPEN_KILL_SUIDGID:
+        server.tree.drop_privileges(node)
+    return _opened(server, server.tree.open(caller, node, flags))
 
 
 def _opendir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:

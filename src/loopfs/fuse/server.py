@@ -54,6 +54,10 @@ class Server(Generic[N]):
             open until :meth:`serve` has returned.
         tree: what answers.
         idle: called when no request waits, if ``fd`` does not block; returns when one may.
+
+    Attributes:
+        lock: held while the tree is called; a thread of the tree's own that uses what calls change
+            takes it, :class:`Later` work too.
     """
 
     def __init__(self, fd: int, tree: Tree[N], idle: Callable[[], object] | None = None) -> None:
@@ -65,6 +69,7 @@ class Server(Generic[N]):
         self._lookups: dict[int, int] = {uapi.FUSE_ROOT_ID: 1}
         self._handles: dict[int, Handle[N]] = {}
         self._new_handle = count(1)
+        self.lock = threading.Lock()
         self._slow: set[threading.Thread] = set()
         self._notices: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._notifier: threading.Thread | None = None
@@ -110,13 +115,14 @@ class Server(Generic[N]):
                 raise
             _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(buffer)
             try:
-                if opcode == uapi.FUSE_READ:
-                    self.reply(unique, self._read(view))
-                elif opcode == uapi.FUSE_WRITE:
-                    self.reply(unique, self._write(view))
-                else:
-                    body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
-                    self._dispatch(opcode, unique, nodeid, caller, body)
+                with self.lock:
+                    if opcode == uapi.FUSE_READ:
+                        self.reply(unique, self._read(view))
+                    elif opcode == uapi.FUSE_WRITE:
+                        self.reply(unique, self._write(view))
+                    else:
+                        body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
+                        self._dispatch(opcode, unique, nodeid, caller, body)
             except OSError as problem:
                 self._fail(opcode, unique, problem.errno or errno.EIO)
             except Exception:  # a bug of ours: one caller's error, not everybody's end
@@ -132,8 +138,10 @@ class Server(Generic[N]):
         return self.tree.read(self._handles[fh], offset, size)
 
     def _write(self, view: memoryview) -> Buffer:
-        fh, offset, size, *_ = uapi.WRITE_IN.unpack_from(view, _HEADER)
+        fh, offset, size, flags, *_ = uapi.WRITE_IN.unpack_from(view, _HEADER)
         data = view[_WRITE_DATA : _WRITE_DATA + size]
+        if flags & uapi.FUSE_WRITE_KILL_SUIDGID:
+            self.tree.drop_privileges(self._handles[fh].node)
         return uapi.WRITE_OUT.pack(self.tree.write(self._handles[fh], offset, data), 0)
 
     def _dispatch(self, opcode: int, unique: int, nodeid: int, caller: Caller, body: bytes) -> None:

@@ -107,6 +107,7 @@ class Tree(Generic[N]):
 
     server: Server[N]
     init_flags = 0  # FUSE_* of INIT that it can do with, beside those of the server
+    negative_valid = 0  # seconds for which it may be remembered that a name is not there
 
     # --- nodes ------------------------------------------------------------------
 
@@ -128,6 +129,9 @@ class Tree(Generic[N]):
 
     def setattr(self, caller: Caller, node: N, changes: Changes) -> Later | None:
         raise _refused(errno.EPERM)
+
+    def drop_privileges(self, node: N) -> None:
+        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes."""
 
     def statfs(self) -> Space:
         raise NotImplementedError

@@ -62,14 +62,18 @@ FUSE_NOTIFY_STORE = 4
 FUSE_ASYNC_READ = 1 << 0
 FUSE_ATOMIC_O_TRUNC = 1 << 3
 FUSE_BIG_WRITES = 1 << 5
+FUSE_DONT_MASK = 1 << 6
 FUSE_HAS_IOCTL_DIR = 1 << 11
 FUSE_DO_READDIRPLUS = 1 << 13
 FUSE_READDIRPLUS_AUTO = 1 << 14
 FUSE_ASYNC_DIO = 1 << 15
 FUSE_WRITEBACK_CACHE = 1 << 16
 FUSE_PARALLEL_DIROPS = 1 << 18
+FUSE_POSIX_ACL = 1 << 20
 FUSE_MAX_PAGES = 1 << 22
 FUSE_CACHE_SYMLINKS = 1 << 23
+FUSE_HANDLE_KILLPRIV_V2 = 1 << 28
+FUSE_OPEN_KILL_SUIDGID = 1 << 0  # of open_flags
 
 # OPEN reply flags
 FOPEN_DIRECT_IO = 1 << 0
@@ -92,6 +96,7 @@ FATTR_FH = 1 << 6
 FATTR_ATIME_NOW = 1 << 7
 FATTR_MTIME_NOW = 1 << 8
 FATTR_CTIME = 1 << 10
+FATTR_KILL_SUIDGID = 1 << 11
 
 FUSE_IOCTL_COMPAT = 1 << 0
 FUSE_IOCTL_DIR = 1 << 4
@@ -113,6 +118,7 @@ OPEN_OUT = struct.Struct("=QIi")
 READ_IN = struct.Struct("=QQIIQII")
 WRITE_IN = struct.Struct("=QQIIQII")
 FUSE_WRITE_CACHE = 1  # of write_flags: from the page cache, on nobody's behalf
+FUSE_WRITE_KILL_SUIDGID = 1 << 2  # the writer may not keep set-user-id and set-group-id
 WRITE_OUT = struct.Struct("=II")
 RELEASE_IN = struct.Struct("=QIIQ")
 FSYNC_IN = struct.Struct("=QII")

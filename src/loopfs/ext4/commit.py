@@ -1,0 +1,295 @@
+"""The commit: what has changed in memory becomes a transaction, which is then written.
+
+Making a transaction needs the server's lock, and takes no time; writing it does not need the lock,
+so that an fsync stops nobody. The order is: data (written before), log, sync, home, and only then
+what was freed is given away.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+
+from loopfs.ext4 import dir as directories
+from loopfs.ext4.device import write_blocks
+from loopfs.ext4.journal import Journal, Transaction
+from loopfs.ext4.super import (
+    COMPAT_HAS_JOURNAL,
+    INCOMPAT_RECOVER,
+    OFFSET,
+    SIZE,
+    STATE_VALID,
+)
+from loopfs.ext4.volume import Volume
+
+_MOST_WITHOUT_LOG = 2048  # blocks of a transaction
+_SECOND = 1_000_000_000
+
+
+class Commits:
+    """The transactions of a filesystem that is mounted for writing.
+
+    Args:
+        journal: None: it has none.
+    """
+
+    def __init__(self, volume: Volume, journal: Journal | None) -> None:
+        self._volume = volume
+        self._journal = journal
+        self._queue: deque[Transaction] = deque()
+        self._written: deque[Transaction] = deque()
+        self._writing = threading.Lock()
+        self._force = False
+        self._most = journal.most if journal else _MOST_WITHOUT_LOG
+        volume.wait_for_blocks = self.commit_and_wait
+
+    # --- with the server's lock -----------------------------------------------------------
+
+    @property
+    def is_due(self) -> bool:
+        """As much has changed as one transaction should have."""
+        volume = self._volume
+        return len(volume.changed) // 8 + len(volume.blocks.dirty) > self._most
+
+    @property
+    def is_pending(self) -> bool:
+        """Something has changed."""
+        volume = self._volume
+        dirty = volume.changed or volume.blocks.dirty or volume.freed or volume.orphans_changed
+        return bool(dirty or self._force)
+
+    def commit(self) -> None:
+        """Make a transaction of what has changed. Raises OSError, EUCLEAN."""
+        volume = self._volume
+        self.collect()
+        if not self.is_pending:
+            return
+        if volume.orphans_changed:
+            self._chain_orphans()
+        for inode in list(volume.changed):
+            volume.store(inode)
+            if not inode.known and inode.nlink:
+                volume.inodes.pop(inode.ino, None)
+        volume.changed.clear()
+        freed = volume.freed
+        volume.freed = []
+        for run in freed:
+            volume.groups.hold(*run)
+        volume.groups.store()
+        blocks = volume.blocks
+        names = frozenset(blocks.directories)
+        directories.seal(volume)
+        self._store_super()
+        numbers = sorted(blocks.dirty)
+        contents = [bytes(blocks.get(number)) for number in numbers]
+        for number in numbers:
+            blocks.busy[number] = blocks.busy.get(number, 0) + 1
+        blocks.dirty.clear()
+        self._force = False
+        self._queue.append(Transaction(numbers, contents, freed, names))
+
+    def _chain_orphans(self) -> None:
+        """The list of inodes without a name, through their dtime."""
+        volume = self._volume
+        volume.orphans_changed = False
+        following = 0
+        for inode in volume.orphans:
+            inode.dtime, following = following, inode.ino
+            volume.touch(inode)
+        volume.super.set_u32(232, following)
+
+    def _store_super(self) -> None:
+        volume, sb = self._volume, self._volume.super
+        sb.set_free(volume.groups.free_blocks, volume.groups.free_inodes)
+        sb.set_u32(48, volume.now() // _SECOND)
+        sb.seal()
+        number, offset = divmod(OFFSET, sb.block_size)
+        volume.blocks.get(number)[offset : offset + SIZE] = sb.raw
+        volume.blocks.dirty.add(number)
+
+    def collect(self) -> None:
+        """What the transactions that are on the disk have freed can be given away."""
+        volume = self._volume
+        while self._written:
+            transaction = self._written.popleft()
+            busy = volume.blocks.busy
+            for number in transaction.numbers:
+                busy[number] -= 1
+                if not busy[number]:
+                    del busy[number]
+            for run in transaction.freed:
+                volume.groups.let_go(*run)
+                if volume.options.discard:
+                    size = volume.super.block_size
+                    volume.device.discard(run[0] * size, run[1] * size)
+        volume.blocks.trim()
+
+    def commit_and_wait(self) -> None:
+        """Have all on the disk, now. Raises OSError."""
+        self.commit()
+        self.write_out()
+        self.collect()
+
+    # --- without the lock ---------------------------------------------------------------
+
+    def write_out(self) -> None:
+        """Write what was committed; returns when it, and all data, is on the disk.
+
+        Raises:
+            OSError: as the device; nothing is changed any more.
+        """
+        volume = self._volume
+        with self._writing:
+            batch = []
+            while self._queue:
+                batch.append(self._queue.popleft())
+            if volume.error and batch:
+                raise OSError(volume.error, "an earlier write has failed")
+            try:
+                self._write(batch)
+            except OSError as problem:
+                volume.error = problem.errno or 5
+                sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
+                raise
+            self._written.extend(batch)
+
+    def _write(self, batch: list[Transaction]) -> None:
+        journal = self._journal
+        if journal is None or not batch:
+            self._volume.device.sync()
+            for transaction in batch:
+                self._home(transaction)
+            if batch:
+                self._volume.device.sync()
+            return
+        logged: list[Transaction] = []
+        for transaction in batch:
+            if not journal.has_room(len(transaction.numbers)):
+                self._settle(journal, logged)
+                journal.clear()
+            if not journal.fits(len(transaction.numbers)):
+                self._write_unlogged(transaction)
+                continue
+            journal.append(transaction)
+            logged.append(transaction)
+        self._settle(journal, logged)
+        live = journal.logged
+        runs = [run for transaction in batch for run in transaction.freed]
+        if any(not live.isdisjoint(range(place, place + count)) for place, count in runs):
+            journal.clear()
+
+    def _settle(self, journal: Journal, logged: list[Transaction]) -> None:
+        """The log is on the disk, then its blocks are written where they belong."""
+        self._volume.device.sync()
+        for transaction in logged:
+            self._home(transaction)
+        logged.clear()
+
+    def _home(self, transaction: Transaction) -> None:
+        size, names = self._volume.super.block_size, transaction.names
+        pairs = list(zip(transaction.numbers, transaction.blocks, strict=True))
+        parts = [pairs]
+        if self._journal is None and names:
+            parts = [
+                [pair for pair in pairs if pair[0] not in names],
+                [pair for pair in pairs if pair[0] in names],
+            ]
+        for part in parts:
+            numbers, blocks = [n for n, _ in part], [block for _, block in part]
+            write_blocks(self._volume.device, size, numbers, blocks)
+
+    def _write_unlogged(self, transaction: Transaction) -> None:
+        """One that is larger than the log: until it is in its place, e2fsck is to look at all."""
+        sb, device = self._volume.super, self._volume.device
+        state = sb.u16(58)
+        self._write_super(device.read(OFFSET, SIZE), state & ~STATE_VALID)
+        self._home(transaction)
+        device.sync()
+
+    def _write_super(self, raw: bytes, state: int) -> None:
+        from loopfs.ext4.crc import crc32c
+
+        changed = bytearray(raw)
+        changed[58:60] = state.to_bytes(2, "little")
+        if self._volume.super.csum:
+            changed[1020:] = crc32c(0xFFFFFFFF, changed[:1020]).to_bytes(4, "little")
+        self._volume.device.write(OFFSET, changed)
+        self._volume.device.sync()
+
+    # --- begin and end ------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Mark the filesystem as in use. Raises OSError."""
+        volume, sb = self._volume, self._volume.super
+        now = volume.now() // _SECOND
+        sb.set_u32(44, now)
+        sb.set_u16(52, min(sb.u16(52) + 1, 0xFFFF))
+        if sb.compat & COMPAT_HAS_JOURNAL:
+            sb.set_u32(96, sb.incompat | INCOMPAT_RECOVER)
+        else:
+            sb.set_u16(58, sb.u16(58) & ~STATE_VALID)
+        sb.seal()
+        volume.device.write(OFFSET, sb.raw)
+        volume.device.sync()
+        self._force = True
+
+    def end(self) -> None:
+        """Have all in its place, and mark the filesystem as clean. Raises OSError."""
+        volume, sb = self._volume, self._volume.super
+        self.commit_and_wait()
+        if self._journal is not None:
+            self._journal.clear()
+        volume.device.sync()
+        if sb.compat & COMPAT_HAS_JOURNAL:
+            sb.set_u32(96, sb.incompat & ~INCOMPAT_RECOVER)
+        else:
+            sb.set_u16(58, sb.u16(58) | STATE_VALID)
+        sb.seal()
+        volume.device.write(OFFSET, sb.raw)
+        volume.device.sync()
+
+
+class Flusher:
+    """The thread that commits every few seconds (jbd2's kjournald2).
+
+    Args:
+        lock: the server's.
+        interval: seconds.
+    """
+
+    def __init__(self, commits: Commits, lock: threading.Lock, interval: float) -> None:
+        self._commits = commits
+        self._lock = lock
+        self._interval = interval
+        self._woken = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name="ext4 flusher", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There is something to write now."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ended = True
+        self._woken.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            self._woken.wait(self._interval)
+            self._woken.clear()
+            if self._ended:
+                return
+            try:
+                with self._lock:
+                    pending = self._commits.is_pending
+                    self._commits.commit()
+                if pending:
+                    self._commits.write_out()
+                    with self._lock:
+                        self._commits.collect()
+            except OSError as problem:  # who syncs hears of it: the volume keeps it
+                sys.stderr.write(f"ext4: {problem}\n")

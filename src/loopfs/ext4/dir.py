@@ -1,0 +1,371 @@
+"""Directories: their names in memory, and their blocks (fs/ext4/dir.c, namei.c).
+
+Entries keep their places until a leaf of the hash index is split; an entry that goes is left as
+an unused one, and joined with its neighbours when room is looked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import stat
+import struct
+
+from loopfs.ext4 import htree, inline
+from loopfs.ext4.crc import crc32c
+from loopfs.ext4.errors import BadChecksum, Damaged, refused
+from loopfs.ext4.inode import FL_INDEX, Inode
+from loopfs.ext4.super import COMPAT_DIR_INDEX, INCOMPAT_FILETYPE
+from loopfs.ext4.volume import Volume
+
+NAME_MAX = 255
+TAIL = 12  # bytes: struct ext4_dir_entry_tail
+_TAIL_TYPE = 0xDE
+ENTRY = struct.Struct("<IHBB")
+FILE_TYPES = {
+    stat.S_IFREG: 1,
+    stat.S_IFDIR: 2,
+    stat.S_IFCHR: 3,
+    stat.S_IFBLK: 4,
+    stat.S_IFIFO: 5,
+    stat.S_IFSOCK: 6,
+    stat.S_IFLNK: 7,
+}
+DT_OF_TYPE = (0, 8, 4, 2, 6, 1, 12, 10)  # DT_* of readdir(3)
+
+Name = tuple[int, int, int]  # inode number, file type, place: offset in the directory
+
+
+class Directory:
+    """What is in a directory.
+
+    Attributes:
+        names: without the dots, in the order in which they were found.
+        blocks: where its blocks are.
+        parent: what ".." is.
+        last: the offset of the last entry in the last block.
+        holes: blocks that may have room.
+    """
+
+    __slots__ = ("blocks", "holes", "last", "names", "parent")
+
+    def __init__(self, parent: int) -> None:
+        self.names: dict[bytes, Name] = {}
+        self.blocks: list[int] = []
+        self.parent = parent
+        self.last = 0
+        self.holes: set[int] = set()
+
+
+def record_length(raw: int, block_size: int) -> int:
+    """rec_len of an entry, in bytes (ext4_rec_len_from_disk)."""
+    if block_size < 65536:
+        return raw
+    return block_size if raw in (0, 65535) else (raw & 65532) | (raw & 3) << 16
+
+
+def disk_length(length: int) -> int:
+    """The opposite of :func:`record_length`."""
+    return length if length < 65536 else 65535
+
+
+def space(name_length: int) -> int:
+    """Bytes of an entry."""
+    return 8 + name_length + 3 & ~3
+
+
+def limit(volume: Volume) -> int:
+    """Bytes of a block that entries may have."""
+    return volume.super.block_size - (TAIL if volume.super.csum else 0)
+
+
+def is_indexed(volume: Volume, inode: Inode) -> bool:
+    return bool(inode.flags & FL_INDEX and volume.super.compat & COMPAT_DIR_INDEX)
+
+
+# --- reading ---------------------------------------------------------------------------
+
+
+def load(volume: Volume, inode: Inode) -> Directory:
+    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG."""
+    if inode.dir is not None:
+        return inode.dir
+    if not inode.is_dir:
+        raise refused(errno.ENOTDIR)
+    if inode.has_inline_data:
+        inode.dir = inline.load_directory(volume, inode)
+        return inode.dir
+    size = volume.super.block_size
+    if not inode.size or inode.size % size:
+        raise Damaged(f"directory {inode.ino} has {inode.size} bytes")
+    found = Directory(0)
+    block = 0
+    for first, count, place, unwritten in volume.map(inode):
+        if first != block or unwritten:
+            break
+        found.blocks += range(place, place + count)
+        block += count
+    del found.blocks[inode.size // size :]
+    if len(found.blocks) != inode.size // size:
+        raise Damaged(f"directory {inode.ino} has a hole")
+    if len(set(found.blocks)) != len(found.blocks):
+        raise Damaged(f"directory {inode.ino} has a block twice")
+    indexed = is_indexed(volume, inode)
+    for number in range(len(found.blocks)):
+        _load_block(volume, inode, found, number, indexed)
+    if b"." not in found.names or b".." not in found.names:
+        raise Damaged(f"directory {inode.ino} has no dots")
+    found.names.pop(b".")
+    found.parent = found.names.pop(b"..")[0]
+    inode.dir = found
+    return found
+
+
+def _load_block(volume: Volume, inode: Inode, found: Directory, number: int, indexed: bool) -> None:
+    block = volume.blocks.get(found.blocks[number])
+    size = volume.super.block_size
+    if indexed and htree.is_node(block, number, size):
+        htree.check_sum(volume, inode, block, number)
+        if number:
+            return
+        parse(volume, inode, found, block, 0, size)
+        return
+    if volume.super.csum:
+        _check_sum(inode, block, size)
+    slack = parse(volume, inode, found, block, number * size, limit(volume))
+    if slack > size // 8 and number < len(found.blocks) - 1:
+        found.holes.add(number)
+
+
+def _check_sum(inode: Inode, block: bytearray, size: int) -> None:
+    zero, length, _, kind, value = struct.unpack_from("<IHBBI", block, size - TAIL)
+    if zero or length != TAIL or kind != _TAIL_TYPE:
+        raise BadChecksum(f"a block of directory {inode.ino} has no checksum")
+    if crc32c(inode.seed, block[:-TAIL]) != value:
+        raise BadChecksum(f"the checksum of directory {inode.ino} is wrong")
+
+
+def parse(
+    volume: Volume, inode: Inode, found: Directory, block: bytearray, base: int, end: int
+) -> int:
+    """Take the entries of ``block``; returns the bytes that are unused.
+
+    Args:
+        base: of the block in the directory, bytes.
+        end: of the entries in the block.
+    """
+    unpack, names, at, slack, last = ENTRY.unpack_from, found.names, 0, 0, 0
+    size, most = volume.super.block_size, volume.super.inodes
+    typed = volume.super.incompat & INCOMPAT_FILETYPE
+    while at < end:
+        if at + 8 > end:
+            raise Damaged(f"an entry of directory {inode.ino}")
+        ino, raw, length, kind = unpack(block, at)
+        record = raw if size < 65536 else record_length(raw, size)
+        if record < 12 or record & 3 or at + record > end or length + 8 > record or ino > most:
+            raise Damaged(f"an entry of directory {inode.ino} at {base + at}")
+        if ino:
+            name = bytes(block[at + 8 : at + 8 + length])
+            if not name or b"/" in name or b"\0" in name:
+                raise Damaged(f"a name in directory {inode.ino}")
+            if name not in names:
+                names[name] = (ino, kind if typed and kind < len(DT_OF_TYPE) else 0, base + at)
+            slack += record - length - 8
+        else:
+            slack += record
+        last, at = at, at + record
+    found.last = last
+    return slack
+
+
+def find(volume: Volume, inode: Inode, name: bytes) -> Name | None:
+    """What ``name`` is of. Raises OSError as :func:`load`; ENAMETOOLONG."""
+    if len(name) > NAME_MAX:
+        raise refused(errno.ENAMETOOLONG)
+    return load(volume, inode).names.get(name)
+
+
+# --- changing ---------------------------------------------------------------------------
+
+
+def dirty(volume: Volume, inode: Inode, place: int) -> None:
+    """A block of the directory, at ``place`` on disk, has changed."""
+    volume.blocks.dirty.add(place)
+    volume.blocks.directories[place] = inode.seed
+
+
+def new_block(volume: Volume, inode: Inode, found: Directory) -> tuple[int, bytearray]:
+    """One more block, empty; its number in the directory. Raises OSError ENOSPC."""
+    number, size = len(found.blocks), volume.super.block_size
+    run = volume.allocate(volume.goal(inode, number), 1)
+    volume.insert(inode, number, run, False)
+    block = volume.blocks.new(run[0])
+    ENTRY.pack_into(block, 0, 0, disk_length(limit(volume)), 0, 0)
+    set_tail(volume, block)
+    inode.size += size
+    found.blocks.append(run[0])
+    dirty(volume, inode, run[0])
+    volume.touch(inode)
+    return number, block
+
+
+def set_tail(volume: Volume, block: bytearray) -> None:
+    """Room for the checksum."""
+    if volume.super.csum:
+        struct.pack_into("<IHBBI", block, volume.super.block_size - TAIL, 0, TAIL, 0, _TAIL_TYPE, 0)
+
+
+def put(volume: Volume, block: bytearray, at: int, ino: int, name: bytes, kind: int) -> None:
+    """Write an entry where :func:`room` was found."""
+    typed = volume.super.incompat & INCOMPAT_FILETYPE
+    (record,) = struct.unpack_from("<H", block, at + 4)
+    ENTRY.pack_into(block, at, ino, record, len(name), kind if typed else 0)
+    block[at + 8 : at + 8 + len(name)] = name
+
+
+def room(volume: Volume, block: bytearray, need: int) -> int | None:
+    """Where in a block an entry of ``need`` bytes can be, made free for it; None: nowhere."""
+    at, end, size = 0, limit(volume), volume.super.block_size
+    while at < end:
+        ino, raw, _, _ = ENTRY.unpack_from(block, at)
+        record = record_length(raw, size)
+        if not ino:
+            while at + record < end:
+                after, more, _, _ = ENTRY.unpack_from(block, at + record)
+                if after:
+                    break
+                record += record_length(more, size)
+            struct.pack_into("<H", block, at + 4, disk_length(record))
+        if (found := _fit(block, at, need, size)) is not None:
+            return found
+        at += record
+    return None
+
+
+def _fit(block: bytearray, at: int, need: int, size: int) -> int | None:
+    """Room in an unused entry, or behind the name of a used one, which gives it up."""
+    ino, raw, length, _ = ENTRY.unpack_from(block, at)
+    record = record_length(raw, size)
+    used = space(length) if ino else 0
+    if record - used < need:
+        return None
+    if used:
+        struct.pack_into("<H", block, at + 4, used)
+        ENTRY.pack_into(block, at + used, 0, disk_length(record - used), 0, 0)
+    return at + used
+
+
+def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
+    """A name that is not there. Raises OSError ENOSPC, and as :func:`load`."""
+    found = load(volume, inode)
+    if inode.has_inline_data:
+        inline.convert_directory(volume, inode)
+    if is_indexed(volume, inode):
+        htree.add(volume, inode, name, ino, kind)
+        return
+    need, number = space(len(name)), len(found.blocks) - 1
+    block = volume.blocks.get(found.blocks[number])
+    at = _fit(block, found.last, need, volume.super.block_size)
+    if at is not None:
+        found.last = at
+    else:
+        number, at = _room_elsewhere(volume, found, need)
+    if at is None:
+        if len(found.blocks) == 1 and volume.super.compat & COMPAT_DIR_INDEX:
+            htree.make(volume, inode)
+            htree.add(volume, inode, name, ino, kind)
+            return
+        found.holes.add(len(found.blocks) - 1)
+        number, block = new_block(volume, inode, found)
+        at = found.last = 0
+    block = volume.blocks.get(found.blocks[number])
+    put(volume, block, at, ino, name, kind)
+    dirty(volume, inode, found.blocks[number])
+    found.names[name] = (ino, kind, number * volume.super.block_size + at)
+
+
+def _room_elsewhere(volume: Volume, found: Directory, need: int) -> tuple[int, int | None]:
+    numbers = [len(found.blocks) - 1] if len(found.blocks) == 1 else []
+    for number in numbers + list(found.holes):
+        at = room(volume, volume.blocks.get(found.blocks[number]), need)
+        if at is not None:
+            if number == len(found.blocks) - 1:
+                found.last = _last(volume, volume.blocks.get(found.blocks[number]))
+            return number, at
+        found.holes.discard(number)
+    return 0, None
+
+
+def _last(volume: Volume, block: bytearray) -> int:
+    at, size = 0, volume.super.block_size
+    while True:
+        after = at + record_length(ENTRY.unpack_from(block, at)[1], size)
+        if after >= limit(volume):
+            return at
+        at = after
+
+
+def _block_of(volume: Volume, found: Directory, place: int) -> tuple[int, int]:
+    number, at = divmod(place, volume.super.block_size)
+    return found.blocks[number], at
+
+
+def drop(volume: Volume, inode: Inode, name: bytes) -> None:
+    """A name goes."""
+    found = load(volume, inode)
+    if inode.has_inline_data:
+        inline.convert_directory(volume, inode)
+    _, _, place = found.names.pop(name)
+    number, at = _block_of(volume, found, place)
+    struct.pack_into("<I", volume.blocks.get(number), at, 0)
+    dirty(volume, inode, number)
+    index = place // volume.super.block_size
+    if index < len(found.blocks) - 1:
+        found.holes.add(index)
+
+
+def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
+    """A name that is there, or "..", is another file's."""
+    found = load(volume, inode)
+    if inode.has_inline_data:
+        inline.convert_directory(volume, inode)
+    place = 12 if name == b".." else found.names[name][2]
+    number, at = _block_of(volume, found, place)
+    block = volume.blocks.get(number)
+    struct.pack_into("<I", block, at, ino)
+    if volume.super.incompat & INCOMPAT_FILETYPE:
+        block[at + 7] = kind
+    if place == 12 and is_indexed(volume, inode):
+        htree.dirty(volume, inode, number)
+    else:
+        dirty(volume, inode, number)
+    if name == b"..":
+        found.parent = ino
+    else:
+        found.names[name] = (ino, kind, place)
+
+
+def make(volume: Volume, inode: Inode, parent: int) -> None:
+    """The first block of a new directory. Raises OSError ENOSPC."""
+    found = Directory(parent)
+    inode.dir = found
+    _, block = new_block(volume, inode, found)
+    put_dots(volume, block, inode.ino, parent)
+    found.last = 12
+
+
+def put_dots(volume: Volume, block: bytearray, own: int, parent: int) -> None:
+    """The first two entries of a directory."""
+    kind = 2 if volume.super.incompat & INCOMPAT_FILETYPE else 0
+    struct.pack_into("<IHBB4s", block, 0, own, 12, 1, kind, b".")
+    rest = disk_length(limit(volume) - 12)
+    struct.pack_into("<IHBB4s", block, 12, parent, rest, 2, kind, b"..")
+
+
+def seal(volume: Volume) -> None:
+    """The checksums of the blocks that have changed, before a commit."""
+    blocks = volume.blocks
+    if volume.super.csum:
+        for number, seed in blocks.directories.items():
+            block = blocks.get(number)
+            struct.pack_into("<I", block, volume.super.block_size - 4, crc32c(seed, block[:-TAIL]))
+    blocks.directories.clear()

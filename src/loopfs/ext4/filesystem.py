@@ -1,0 +1,416 @@
+"""ext4 as a tree that a FUSE server serves: what the kernel's VFS and its ext4 do between them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from loopfs.ext4 import acl, file, ioctl, namei, xattr
+from loopfs.ext4 import dir as directories
+from loopfs.ext4.commit import Commits, Flusher
+from loopfs.ext4.errors import refused
+from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode, clamped
+from loopfs.ext4.volume import Volume, now_of
+from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
+from loopfs.lean import TYPE_CHECKING
+from loopfs.uapi import fuse as uapi
+from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAME_VALID = 1 << 20  # seconds: names change by the kernel only
+_DAY = 24 * 3600 * 1_000_000_000
+
+
+class FileHandle(Handle[Inode]):
+    """An open file.
+
+    Attributes:
+        privileged: who opened it may use the last blocks.
+    """
+
+    __slots__ = ("privileged",)
+
+    def __init__(self, node: Inode, privileged: bool) -> None:
+        super().__init__(node, FOPEN_KEEP_CACHE)
+        self.privileged = privileged
+
+
+class DirHandle(Handle[Inode]):
+    """An open directory.
+
+    Attributes:
+        listing: its names as they were when reading began; a place is an index of it.
+    """
+
+    __slots__ = ("listing",)
+
+    def __init__(self, node: Inode) -> None:
+        super().__init__(node)
+        self.listing: list[bytes] = []
+
+
+class Ext4(Tree[Inode]):
+    """A mounted filesystem.
+
+    Args:
+        commits: None: it is for reading only.
+        atime: reading changes when a file was last read, as with relatime.
+    """
+
+    negative_valid = NAME_VALID
+
+    def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool = True) -> None:
+        self.volume = volume
+        self._commits = commits
+        self._atime = atime and not volume.read_only
+        self._buffer = memoryview(bytearray(1 << 20))
+        self._flusher: Flusher | None = None
+        self.init_flags = uapi.FUSE_HANDLE_KILLPRIV_V2
+        if not volume.options.noacl:
+            self.init_flags |= uapi.FUSE_POSIX_ACL | uapi.FUSE_DONT_MASK
+
+    def start(self) -> None:
+        """Begin to commit every few seconds; the server has been made."""
+        if self._commits is not None:
+            interval = self.volume.options.commit
+            self._flusher = Flusher(self._commits, self.server.lock, interval)
+
+    def _changed(self) -> None:
+        """After a call that changes: a transaction does not grow without bound."""
+        commits = self._commits
+        if commits is not None and commits.is_due:
+            if self._flusher is None:
+                commits.commit_and_wait()
+            else:
+                commits.commit()
+                self._flusher.wake()
+
+    def _by(self, caller: Caller) -> None:
+        self.volume.privileged = self.volume.may_use_reserve(caller.uid, caller.gid)
+
+    # --- nodes ------------------------------------------------------------------
+
+    def root(self) -> Inode:
+        return self.volume.get(2)
+
+    def known(self, node: Inode) -> None:
+        node.known = True
+
+    def forgotten(self, node: Inode) -> None:
+        node.known = False
+        self.volume.forget(node)
+        self._changed()
+
+    def getattr(self, node: Inode) -> Attr:
+        return Attr(
+            *(node.ino, node.size, node.mode, node.nlink, node.uid, node.gid, node.rdev),
+            (node.atime, node.mtime, node.ctime),
+            self.volume.super.block_size,
+            node.sectors,
+        )
+
+    def setattr(self, caller: Caller, node: Inode, changes: Changes) -> None:
+        volume = self.volume
+        volume.change()
+        if node.flags & FL_IMMUTABLE or (
+            node.flags & FL_APPEND and changes.handle is None and changes != Changes()
+        ):
+            raise refused(errno.EPERM)
+        self._by(caller)
+        if changes.size is not None:
+            if not node.is_regular:
+                raise refused(errno.EISDIR if node.is_dir else errno.EINVAL)
+            if changes.size != node.size or changes.mtime is None:
+                file.truncate(volume, node, changes.size)
+        if changes.uid is not None:
+            node.uid = changes.uid
+        if changes.gid is not None:
+            node.gid = changes.gid
+        if changes.size is not None or changes.uid is not None or changes.gid is not None:
+            self._drop_capability(node)
+        if changes.mode is not None:
+            self._chmod(node, changes.mode)
+        extra = bool(node.extra)
+        if changes.atime is not None:
+            node.atime = clamped(changes.atime, extra)
+        if changes.mtime is not None:
+            node.mtime = clamped(changes.mtime, extra)
+        node.ctime = now_of(volume, node)
+        volume.touch(node)
+        self._changed()
+
+    def _chmod(self, node: Inode, mode: int) -> None:
+        node.mode = node.mode & 0xF000 | mode & 0o7777
+        if node.xattrs == {} or self.volume.options.noacl:
+            return
+        attributes = dict(xattr.load(self.volume, node))
+        if acl.ACCESS in attributes:
+            changed, _ = acl.with_mode(attributes.pop(acl.ACCESS), mode, masked=False)
+            if changed is not None:
+                attributes[acl.ACCESS] = changed
+            xattr.prepare(self.volume, node, attributes)
+            node.xattrs = attributes
+
+    def _drop_capability(self, node: Inode) -> None:
+        if node.xattrs != {} and xattr.CAPABILITY in xattr.load(self.volume, node):
+            xattr.remove(self.volume, node, xattr.CAPABILITY)
+
+    def drop_privileges(self, node: Inode) -> None:
+        """Set-user-id and set-group-id of a file that a stranger changes."""
+        if node.is_regular:
+            drop = stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
+            if node.mode & drop:
+                node.mode &= ~drop
+                self.volume.touch(node)
+
+    def statfs(self) -> Space:
+        volume, sb = self.volume, self.volume.super
+        blocks = sb.blocks
+        if not volume.options.minixdf:
+            blocks -= volume.overhead
+        free = volume.free_blocks()
+        available = max(free - sb.reserved_blocks - volume.groups.keep, 0)
+        files = sb.inodes, volume.groups.free_inodes
+        return Space(blocks, free, available, *files, sb.block_size, 255, sb.block_size)
+
+    # --- names -----------------------------------------------------------------
+
+    def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, int]:
+        return namei.lookup(self.volume, parent, name), NAME_VALID
+
+    def _make(
+        self,
+        caller: Caller,
+        parent: Inode,
+        name: bytes | None,
+        mode: int,
+        *,
+        rdev: int = 0,
+        target: bytes = b"",
+    ) -> tuple[Inode, int]:
+        self._by(caller)
+        inode = namei.make(self.volume, parent, name, mode, caller, rdev=rdev, target=target)
+        self._changed()
+        return inode, NAME_VALID
+
+    def create(
+        self, caller: Caller, parent: Inode, name: bytes, mode: int, flags: int
+    ) -> tuple[tuple[Inode, int], Handle[Inode]]:
+        found = self._make(caller, parent, name, stat.S_IFREG | mode & 0o7777)
+        return found, FileHandle(found[0], self.volume.privileged)
+
+    def tmpfile(
+        self, caller: Caller, parent: Inode, mode: int, flags: int
+    ) -> tuple[tuple[Inode, int], Handle[Inode]]:
+        found = self._make(caller, parent, None, stat.S_IFREG | mode & 0o7777)
+        return found, FileHandle(found[0], self.volume.privileged)
+
+    def mknod(
+        self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int
+    ) -> tuple[Inode, int]:
+        return self._make(caller, parent, name, mode, rdev=rdev)
+
+    def mkdir(self, caller: Caller, parent: Inode, name: bytes, mode: int) -> tuple[Inode, int]:
+        return self._make(caller, parent, name, stat.S_IFDIR | mode & 0o7777)
+
+    def symlink(
+        self, caller: Caller, parent: Inode, name: bytes, target: bytes
+    ) -> tuple[Inode, int]:
+        return self._make(caller, parent, name, stat.S_IFLNK | 0o777, target=target)
+
+    def link(self, caller: Caller, node: Inode, parent: Inode, name: bytes) -> tuple[Inode, int]:
+        self._by(caller)
+        namei.link(self.volume, node, parent, name)
+        self._changed()
+        return node, NAME_VALID
+
+    def unlink(self, caller: Caller, parent: Inode, name: bytes) -> None:
+        namei.unlink(self.volume, parent, name)
+        self._changed()
+
+    def rmdir(self, caller: Caller, parent: Inode, name: bytes) -> None:
+        namei.rmdir(self.volume, parent, name)
+        self._changed()
+
+    def rename(
+        self, caller: Caller, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int
+    ) -> None:
+        self._by(caller)
+        namei.rename(self.volume, parent, name, to, to_name, flags, caller)
+        self._changed()
+
+    def readlink(self, node: Inode) -> bytes:
+        return namei.read_link(self.volume, node)
+
+    # --- extended attributes -------------------------------------------------------
+
+    def _attribute(self, name: bytes) -> None:
+        if self.volume.options.noacl and name in (acl.ACCESS, acl.DEFAULT):
+            raise refused(errno.EOPNOTSUPP)
+
+    def getxattr(self, node: Inode, name: bytes) -> bytes:
+        self._attribute(name)
+        return xattr.get(self.volume, node, name)
+
+    def listxattr(self, node: Inode) -> list[bytes]:
+        return xattr.names(self.volume, node)
+
+    def setxattr(self, caller: Caller, node: Inode, name: bytes, value: bytes, flags: int) -> None:
+        self._attribute(name)
+        self._may_change(node)
+        self._by(caller)
+        xattr.set_value(self.volume, node, name, value, flags)
+        self._changed()
+
+    def removexattr(self, caller: Caller, node: Inode, name: bytes) -> None:
+        self._attribute(name)
+        self._may_change(node)
+        xattr.remove(self.volume, node, name)
+        self._changed()
+
+    def _may_change(self, node: Inode) -> None:
+        self.volume.change()
+        if node.flags & (FL_IMMUTABLE | FL_APPEND):
+            raise refused(errno.EPERM)
+
+    # --- open files -------------------------------------------------------------
+
+    def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if writing:
+            self.volume.change()
+            appends = flags & os.O_APPEND and not flags & os.O_TRUNC
+            if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and not appends):
+                raise refused(errno.EPERM)
+        self._by(caller)
+        if flags & os.O_TRUNC and node.is_regular:
+            file.truncate(self.volume, node, 0)
+            self._drop_capability(node)
+            self._changed()
+        return FileHandle(node, self.volume.privileged)
+
+    def opendir(self, caller: Caller, node: Inode) -> Handle[Inode]:
+        directories.load(self.volume, node)
+        return DirHandle(node)
+
+    def entries(
+        self, handle: Handle[Inode], place: int
+    ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
+        """A place is 0 to 2 for the dots, then the index of the listing and 3."""
+        volume, node = self.volume, handle.node
+        found = directories.load(volume, node)
+        assert isinstance(handle, DirHandle)
+        if place == 0:
+            handle.listing = list(found.names)
+            self._accessed(node)
+        if place < 1:
+            yield 1, b".", node.ino, 4, None
+        if place < 2:
+            yield 2, b"..", found.parent, 4, None
+        listing = handle.listing
+        for index in range(max(place - 2, 0), len(listing)):
+            entry = found.names.get(listing[index])
+            if entry is None:
+                continue
+            ino, kind, _ = entry
+            child = None
+            with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
+                child = volume.get(ino)
+            yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], child
+
+    def _accessed(self, node: Inode) -> None:
+        """relatime: at most once a day, but for what has changed since."""
+        if not self._atime or node.flags & FL_NOATIME or self.volume.error:
+            return
+        now = now_of(self.volume, node)
+        if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
+            node.atime = now
+            self.volume.touch(node)
+
+    def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        done = file.read(self.volume, handle.node, offset, self._buffer[:size])
+        if done:
+            self._accessed(handle.node)
+        return self._buffer[:done]
+
+    def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:
+        node = handle.node
+        self.volume.privileged = getattr(handle, "privileged", True)
+        if node.xattrs:
+            self._drop_capability(node)
+        done = file.write(self.volume, node, offset, data)
+        self._changed()
+        return done
+
+    def fsync(self, handle: Handle[Inode], datasync: bool) -> Later | None:
+        commits, volume = self._commits, self.volume
+        if commits is None:
+            return None
+        if volume.error:
+            raise refused(errno.EIO)
+        commits.commit()
+
+        def work() -> None:
+            commits.write_out()
+            with self.server.lock:
+                commits.collect()
+
+        return Later(work)
+
+    def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
+        node = handle.node
+        if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and mode & ~1):
+            raise refused(errno.EPERM)
+        self.volume.privileged = getattr(handle, "privileged", True)
+        file.fallocate(self.volume, node, mode, offset, length)
+        self._drop_capability(node)
+        self._changed()
+
+    def lseek(self, handle: Handle[Inode], offset: int, whence: int) -> int:
+        return file.seek(self.volume, handle.node, offset, whence)
+
+    def ioctl(
+        self, caller: Caller, handle: Handle[Inode], cmd: int, arg: int, data: bytes, compat: bool
+    ) -> tuple[int, bytes]:
+        volume, node = self.volume, handle.node
+        if cmd in (ioctl.FS_IOC_GETFLAGS, ioctl.FS_IOC32_GETFLAGS):
+            return 0, ioctl.get_flags(node).to_bytes(4, "little")
+        if cmd in (ioctl.FS_IOC_SETFLAGS, ioctl.FS_IOC32_SETFLAGS):
+            ioctl.set_flags(volume, node, int.from_bytes(data[:4], "little"))
+            self.server.attributes_changed(node.nodeid)
+            return 0, b""
+        if cmd == ioctl.FS_IOC_FSGETXATTR:
+            return 0, ioctl.get_fsxattr(node)
+        if cmd == ioctl.FS_IOC_FSSETXATTR:
+            ioctl.set_fsxattr(volume, node, data)
+            return 0, b""
+        if cmd == ioctl.FS_IOC_GETVERSION:
+            return 0, node.generation.to_bytes(4, "little")
+        if cmd == ioctl.FS_IOC_GETFSLABEL:
+            return 0, ioctl.get_label(volume)
+        if cmd == ioctl.FS_IOC_GETFSUUID:
+            return 0, ioctl.get_uuid(volume)
+        if caller.uid == 0 and cmd == ioctl.FS_IOC_SETFSLABEL:
+            ioctl.set_label(volume, data)
+            volume.touch(volume.get(2))
+            return 0, b""
+        if caller.uid == 0 and cmd == ioctl.FITRIM:
+            return 0, ioctl.trim(volume, data)
+        if cmd in (ioctl.FS_IOC_SETFSLABEL, ioctl.FITRIM):
+            raise refused(errno.EPERM)
+        raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
+
+    def destroy(self) -> None:
+        if self._flusher is not None:
+            self._flusher.stop()
+        if self._commits is None or self.volume.error:
+            return
+        for inode in list(self.volume.orphans):
+            self.volume.free(inode)
+        self._commits.end()

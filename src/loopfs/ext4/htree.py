@@ -1,0 +1,309 @@
+"""The hash index of a directory (fs/ext4/namei.c, dx_*): insertion and split.
+
+Block 0 is the root, with the dots in front of it; nodes look like an unused entry. A name is looked
+up in memory; the index is kept for the kernel, and says where a new name goes.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from itertools import pairwise
+
+from loopfs.ext4 import dir as directories
+from loopfs.ext4.crc import crc32c
+from loopfs.ext4.errors import BadChecksum, Damaged, refused
+from loopfs.ext4.hash import TEA, dirhash
+from loopfs.ext4.inode import FL_INDEX, Inode
+from loopfs.ext4.super import INCOMPAT_LARGEDIR
+from loopfs.lean import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from loopfs.ext4.dir import Directory
+    from loopfs.ext4.volume import Volume
+
+_ROOT_ENTRIES, _NODE_ENTRIES = 32, 8  # bytes before the entries
+_INFO = struct.Struct("<IBBBB")  # struct dx_root_info, at 24
+_COUNT = struct.Struct("<HH")  # limit, count: in the hash of the first entry
+_ENTRY = struct.Struct("<II")
+
+
+class Frame(NamedTuple):
+    """A block of the index on the way to a leaf.
+
+    Attributes:
+        number: of the block in the directory.
+        head: bytes before its entries.
+        at: which entry leads on.
+    """
+
+    number: int
+    head: int
+    at: int
+
+
+def is_node(block: bytearray, number: int, size: int) -> bool:
+    """Block ``number`` of an indexed directory is a part of its index."""
+    ino, record = struct.unpack_from("<IH", block)
+    return number == 0 or (ino == 0 and record in (size, 0, 65535))
+
+
+def _head(number: int) -> int:
+    return _NODE_ENTRIES if number else _ROOT_ENTRIES
+
+
+def _most(volume: Volume, number: int) -> int:
+    room = (volume.super.block_size - _head(number)) // 8
+    return room - 1 if volume.super.csum else room
+
+
+def _sum(seed: int, block: bytearray, head: int) -> tuple[int, int]:
+    """The checksum of a block of the index, and its place."""
+    most, count = _COUNT.unpack_from(block, head)
+    tail = head + most * 8
+    if tail + 8 > len(block) or count > most:
+        raise Damaged("a block of a directory's index")
+    value = crc32c(seed, block[: head + count * 8])
+    return crc32c(value, bytes(block[tail : tail + 4]) + bytes(4)), tail + 4
+
+
+def check_sum(volume: Volume, inode: Inode, block: bytearray, number: int) -> None:
+    """Raise OSError EBADMSG, EUCLEAN if a block of the index is wrong."""
+    if not volume.super.csum:
+        return
+    value, place = _sum(inode.seed, block, _head(number))
+    if struct.unpack_from("<I", block, place)[0] != value:
+        raise BadChecksum(f"the checksum of the index of directory {inode.ino} is wrong")
+
+
+def dirty(volume: Volume, inode: Inode, place: int) -> None:
+    """A block of the index, at ``place`` on disk, has changed."""
+    block = volume.blocks.get(place)
+    if volume.super.csum:
+        value, at = _sum(inode.seed, block, _head(0 if _is_root(block) else 1))
+        struct.pack_into("<I", block, at, value)
+    volume.blocks.dirty.add(place)
+    volume.blocks.directories.pop(place, None)
+
+
+def _is_root(block: bytearray) -> bool:
+    return block[:4] != bytes(4)
+
+
+class _Index:
+    """The index of a directory at work."""
+
+    def __init__(self, volume: Volume, inode: Inode) -> None:
+        self.volume, self.inode = volume, inode
+        self.found: Directory = directories.load(volume, inode)
+        info = _INFO.unpack_from(self.block(0), 24)
+        _, self.version, length, self.levels, flags = info
+        most = 3 if volume.super.incompat & INCOMPAT_LARGEDIR else 2
+        if length != 8 or flags & 1 or self.version > TEA or self.levels >= most:
+            raise Damaged(f"the index of directory {inode.ino}")
+        self.most_levels = most
+
+    def block(self, number: int) -> bytearray:
+        if not 0 <= number < len(self.found.blocks):
+            raise Damaged(f"the index of directory {self.inode.ino}")
+        return self.volume.blocks.get(self.found.blocks[number])
+
+    def hash(self, name: bytes) -> int:
+        sb = self.volume.super
+        return dirhash(name, self.version, sb.hash_seed, sb.hash_unsigned)
+
+    def entries(self, number: int) -> list[tuple[int, int]]:
+        """(hash, block) of a block of the index; the first hash is 0."""
+        block, head = self.block(number), _head(number)
+        most, count = _COUNT.unpack_from(block, head)
+        if not 1 <= count <= most or most != _most(self.volume, number):
+            raise Damaged(f"the index of directory {self.inode.ino}")
+        rows = list(_ENTRY.iter_unpack(block[head : head + count * 8]))
+        rows[0] = (0, rows[0][1])
+        if any(a[0] > b[0] for a, b in pairwise(rows)):
+            raise Damaged(f"the index of directory {self.inode.ino} is in disorder")
+        return [(value, child & 0x0FFFFFFF) for value, child in rows]
+
+    def store(self, number: int, rows: list[tuple[int, int]]) -> None:
+        block, head = self.block(number), _head(number)
+        body = b"".join(_ENTRY.pack(*row) for row in rows)
+        block[head : head + len(body)] = body
+        _COUNT.pack_into(block, head, _most(self.volume, number), len(rows))
+        dirty(self.volume, self.inode, self.found.blocks[number])
+
+    def walk(self, value: int) -> tuple[list[Frame], int]:
+        """The way to the leaf of a hash."""
+        frames: list[Frame] = []
+        number = 0
+        for _ in range(self.levels + 1):
+            if any(frame.number == number for frame in frames):
+                raise Damaged(f"the index of directory {self.inode.ino} goes in a circle")
+            rows = self.entries(number)
+            at = max(n for n, row in enumerate(rows) if n == 0 or row[0] <= value)
+            frames.append(Frame(number, _head(number), at))
+            number = rows[at][1]
+        inner = is_node(self.block(number), number, self.volume.super.block_size)
+        if number == 0 or (inner and self.volume.super.csum):
+            raise Damaged(f"the index of directory {self.inode.ino} leads to no leaf")
+        return frames, number
+
+    def new_node(self) -> int:
+        """A block for the index. Raises OSError ENOSPC."""
+        number, block = directories.new_block(self.volume, self.inode, self.found)
+        size = self.volume.super.block_size
+        block[:] = bytes(size)
+        struct.pack_into("<IH", block, 0, 0, directories.disk_length(size))
+        self.volume.blocks.directories.pop(self.found.blocks[number], None)
+        return number
+
+    def split_leaf(self, frames: list[Frame], number: int, value: int) -> int:
+        """Half of a leaf moves to a new one; returns the leaf that ``value`` belongs to."""
+        names, size = self.found.names, self.volume.super.block_size
+        rows = []
+        for name, (_, _, place) in _in_block(self.volume, self.found, number):
+            rows.append((self.hash(name), place, name))
+        rows.sort()
+        if len(rows) < 2:
+            raise Damaged(f"a leaf of directory {self.inode.ino}")
+        cut = _middle([8 + len(name) + 3 & ~3 for _, _, name in rows])
+        first = rows[cut][0]
+        continued = first == rows[cut - 1][0]
+        other, _ = directories.new_block(self.volume, self.inode, self.found)
+        halves = ((number, rows[:cut]), (other, rows[cut:]))
+        contents = [(n, [(name, *names[name][:2]) for _, _, name in half]) for n, half in halves]
+        for leaf, entries in contents:
+            _fill(self.volume, self.inode, self.found, leaf, entries, size)
+        self.insert(frames, first + continued, other)
+        return other if value >= first else number
+
+    def insert(self, frames: list[Frame], value: int, child: int) -> None:
+        """An entry behind that of the last frame, which has room."""
+        last = frames[-1]
+        rows = self.entries(last.number)
+        rows.insert(last.at + 1, (value, child))
+        self.store(last.number, rows)
+
+    def make_room(self, frames: list[Frame]) -> bool:
+        """Have room for an entry in the last frame; True if the way is another now.
+
+        Raises:
+            OSError: ENOSPC: the index is full.
+        """
+        full = [self.is_full(frame.number) for frame in frames]
+        if not full[-1]:
+            return False
+        depth = len(frames) - 1
+        while depth > 0 and full[depth - 1]:
+            depth -= 1
+        if depth == 0:
+            self.grow()
+            return True
+        rows = self.entries(frames[depth].number)
+        cut = len(rows) // 2
+        other = self.new_node()
+        self.store(other, rows[cut:])
+        self.store(frames[depth].number, rows[:cut])
+        self.insert(frames[:depth], rows[cut][0], other)
+        return True
+
+    def is_full(self, number: int) -> bool:
+        return len(self.entries(number)) >= _most(self.volume, number)
+
+    def grow(self) -> None:
+        """One more level: the root's entries move to a node."""
+        if self.levels + 1 >= self.most_levels:
+            raise refused(errno.ENOSPC)
+        rows = self.entries(0)
+        other = self.new_node()
+        self.store(other, rows)
+        self.levels += 1
+        self.block(0)[30] = self.levels
+        self.store(0, [(0, other)])
+
+
+def _middle(sizes: list[int]) -> int:
+    """Where to cut, so that both halves are about as large; neither is empty."""
+    half, total = sum(sizes) // 2, 0
+    for at, size in enumerate(sizes):
+        total += size
+        if total > half:
+            return max(1, min(at, len(sizes) - 1)) if at else 1
+    return len(sizes) - 1
+
+
+def _in_block(
+    volume: Volume, found: Directory, number: int
+) -> list[tuple[bytes, tuple[int, int, int]]]:
+    block, size = volume.blocks.get(found.blocks[number]), volume.super.block_size
+    at, names = 0, []
+    while at < directories.limit(volume):
+        ino, raw, length, _ = directories.ENTRY.unpack_from(block, at)
+        if ino:
+            name = bytes(block[at + 8 : at + 8 + length])
+            if name in found.names:
+                names.append((name, found.names[name]))
+        at += directories.record_length(raw, size)
+    return names
+
+
+def _fill(
+    volume: Volume,
+    inode: Inode,
+    found: Directory,
+    number: int,
+    entries: list[tuple[bytes, int, int]],
+    size: int,
+) -> None:
+    """Write a leaf anew."""
+    place = found.blocks[number]
+    block = volume.blocks.get(place)
+    block[:] = bytes(size)
+    directories.set_tail(volume, block)
+    at, end = 0, directories.limit(volume)
+    if not entries:
+        directories.ENTRY.pack_into(block, 0, 0, directories.disk_length(end), 0, 0)
+    for index, (name, ino, kind) in enumerate(entries):
+        length = directories.space(len(name)) if index < len(entries) - 1 else end - at
+        struct.pack_into("<H", block, at + 4, directories.disk_length(length))
+        directories.put(volume, block, at, ino, name, kind)
+        found.names[name] = (ino, kind, number * size + at)
+        at += length
+    directories.dirty(volume, inode, place)
+
+
+def make(volume: Volume, inode: Inode) -> None:
+    """Give a directory of one block an index. Raises OSError ENOSPC."""
+    found, size = directories.load(volume, inode), volume.super.block_size
+    entries = [(name, ino, kind) for name, (ino, kind, _) in found.names.items()]
+    number, _ = directories.new_block(volume, inode, found)
+    _fill(volume, inode, found, number, entries, size)
+    root = volume.blocks.get(found.blocks[0])
+    root[:] = bytes(size)
+    directories.put_dots(volume, root, inode.ino, found.parent)
+    struct.pack_into("<H", root, 16, directories.disk_length(size - 12))
+    _INFO.pack_into(root, 24, 0, volume.super.hash_version, 8, 0, 0)
+    inode.flags |= FL_INDEX
+    found.holes.clear()
+    _COUNT.pack_into(root, _ROOT_ENTRIES, _most(volume, 0), 1)
+    struct.pack_into("<I", root, _ROOT_ENTRIES + 4, number)
+    dirty(volume, inode, found.blocks[0])
+    volume.touch(inode)
+
+
+def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
+    """A name that is not there. Raises OSError ENOSPC, EUCLEAN."""
+    index = _Index(volume, inode)
+    value = index.hash(name)
+    need = directories.space(len(name))
+    frames, leaf = index.walk(value)
+    at = directories.room(volume, index.block(leaf), need)
+    while at is None:
+        while index.make_room(frames):
+            frames, leaf = index.walk(value)
+        leaf = index.split_leaf(frames, leaf, value)
+        at = directories.room(volume, index.block(leaf), need)
+        if at is None:
+            frames, leaf = index.walk(value)
+    directories.put(volume, index.block(leaf), at, ino, name, kind)
+    directories.dirty(volume, inode, index.found.blocks[leaf])
+    index.found.names[name] = (ino, kind, leaf * volume.super.block_size + at)

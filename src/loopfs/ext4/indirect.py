@@ -1,0 +1,143 @@
+"""Block maps on disk (fs/ext4/indirect.c): the files of ext2 and ext3."""
+
+from __future__ import annotations
+
+import struct
+
+from loopfs.ext4 import extents_status
+from loopfs.ext4.errors import Damaged
+from loopfs.ext4.extents_status import MAX_WRITTEN
+from loopfs.ext4.inode import Extent, Inode
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.ext4.volume import Volume
+
+DIRECT = 12  # blocks whose numbers are in the inode
+DEPTHS = (1, 2, 3)
+
+
+def most_blocks(block_size: int) -> int:
+    """Of a file."""
+    per = block_size // 4
+    return DIRECT + per + per**2 + per**3
+
+
+def _span(per: int, depth: int) -> int:
+    return int(per**depth)
+
+
+def _bases(per: int) -> tuple[int, int, int]:
+    """The first block that the indirect block of each depth maps."""
+    return DIRECT, DIRECT + per, DIRECT + per + per * per
+
+
+def load(volume: Volume, inode: Inode) -> None:
+    """Fill ``inode.map`` and ``inode.indirect``. Raises OSError EUCLEAN."""
+    extents: list[Extent] = []
+    numbers = struct.unpack("<15I", inode.block)
+    inode.indirect = {}
+    for block, place in enumerate(numbers[:DIRECT]):
+        _append(volume, extents, block, place)
+    per = volume.super.block_size // 4
+    for depth, base in zip(DEPTHS, _bases(per), strict=True):
+        if numbers[DIRECT + depth - 1]:
+            _load(volume, inode, numbers[DIRECT + depth - 1], depth, base, extents)
+    inode.map = extents
+
+
+def _load(
+    volume: Volume, inode: Inode, place: int, depth: int, first: int, extents: list[Extent]
+) -> None:
+    per = volume.super.block_size // 4
+    if volume.blocks.check(place) in inode.indirect.values():
+        raise Damaged(f"the block map of inode {inode.ino} goes in a circle")
+    inode.indirect[depth, first] = place
+    numbers = struct.unpack(f"<{per}I", volume.blocks.get(place))
+    if not any(numbers):
+        return
+    step = _span(per, depth - 1)
+    for index, number in enumerate(numbers):
+        if not number:
+            continue
+        if depth > 1:
+            _load(volume, inode, number, depth - 1, first + index * step, extents)
+        else:
+            _append(volume, extents, first + index, number)
+
+
+def _append(volume: Volume, extents: list[Extent], block: int, place: int) -> None:
+    if not place:
+        return
+    volume.blocks.check(place)
+    if extents:
+        before, count, start, _ = extents[-1]
+        if before + count == block and start + count == place and count < MAX_WRITTEN:
+            extents[-1] = (before, count + 1, start, False)
+            return
+    extents.append((block, 1, place, False))
+
+
+def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
+    """The indirect blocks of a map: their depths and the first blocks that they map."""
+    needed = set()
+    bases = _bases(per)
+    for block, count, _, _ in extents:
+        for depth, base in zip(DEPTHS, bases, strict=True):
+            begin, end = max(block, base), min(block + count, base + _span(per, depth))
+            if begin >= end:
+                continue
+            for level in range(1, depth + 1):
+                span = _span(per, level)
+                low = (begin - base) // span
+                high = (end - 1 - base) // span
+                needed |= {(level, base + index * span) for index in range(low, high + 1)}
+    return needed
+
+
+def fit_nodes(volume: Volume, inode: Inode) -> None:
+    """Have the indirect blocks that the map needs. Raises OSError ENOSPC."""
+    extents = inode.map
+    assert extents is not None
+    needed = _needed(extents, volume.super.block_size // 4)
+    unit = volume.super.block_size // 512
+    for key in needed - inode.indirect.keys():
+        goal = extents_status.find(extents, key[1])[1] or extents[-1]
+        inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
+        inode.sectors += unit
+    for key in inode.indirect.keys() - needed:
+        volume.release(inode.indirect.pop(key), 1)
+        inode.sectors -= unit
+
+
+def store(volume: Volume, inode: Inode) -> None:
+    """Encode the map: blocks that stay as they are are not written."""
+    extents, indirect = inode.map, inode.indirect
+    assert extents is not None
+    per = volume.super.block_size // 4
+    root = [0] * 15
+    for block, _, place in _singles(extents, 0, DIRECT):
+        root[block] = place
+    for depth, base in zip(DEPTHS, _bases(per), strict=True):
+        root[DIRECT + depth - 1] = indirect.get((depth, base), 0)
+    inode.block = struct.pack("<15I", *root)
+    for (level, first), place in indirect.items():
+        numbers = [0] * per
+        if level == 1:
+            for block, _, at in _singles(extents, first, per):
+                numbers[block - first] = at
+        else:
+            span = _span(per, level - 1)
+            for index in range(per):
+                numbers[index] = indirect.get((level - 1, first + index * span), 0)
+        node = bytearray(struct.pack(f"<{per}I", *numbers))
+        if volume.blocks.get(place) != node:
+            volume.blocks.put(place, node)
+
+
+def _singles(extents: list[Extent], first: int, count: int) -> list[tuple[int, int, int]]:
+    found = []
+    for block, length, place in extents_status.pieces(extents, first, count):
+        if place is not None:
+            found += [(block + n, 1, place + n) for n in range(length)]
+    return found

@@ -1,0 +1,87 @@
+"""Data inside of inodes (fs/ext4/inline.c): read, and given blocks before it changes."""
+
+from __future__ import annotations
+
+import struct
+
+from loopfs.ext4 import dir as directories
+from loopfs.ext4 import extents, xattr
+from loopfs.ext4.dir import Directory
+from loopfs.ext4.errors import Damaged
+from loopfs.ext4.inode import FL_EXTENTS, FL_INLINE_DATA, Inode
+from loopfs.ext4.volume import Volume
+
+_FIRST = 60  # bytes in i_block
+_PARENT = 4  # bytes of a directory's i_block: what ".." is
+
+
+def content(volume: Volume, inode: Inode) -> bytes:
+    """The data, ``inode.size`` bytes. Raises OSError EUCLEAN."""
+    more = xattr.load(volume, inode).get(xattr.DATA, b"")
+    if inode.size > _FIRST + len(more):
+        raise Damaged(f"inode {inode.ino} has {inode.size} bytes inline")
+    return (inode.block + more)[: inode.size]
+
+
+def load_directory(volume: Volume, inode: Inode) -> Directory:
+    """What is in a directory. Raises OSError EUCLEAN."""
+    data = inode.block + xattr.load(volume, inode).get(xattr.DATA, b"")
+    (parent,) = struct.unpack_from("<I", data)
+    found = Directory(parent)
+    if inode.size > len(data):
+        raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline")
+    first, rest = bytearray(data[_PARENT:_FIRST]), bytearray(data[_FIRST : inode.size])
+    directories.parse(volume, inode, found, first, 0, len(first))
+    directories.parse(volume, inode, found, rest, 0, len(rest))
+    return found
+
+
+def _leave(volume: Volume, inode: Inode) -> None:
+    """It has no inline data any more, and no blocks yet."""
+    attributes = xattr.load(volume, inode)
+    if attributes.pop(xattr.DATA, None) is not None:
+        inode.xattrs_changed = True
+    inode.flags &= ~FL_INLINE_DATA
+    inode.map, inode.nodes, inode.indirect = [], [], {}
+    inode.block = bytes(60)
+    if volume.super.incompat & 0x40:
+        inode.flags |= FL_EXTENTS
+        inode.block = extents.EMPTY
+    inode.map_changed = True
+    volume.touch(inode)
+
+
+def convert_file(volume: Volume, inode: Inode) -> None:
+    """Give a file blocks. Raises OSError ENOSPC, EUCLEAN."""
+    data, size = content(volume, inode), volume.super.block_size
+    group = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group]
+    run = volume.allocate(group.first, 1) if data else None
+    _leave(volume, inode)
+    if run is not None:
+        volume.device.write(run[0] * size, data.ljust(size, b"\0"))
+        volume.insert(inode, 0, run, False)
+
+
+def convert_directory(volume: Volume, inode: Inode) -> None:
+    """Give a directory a block. Raises OSError ENOSPC, EUCLEAN."""
+    found, size = directories.load(volume, inode), volume.super.block_size
+    limit = directories.limit(volume)
+    group = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group]
+    run = volume.allocate(group.first, 1)
+    _leave(volume, inode)
+    volume.insert(inode, 0, run, False)
+    inode.size = size
+    block = volume.blocks.new(run[0])
+    directories.set_tail(volume, block)
+    directories.put_dots(volume, block, inode.ino, found.parent)
+    found.blocks = [run[0]]
+    at = 12
+    for name, (ino, kind, _) in list(found.names.items()):
+        (used,) = struct.unpack_from("<B", block, at + 6)
+        struct.pack_into("<H", block, at + 4, directories.space(used))
+        at += directories.space(used)
+        struct.pack_into("<H", block, at + 4, directories.disk_length(limit - at))
+        directories.put(volume, block, at, ino, name, kind)
+        found.names[name] = (ino, kind, at)
+    found.last = at
+    directories.dirty(volume, inode, run[0])

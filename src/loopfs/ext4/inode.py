@@ -1,0 +1,219 @@
+"""Inodes: in memory and as they are on disk (fs/ext4/inode.c: ext4_iget, ext4_do_update_inode)."""
+
+from __future__ import annotations
+
+import stat
+import struct
+
+from loopfs.ext4.crc import crc32c
+from loopfs.ext4.errors import BadChecksum, Damaged
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.ext4.dir import Directory
+
+ROOT_INO, JOURNAL_INO = 2, 8
+FL_SYNC, FL_IMMUTABLE, FL_APPEND, FL_NODUMP, FL_NOATIME = 0x8, 0x10, 0x20, 0x40, 0x80
+FL_INDEX, FL_DIRSYNC, FL_TOPDIR, FL_HUGE_FILE = 0x1000, 0x10000, 0x20000, 0x40000
+FL_EXTENTS, FL_EA_INODE, FL_INLINE_DATA, FL_PROJINHERIT = 0x80000, 0x200000, 0x10000000, 0x20000000
+FL_INHERITED = 0x8 | 0x2 | 0x4 | 0x1 | FL_NODUMP | FL_NOATIME | FL_DIRSYNC | FL_PROJINHERIT
+FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR)
+FL_OTHER = FL_NODUMP | FL_NOATIME  # of what is neither a file nor a directory
+
+_BASE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
+_EXTRA = struct.Struct("<HHIIIII")
+_SECOND = 1_000_000_000
+GOOD_OLD_SIZE = 128
+
+Extent = tuple[int, int, int, bool]  # first block of the file, blocks, first on disk, unwritten
+
+
+class Inode:
+    """A file, directory or anything else; the same object for as long as it is held.
+
+    Attributes:
+        atime, mtime, ctime: nanoseconds since the epoch.
+        sectors: of 512 bytes, those of the map's own blocks and of attributes with them.
+        block: i_block, 60 bytes.
+        extra: what follows the first 128 bytes.
+        dtime: when it was removed (seconds), or the next of the list of orphans.
+        map: where its blocks are, sorted, once it was needed; changes are stored at a commit.
+        nodes: blocks of the tree of extents.
+        indirect: blocks of a block map, by their depth and the first block that they map.
+        xattrs: the attributes, once they were needed.
+        known: the kernel knows it.
+    """
+
+    __slots__ = (
+        *("atime", "block", "ctime", "dir", "dtime", "extra", "file_acl", "flags", "generation"),
+        *("gid", "indirect", "ino", "known", "map", "map_changed", "mode", "mtime", "nlink"),
+        *("nodeid", "nodes", "project", "rdev", "sectors", "seed", "size", "uid", "version"),
+        *("xattrs", "xattrs_changed"),
+    )
+
+    def __init__(self, ino: int) -> None:
+        self.ino = ino
+        self.nodeid = 1 if ino == ROOT_INO else ino
+        self.mode = self.uid = self.gid = self.size = self.nlink = self.flags = self.sectors = 0
+        self.atime = self.mtime = self.ctime = 0
+        self.generation = self.file_acl = self.dtime = self.version = self.rdev = 0
+        self.seed = 0
+        self.block = bytes(60)
+        self.extra = bytearray()
+        self.map: list[Extent] | None = None
+        self.nodes: list[int] = []
+        self.indirect: dict[tuple[int, int], int] = {}
+        self.map_changed = self.xattrs_changed = False
+        self.xattrs: dict[bytes, bytes] | None = None
+        self.dir: Directory | None = None
+        self.known = False
+
+    @property
+    def is_dir(self) -> bool:
+        return stat.S_ISDIR(self.mode)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.mode)
+
+    @property
+    def is_link(self) -> bool:
+        return stat.S_ISLNK(self.mode)
+
+    @property
+    def extra_size(self) -> int:
+        """i_extra_isize, bytes."""
+        return self.extra[0] | self.extra[1] << 8 if self.extra else 0
+
+    @property
+    def has_extents(self) -> bool:
+        return bool(self.flags & FL_EXTENTS)
+
+    @property
+    def has_inline_data(self) -> bool:
+        return bool(self.flags & FL_INLINE_DATA)
+
+    @property
+    def is_fast_link(self) -> bool:
+        """A symbolic link whose target is in the inode."""
+        return self.is_link and not self.has_extents and self.size < 60
+
+    def compute_seed(self, seed: int) -> None:
+        """The seed of the checksums of all that belongs to it."""
+        self.seed = crc32c(seed, struct.pack("<II", self.ino, self.generation))
+
+    # --- on disk ----------------------------------------------------------------------
+
+    def take(self, raw: bytes, block_size: int) -> None:
+        """From its bytes. Raises OSError EUCLEAN."""
+        mode, uid, size, at, ct, mt, dtime, gid, nlink, sectors, flags, version, *rest = (
+            _BASE.unpack_from(raw)
+        )
+        block, generation, acl, size_high, _, sectors_high, acl_high, uid_high, gid_high, _, _ = (
+            rest
+        )
+        self.mode, self.nlink, self.flags, self.version = mode, nlink, flags, version
+        self.uid, self.gid = uid | uid_high << 16, gid | gid_high << 16
+        self.dtime, self.block, self.generation = dtime, block, generation
+        self.file_acl = acl | acl_high << 32
+        large = stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
+        self.size = size | (size_high << 32 if large else 0)
+        self.sectors = sectors | sectors_high << 32
+        if flags & FL_HUGE_FILE:
+            self.sectors *= block_size // 512
+            self.flags &= ~FL_HUGE_FILE
+        self.extra = bytearray(raw[GOOD_OLD_SIZE:])
+        extra = self.extra_size
+        if self.extra and (extra & 3 or extra > len(self.extra)):
+            raise Damaged(f"inode {self.ino} has an extra size of {extra}")
+        cx = mx = ax = 0
+        if extra >= 16:
+            _, _, cx, mx, ax, _, _ = _EXTRA.unpack_from(self.extra)
+        self.atime, self.mtime, self.ctime = _time(at, ax), _time(mt, mx), _time(ct, cx)
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            old, new = struct.unpack_from("<II", block)
+            self.rdev = (old & 0xFF) | (old >> 8 & 0xFF) << 8 if old else new
+        if self.size >> 63:
+            raise Damaged(f"inode {self.ino} has a size of {self.size}")
+
+    def pack_into(
+        self, raw: bytearray, offset: int, size: int, csum: bool, block_size: int
+    ) -> None:
+        """Write its ``size`` bytes."""
+        at, ax = _disk_time(self.atime, bool(self.extra))
+        mt, mx = _disk_time(self.mtime, bool(self.extra))
+        ct, cx = _disk_time(self.ctime, bool(self.extra))
+        flags, sectors = self.flags, self.sectors
+        if sectors >> 48:
+            flags, sectors = flags | FL_HUGE_FILE, sectors // (block_size // 512)
+        _BASE.pack_into(
+            *(raw, offset, self.mode, self.uid & 0xFFFF, self.size & 0xFFFFFFFF, at, ct, mt),
+            *(self.dtime, self.gid & 0xFFFF, self.nlink, sectors & 0xFFFFFFFF, flags),
+            *(self.version, self.block, self.generation, self.file_acl & 0xFFFFFFFF),
+            *(self.size >> 32, 0, sectors >> 32, self.file_acl >> 32),
+            *(self.uid >> 16, self.gid >> 16, 0, 0),
+        )
+        extra = self.extra_size
+        if self.extra:
+            struct.pack_into("<H", self.extra, 2, 0)
+            if extra >= 16:
+                struct.pack_into("<III", self.extra, 4, cx, mx, ax)
+            raw[offset + GOOD_OLD_SIZE : offset + size] = self.extra
+        if csum:
+            value = crc32c(self.seed, raw[offset : offset + size])
+            struct.pack_into("<H", raw, offset + 124, value & 0xFFFF)
+            if extra >= 4:
+                struct.pack_into("<H", raw, offset + 130, value >> 16)
+
+    def check_sum(self, raw: bytes) -> None:
+        """Raise OSError EBADMSG if the checksum in ``raw`` is wrong."""
+        bare = bytearray(raw)
+        wanted = raw[124] | raw[125] << 8
+        bare[124:126] = b"\0\0"
+        mask = 0xFFFF
+        if self.extra_size >= 4:
+            wanted |= raw[130] << 16 | raw[131] << 24
+            bare[130:132] = b"\0\0"
+            mask = 0xFFFFFFFF
+        if crc32c(self.seed, bare) & mask != wanted:
+            raise BadChecksum(f"the checksum of inode {self.ino} is wrong")
+
+    def set_crtime(self, now: int, want_extra: int) -> None:
+        """Of a new inode: how much of the extra fields it has, and when it was made."""
+        if self.extra:
+            struct.pack_into("<H", self.extra, 0, min(want_extra, len(self.extra)))
+            if self.extra_size >= 24:
+                struct.pack_into("<II", self.extra, 16, *_disk_time(now, True))
+
+    def set_rdev(self, rdev: int) -> None:
+        """A device's number, as stat(2) of FUSE has it (new_encode_dev)."""
+        self.rdev = rdev
+        major, minor = rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & 0xFFF00
+        old = major < 256 and minor < 256
+        pair = (major << 8 | minor, 0) if old else (0, rdev)
+        self.block = struct.pack("<II52x", *pair)
+
+
+def _time(seconds: int, extra: int) -> int:
+    seconds -= seconds >> 31 << 32
+    return (seconds + ((extra & 3) << 32)) * _SECOND + min(extra >> 2, _SECOND - 1)
+
+
+def _disk_time(time: int, extra: bool) -> tuple[int, int]:
+    seconds, nanoseconds = divmod(time, _SECOND)
+    limit = (1 << 34) - (1 << 31) - 1 if extra else (1 << 31) - 1
+    seconds = max(-1 << 31, min(seconds, limit))
+    low = seconds & 0xFFFFFFFF
+    signed = low - (low >> 31 << 32)
+    return low, (seconds - signed >> 32 & 3) | nanoseconds << 2
+
+
+def clamped(time: int, extra: bool) -> int:
+    """A time as the disk can hold it."""
+    return _time(*_disk_time(time, extra)) if extra else _time(_disk_time(time, False)[0], 0)
+
+
+def check_number(ino: int, first: int, count: int) -> None:
+    """Raise OSError EUCLEAN if a directory cannot hold inode ``ino``."""
+    if ino != ROOT_INO and not first <= ino <= count:
+        raise Damaged(f"inode {ino} cannot have a name")

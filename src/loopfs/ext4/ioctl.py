@@ -1,0 +1,106 @@
+"""ioctls of files (linux/fs.h): flags, the label and the UUID, trimming."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from loopfs.ext4.errors import refused
+from loopfs.ext4.inode import FL_OTHER, FL_REGULAR, Inode
+from loopfs.ext4.volume import Volume, now_of
+
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+FS_IOC32_GETFLAGS, FS_IOC32_SETFLAGS = 0x80046601, 0x40046602
+FS_IOC_GETVERSION = 0x80087601
+FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR = 0x801C581F, 0x401C5820
+FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL = 0x81009431, 0x41009432
+FS_IOC_GETFSUUID = 0x80111500
+FITRIM = 0xC0185879
+EXT4_IOC_RESIZE_FS = 0x40086610
+
+_VISIBLE = 0x704BDFFF  # EXT4_FL_USER_VISIBLE
+_MODIFIABLE = 0x604B80FF & ~0x80000  # EXT4_FL_USER_MODIFIABLE, without extents
+_XFLAGS = {0x10: 0x8, 0x20: 0x10, 0x8: 0x20, 0x80: 0x40, 0x40: 0x80, 0x20000000: 0x200}
+_FSXATTR = struct.Struct("=5I8x")
+_RANGE = struct.Struct("=QQQ")
+_LABEL_MAX, _FSLABEL_MAX = 16, 256
+
+
+def get_flags(inode: Inode) -> int:
+    """What lsattr(1) shows."""
+    return inode.flags & _VISIBLE
+
+
+def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
+    """chattr(1). Raises OSError EOPNOTSUPP, EROFS; rights were checked by the kernel."""
+    volume.change()
+    if (flags ^ inode.flags) & _VISIBLE & ~_MODIFIABLE:
+        raise refused(errno.EOPNOTSUPP)
+    mask = _MODIFIABLE
+    if not inode.is_dir:
+        mask &= FL_REGULAR if inode.is_regular else FL_OTHER
+    inode.flags = inode.flags & ~_MODIFIABLE | flags & mask
+    inode.ctime = now_of(volume, inode)
+    volume.touch(inode)
+
+
+def get_fsxattr(inode: Inode) -> bytes:
+    """struct fsxattr; there are no projects."""
+    value = sum(bit for flag, bit in _XFLAGS.items() if inode.flags & flag)
+    return _FSXATTR.pack(value, 0, 0, 0, 0)
+
+
+def set_fsxattr(volume: Volume, inode: Inode, data: bytes) -> None:
+    """Raises OSError EOPNOTSUPP: a project, or an extent size."""
+    value, extsize, _, project, _ = _FSXATTR.unpack_from(data)
+    if project or extsize or value & ~sum(_XFLAGS.values()):
+        raise refused(errno.EOPNOTSUPP)
+    flags = sum(flag for flag, bit in _XFLAGS.items() if value & bit)
+    set_flags(volume, inode, get_flags(inode) & ~sum(_XFLAGS) | flags)
+
+
+def get_label(volume: Volume) -> bytes:
+    """FS_IOC_GETFSLABEL."""
+    return bytes(volume.super.raw[120 : 120 + _LABEL_MAX]).ljust(_FSLABEL_MAX, b"\0")
+
+
+def get_uuid(volume: Volume) -> bytes:
+    """struct fsuuid2."""
+    return b"\x10" + volume.super.uuid
+
+
+def set_label(volume: Volume, data: bytes) -> None:
+    """FS_IOC_SETFSLABEL: with the next commit. Raises OSError EINVAL: it is too long."""
+    volume.change()
+    name = data.partition(b"\0")[0]
+    if len(name) > _LABEL_MAX:
+        raise refused(errno.EINVAL)
+    volume.super.raw[120 : 120 + _LABEL_MAX] = name.ljust(_LABEL_MAX, b"\0")
+
+
+def trim(volume: Volume, data: bytes) -> bytes:
+    """FITRIM: discard what is free; struct fstrim_range with the bytes that were.
+
+    Raises:
+        OSError: EINVAL, a range outside of the filesystem; EOPNOTSUPP.
+    """
+    start, length, least = _RANGE.unpack(data)
+    sb = volume.super
+    unit = sb.block_size
+    if start // unit >= sb.blocks or length < unit:
+        raise refused(errno.EINVAL)
+    volume.change()
+    volume.wait_for_blocks()
+    end, trimmed = min(start + length, sb.blocks * unit), 0
+    for group in volume.groups.all:
+        used, at = volume.groups.block_map(group), 0
+        while (at := used.find(0, at)) >= 0:
+            stop = used.find(1, at)
+            stop = len(used) if stop < 0 else stop
+            first = max((group.first + at) * unit, start + -start % unit)
+            last = min((group.first + stop) * unit, end - end % unit)
+            if last - first >= max(least, unit):
+                volume.device.discard(first, last - first)
+                trimmed += last - first
+            at = stop
+    return _RANGE.pack(start, trimmed, least)

@@ -1,0 +1,161 @@
+"""Mounting and unmounting (fs/ext4/super.c: ext4_fill_super, ext4_put_super; orphan.c)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+import time
+
+from loopfs.ext4 import recovery
+from loopfs.ext4.commit import Commits
+from loopfs.ext4.device import Device, write_blocks
+from loopfs.ext4.errors import Damaged
+from loopfs.ext4.extents import MAX_BLOCK
+from loopfs.ext4.inode import Inode
+from loopfs.ext4.journal import Journal, JournalSuper
+from loopfs.ext4.options import Options
+from loopfs.ext4.super import (
+    COMPAT_ORPHAN_FILE,
+    INCOMPAT_RECOVER,
+    OFFSET,
+    RO_COMPAT_ORPHAN_PRESENT,
+    STATE_ERROR,
+    Super,
+)
+from loopfs.ext4.volume import Volume
+from loopfs.lean import Callable
+
+_ORPHAN_MAGIC = 0x0B10CA04
+_ORPHAN_TAIL = 8  # bytes: struct ext4_orphan_block_tail
+
+
+def mount(
+    device: Device,
+    options: Options,
+    *,
+    read_only: bool,
+    fstype: str = "ext4",
+    now: Callable[[], int] = time.time_ns,
+) -> tuple[Volume, Commits | None]:
+    """Take a filesystem into use: replay its journal, free what has no name.
+
+    For reading only, nothing is written: what the journal holds is read from there.
+
+    Raises:
+        OSError: EINVAL, EROFS with a sentence; EUCLEAN, EBADMSG.
+    """
+    sb = Super(device, fstype)
+    if not read_only:
+        sb.refuse_writing()
+    volume = Volume(device, sb, options, read_only=read_only, now=now)
+    header = recovery.journal_super(volume)
+    if header is not None and header.start and not (options.noload and read_only):
+        _replay(volume, header, read_only)
+        sb = Super(device, fstype)
+        volume = Volume(device, sb, options, read_only=read_only, now=now)
+        header = recovery.journal_super(volume)
+    volume.get(2)
+    if not volume.get(2).is_dir:
+        raise Damaged("the root is no directory")
+    if read_only:
+        return volume, None
+    journal = None
+    if header is not None:
+        header.take_features(sb)
+        header.write(header.sequence, 0)
+        journal = Journal(device, sb, header)
+    commits = Commits(volume, journal)
+    commits.begin()
+    try:
+        _free_orphans(volume)
+    except OSError as problem:
+        if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
+            raise
+        # e2fsck is to look at them; they are in nobody's way
+        sb.set_u16(58, sb.u16(58) | STATE_ERROR)
+    sb.set_u32(232, 0)
+    commits.commit_and_wait()
+    return volume, commits
+
+
+def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
+    device, sb = volume.device, volume.super
+    replay = recovery.scan(device, sb, header)
+    if read_only:
+        device.overlay = {number * sb.block_size: data for number, data in replay.blocks.items()}
+        return
+    numbers = sorted(replay.blocks)
+    write_blocks(device, sb.block_size, numbers, [replay.blocks[n] for n in numbers])
+    device.sync()
+    header.start, header.sequence = 0, replay.sequence
+    header.write(replay.sequence, 0)
+    after = Super(device)
+    after.set_u32(96, after.u32(96) & ~INCOMPAT_RECOVER)
+    after.seal()
+    device.write(OFFSET, after.raw)
+    device.sync()
+
+
+def _free_orphans(volume: Volume) -> None:
+    """What had no name, or was being cut, when its last server ended."""
+    seen: set[int] = set()
+    ino = volume.super.u32(232)
+    while ino:
+        if ino in seen:
+            raise Damaged("the list of orphans goes in a circle")
+        seen.add(ino)
+        inode = _orphan(volume, ino)
+        following, inode.dtime = inode.dtime, 0
+        _finish(volume, inode)
+        ino = following
+    sb = volume.super
+    if sb.compat & COMPAT_ORPHAN_FILE and sb.ro_compat & RO_COMPAT_ORPHAN_PRESENT:
+        _free_orphan_file(volume)
+        sb.ro_compat &= ~RO_COMPAT_ORPHAN_PRESENT
+        sb.set_u32(100, sb.ro_compat)
+
+
+def _orphan(volume: Volume, ino: int) -> Inode:
+    if (
+        ino < volume.super.first_inode
+        or ino > volume.super.inodes
+        or not volume.groups.is_used(ino)
+    ):
+        raise Damaged(f"inode {ino} in the list of orphans is free")
+    return volume.get(ino, special=True)
+
+
+def _finish(volume: Volume, inode: Inode) -> None:
+    if inode.nlink:
+        unit = volume.super.block_size
+        if not inode.has_inline_data and not inode.is_fast_link:
+            volume.remove(inode, -(-inode.size // unit), MAX_BLOCK + 1)
+        volume.touch(inode)
+    else:
+        volume.free(inode)
+
+
+def _free_orphan_file(volume: Volume) -> None:
+    """The numbers in the orphan file (fs/ext4/orphan.c)."""
+    sb = volume.super
+    holder = volume.get(sb.u32(640), special=True)
+    for _, count, place, _ in volume.map(holder):
+        for number in range(place, place + count):
+            block = volume.blocks.get(number)
+            if struct.unpack_from("<I", block, sb.block_size - _ORPHAN_TAIL)[0] != _ORPHAN_MAGIC:
+                raise Damaged("the file of orphans")
+            for (ino,) in struct.iter_unpack("<I", bytes(block[:-_ORPHAN_TAIL])):
+                if ino:
+                    _finish(volume, _orphan(volume, ino))
+            if any(block[:-_ORPHAN_TAIL]):
+                _clear_orphans(volume, holder, number, block)
+
+
+def _clear_orphans(volume: Volume, holder: Inode, number: int, block: bytearray) -> None:
+    from loopfs.ext4.crc import crc32c
+
+    block[:-_ORPHAN_TAIL] = bytes(len(block) - _ORPHAN_TAIL)
+    if volume.super.csum:
+        value = crc32c(crc32c(holder.seed, struct.pack("<Q", number)), block[:-_ORPHAN_TAIL])
+        struct.pack_into("<I", block, len(block) - 4, value)
+    volume.blocks.dirty.add(number)

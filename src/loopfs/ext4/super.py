@@ -1,0 +1,259 @@
+"""The superblock (fs/ext4/super.c; Documentation/filesystems/ext4/super.rst), checked."""
+
+from __future__ import annotations
+
+import errno
+import struct
+
+from loopfs.ext4.crc import crc32c
+from loopfs.ext4.device import Device
+from loopfs.ext4.errors import BadChecksum, Damaged, invalid, refused
+
+OFFSET, SIZE = 1024, 1024  # bytes
+MAGIC = 0xEF53
+MAX_LOG_BLOCK_SIZE = 6
+MAX_BLOCK_SIZE = 1024 << MAX_LOG_BLOCK_SIZE
+
+COMPAT_HAS_JOURNAL, COMPAT_DIR_INDEX = 0x4, 0x20
+COMPAT_SPARSE_SUPER2, COMPAT_ORPHAN_FILE = 0x200, 0x1000
+
+INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG = 0x2, 0x4, 0x10
+INCOMPAT_EXTENTS, INCOMPAT_64BIT, INCOMPAT_FLEX_BG = 0x40, 0x80, 0x200
+INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR = 0x400, 0x2000, 0x4000
+INCOMPAT_INLINE_DATA = 0x8000
+INCOMPAT_KNOWN = (
+    *(INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG, INCOMPAT_EXTENTS, INCOMPAT_64BIT),
+    *(INCOMPAT_FLEX_BG, INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR),
+    INCOMPAT_INLINE_DATA,
+)
+_INCOMPAT_NAMES = {
+    0x1: "compression",
+    0x8: "journal_dev",
+    0x100: "mmp",
+    0x1000: "dirdata",
+    0x10000: "encrypt",
+    0x20000: "casefold",
+}
+# What the drivers of the older types know (fs/ext4/super.c: ext2_feature_set_ok, ext3_...).
+_INCOMPAT_OF = {
+    "ext2": INCOMPAT_FILETYPE | INCOMPAT_META_BG,
+    "ext3": INCOMPAT_FILETYPE | INCOMPAT_META_BG | INCOMPAT_RECOVER,
+}
+
+RO_COMPAT_SPARSE_SUPER, RO_COMPAT_LARGE_FILE, RO_COMPAT_HUGE_FILE = 0x1, 0x2, 0x8
+RO_COMPAT_GDT_CSUM, RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE = 0x10, 0x20, 0x40
+RO_COMPAT_METADATA_CSUM, RO_COMPAT_ORPHAN_PRESENT = 0x400, 0x10000
+_RO_COMPAT_KNOWN = (
+    *(RO_COMPAT_SPARSE_SUPER, RO_COMPAT_LARGE_FILE, RO_COMPAT_HUGE_FILE, RO_COMPAT_GDT_CSUM),
+    *(RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE, RO_COMPAT_METADATA_CSUM),
+    RO_COMPAT_ORPHAN_PRESENT,
+)
+_RO_COMPAT_OF = dict.fromkeys(("ext2", "ext3"), RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE | 4)
+_RO_COMPAT_NAMES = {
+    0x80: "snapshot",
+    0x100: "quota",
+    0x200: "bigalloc",
+    0x800: "replica",
+    0x1000: "read-only",
+    0x2000: "project",
+    0x4000: "shared_blocks",
+    0x8000: "verity",
+}
+
+STATE_VALID, STATE_ERROR, STATE_ORPHAN = 1, 2, 4
+_FLAG_UNSIGNED_HASH = 2
+_INODE_MIN, _INODE_MAX = 128, 1024
+_CRC32C = 1  # s_checksum_type
+
+_U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
+
+
+class Super:
+    """The superblock.
+
+    Attributes:
+        raw: its 1024 bytes; setters change these, and :meth:`seal` the checksum.
+        blocks: of the filesystem, ``block_size`` bytes each.
+
+    Args:
+        device: what it is on.
+        fstype: "ext2", "ext3" or "ext4".
+    Raises:
+        OSError: EINVAL with a sentence: it is no such filesystem, or has a feature that is not
+            supported; EUCLEAN, EBADMSG.
+    """
+
+    def __init__(self, device: Device, fstype: str = "ext4") -> None:
+        if device.size < OFFSET + SIZE:
+            raise refused(errno.EIO)
+        self.raw = bytearray(device.read(OFFSET, SIZE))
+        if self.u16(56) != MAGIC:
+            raise invalid("there is no ext2, ext3 or ext4 filesystem")
+        revision = self.u32(76)
+        if revision > 1:
+            raise invalid(f"revision {revision} of the filesystem is not known")
+        self.compat, self.incompat, self.ro_compat = (
+            (self.u32(92), self.u32(96), self.u32(100)) if revision else (0, 0, 0)
+        )
+        self._check_features(fstype)
+        if self.u32(24) > MAX_LOG_BLOCK_SIZE:
+            raise invalid("the block size is larger than 64 KiB")
+        self.block_size = 1024 << self.u32(24)
+        self.csum = bool(self.ro_compat & RO_COMPAT_METADATA_CSUM)
+        self._check_checksum()
+        self.is_64bit = bool(self.incompat & INCOMPAT_64BIT)
+        self.blocks = self.u32(4) | (self.u32(336) << 32 if self.is_64bit else 0)
+        self.reserved_blocks = self.u32(8) | (self.u32(340) << 32 if self.is_64bit else 0)
+        self.first_data_block = self.u32(20)
+        self.blocks_per_group, self.inodes_per_group = self.u32(32), self.u32(40)
+        self.inode_size = self.u16(88) if revision else _INODE_MIN
+        self.first_inode = self.u32(84) if revision else 11
+        self.desc_size = self.u16(254) if self.is_64bit else 32
+        self.reserved_gdt = self.u16(206) if self.compat & 0x10 else 0
+        self.first_meta_bg = self.u32(260) if self.incompat & INCOMPAT_META_BG else None
+        self.uuid = bytes(self.raw[104:120])
+        if self.incompat & INCOMPAT_CSUM_SEED:
+            self.seed = self.u32(624)
+        else:
+            self.seed = crc32c(0xFFFFFFFF, self.uuid) if self.csum else 0
+        self._check_geometry(device.size)
+        self.groups = -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
+        self.inodes = self.u32(0)
+        if self.inodes != self.groups * self.inodes_per_group:
+            raise Damaged(f"{self.inodes} inodes, but {self.groups} groups")
+        self.itable_blocks = -(-self.inodes_per_group * self.inode_size // self.block_size)
+        self._take_hash()
+
+    def _check_features(self, fstype: str) -> None:
+        unknown = self.incompat & ~sum(INCOMPAT_KNOWN)
+        if unknown:
+            raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
+        beyond = self.incompat & ~_INCOMPAT_OF.get(fstype, self.incompat)
+        beyond |= self.ro_compat & ~_RO_COMPAT_OF.get(fstype, self.ro_compat)
+        if beyond or (fstype == "ext3" and not self.compat & COMPAT_HAS_JOURNAL):
+            raise invalid(f"it has features that {fstype} has not; mount it as ext4")
+        if self.incompat & INCOMPAT_CSUM_SEED and not self.ro_compat & RO_COMPAT_METADATA_CSUM:
+            raise invalid("metadata_csum_seed without metadata_csum")
+
+    def refuse_writing(self) -> None:
+        """Raise OSError EROFS with a sentence where it can be read only."""
+        unknown = self.ro_compat & ~sum(_RO_COMPAT_KNOWN)
+        large = self.incompat & INCOMPAT_EA_INODE
+        if unknown or large:
+            names = _names(unknown, _RO_COMPAT_NAMES) if unknown else "ea_inode"
+            sentence = f"the feature {names} is supported for reading only; mount it with -o ro"
+            raise OSError(errno.EROFS, sentence)
+
+    def _check_checksum(self) -> None:
+        if not self.csum:
+            return
+        if self.raw[373] != _CRC32C:
+            raise invalid("the kind of checksum is not known")
+        if crc32c(0xFFFFFFFF, self.raw[:1020]) != self.u32(1020):
+            raise BadChecksum("the superblock's checksum is wrong")
+
+    def _check_geometry(self, size: int) -> None:
+        block, per_group = self.block_size, self.blocks_per_group
+        inode = self.inode_size
+        if not _INODE_MIN <= inode <= min(block, _INODE_MAX) or inode & (inode - 1):
+            raise Damaged(f"inodes of {inode} bytes")
+        if self.is_64bit and (self.desc_size < 64 or self.desc_size & (self.desc_size - 1)):
+            raise Damaged(f"group descriptors of {self.desc_size} bytes")
+        if self.desc_size > block:
+            raise Damaged(f"group descriptors of {self.desc_size} bytes")
+        if self.first_data_block != (1 if block == 1024 else 0):
+            raise Damaged(f"the first data block is {self.first_data_block}")
+        if not 8 <= per_group <= block * 8 or per_group & 7:
+            raise Damaged(f"{per_group} blocks in a group")
+        if self.u32(36) != per_group and not self.ro_compat & 0x200:
+            raise Damaged("clusters in a group are not its blocks")
+        if not block // inode <= self.inodes_per_group <= block * 8 or self.inodes_per_group & 7:
+            raise Damaged(f"{self.inodes_per_group} inodes in a group")
+        if not self.first_data_block < self.blocks <= size // block:
+            raise invalid(f"it has {self.blocks} blocks and does not fit on its device")
+        if self.first_inode < 11:
+            raise Damaged(f"the first inode is {self.first_inode}")
+
+    def _take_hash(self) -> None:
+        seed = struct.unpack_from("<4I", self.raw, 236)
+        self.hash_seed: tuple[int, int, int, int] | None = seed if any(seed) else None
+        self.hash_version = self.raw[252] if self.raw[252] <= 2 else 1
+        self.hash_unsigned = bool(self.u32(352) & _FLAG_UNSIGNED_HASH)
+
+    # --- fields --------------------------------------------------------------------
+
+    def u16(self, offset: int) -> int:
+        """The number of 16 bits at ``offset`` bytes."""
+        value: int = _U16.unpack_from(self.raw, offset)[0]
+        return value
+
+    def u32(self, offset: int) -> int:
+        """The number of 32 bits at ``offset`` bytes."""
+        value: int = _U32.unpack_from(self.raw, offset)[0]
+        return value
+
+    def set_u16(self, offset: int, value: int) -> None:
+        _U16.pack_into(self.raw, offset, value)
+
+    def set_u32(self, offset: int, value: int) -> None:
+        _U32.pack_into(self.raw, offset, value & 0xFFFFFFFF)
+
+    def set_free(self, blocks: int, inodes: int) -> None:
+        self.set_u32(12, blocks)
+        self.set_u32(16, inodes)
+        if self.is_64bit:
+            self.set_u32(344, blocks >> 32)
+
+    def seal(self) -> None:
+        """Compute the checksum."""
+        if self.csum:
+            self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
+
+    # --- where groups have copies ------------------------------------------------------
+
+    @property
+    def gdt_blocks(self) -> int:
+        """Blocks of group descriptors, without those of meta_bg."""
+        blocks = -(-self.groups * self.desc_size // self.block_size)
+        return blocks if self.first_meta_bg is None else min(blocks, self.first_meta_bg)
+
+    def has_super(self, group: int) -> bool:
+        """A copy of the superblock is in ``group`` (ext4_bg_has_super)."""
+        if group == 0:
+            return True
+        if self.compat & COMPAT_SPARSE_SUPER2:
+            return group in (self.u32(588), self.u32(592))
+        if group <= 1 or not self.ro_compat & RO_COMPAT_SPARSE_SUPER:
+            return True
+        return any(_is_power(group, base) for base in (3, 5, 7))
+
+    def copies(self, group: int) -> int:
+        """Blocks at a group's start that hold copies of the superblock and of descriptors."""
+        per_block = self.block_size // self.desc_size
+        count = int(self.has_super(group))
+        if self.first_meta_bg is None or group // per_block < self.first_meta_bg:
+            if count:
+                count += self.gdt_blocks + self.reserved_gdt
+        elif group % per_block in (0, 1, per_block - 1):
+            count += 1
+        return count
+
+    def descriptor_block(self, number: int) -> int:
+        """Where the ``number``th block of group descriptors is (descriptor_loc)."""
+        if self.first_meta_bg is None or number < self.first_meta_bg:
+            return self.first_data_block + 1 + number
+        group = number * (self.block_size // self.desc_size)
+        first = self.first_data_block + group * self.blocks_per_group
+        # A block of 1 KiB before the first superblock: see descriptor_loc().
+        return first + int(self.has_super(group))
+
+
+def _is_power(number: int, base: int) -> bool:
+    while number % base == 0:
+        number //= base
+    return number == 1
+
+
+def _names(bits: int, names: dict[int, str]) -> str:
+    each = (1 << n for n in range(32) if bits >> n & 1)
+    return ", ".join(names.get(bit, f"{bit:#x}") for bit in each)
