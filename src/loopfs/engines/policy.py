@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from loopfs.engines.embedded.engine import EMBEDDED
 from loopfs.engines.engine import Engine, NoEngine
+from loopfs.engines.ext4 import EXT4
 from loopfs.engines.programs import PROGRAMS
 from loopfs.engines.vfat import VFAT
 from loopfs.settings import SettingsError
@@ -15,7 +16,8 @@ from loopfs.settings import SettingsError
 DENY = "deny"
 KERNEL = "kernel"
 
-ENGINES = (*PROGRAMS, VFAT, EMBEDDED)  # of several for a type the first that is installed is taken
+# Of several for a type the first that is installed is taken.
+ENGINES = (*PROGRAMS, VFAT, EXT4, EMBEDDED)
 BY_NAME = {engine.name: engine for engine in ENGINES}
 TYPES = frozenset(fstype for engine in ENGINES for fstype in engine.types)
 

@@ -71,7 +71,7 @@ def _sync(
         answer(channel, errno.ENOTCONN)
         return
     drain = partial(_have_drained, channel) if by_itself else partial(_drain, pid)
-    code = _write_all(None if by_itself else pid, fstype, call, root, own, drain)
+    code = _write_all(None if by_itself else pid, call, root, own, drain)
     # Before the answer: until then nobody expects the last umount to end the engine.
     os.close(root)
     if own is not None:
@@ -115,7 +115,6 @@ def _root(connection: int, fstype: str) -> int | None:
 
 def _write_all(
     pid: int | None,
-    fstype: str,
     call: str,
     root: int,
     own: int | None,
@@ -144,13 +143,19 @@ def _write_all(
         attempt(os.fsync, root)  # for which engines write their memory; not fuse2fs
     else:
         attempt(os.fsync if call == "fsync" else os.fdatasync, own)
-    if fstype in fuse2fs.TYPES and pid is not None:
+    if pid is not None and _program(pid) == fuse2fs.PROGRAM:
         attempt(fuse2fs_flush.flush, root, own)  # and it syncs its device
     elif pid is not None:
         attempt(_sync_device, pid)
     if call == "syncfs":
         attempt(syscalls.syncfs, own)
     return codes[0] if codes else 0
+
+
+def _program(pid: int) -> str:
+    """What an engine runs."""
+    with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+        return file.read().rstrip("\n")
 
 
 # --- what the kernel has queued for the engine ---------------------------------------

@@ -113,8 +113,8 @@ class Volume:
 
     def free_blocks(self) -> int:
         """Free, or freed."""
-        freed: int = sum(count for _, count in self.freed)
-        return self.groups.free_blocks + freed
+        freed = sum(count for _, count in self.freed)
+        return int(self.groups.free_blocks + freed)
 
     @cached_property
     def overhead(self) -> int:
