@@ -232,7 +232,6 @@ class Commits:
         sb.seal()
         volume.device.write(OFFSET, sb.raw)
         volume.device.sync()
-        self._force = True
 
     def end(self) -> None:
         """Have all in its place, and mark the filesystem as clean. Raises OSError."""

@@ -73,7 +73,8 @@ def mount(
             raise
         # e2fsck is to look at them; they are in nobody's way
         sb.set_u16(58, sb.u16(58) | STATE_ERROR)
-    sb.set_u32(232, 0)
+        volume.orphans_changed = True
+    volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()
     return volume, commits
 
