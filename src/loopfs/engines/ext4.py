@@ -18,7 +18,7 @@ TYPES = fuse2fs.TYPES
 class Ext4(Engine):
     """The row of the table; the options are checked by the parser that acts on them."""
 
-    def translated(self, data: str) -> tuple[str, ...]:
+    def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.ext4.options import Options
 
         words = tuple(word for word in data.split(",") if word not in ("", "defaults"))

@@ -40,7 +40,6 @@ class Commits:
         self._queue: deque[Transaction] = deque()
         self._written: deque[Transaction] = deque()
         self._writing = threading.Lock()
-        self._force = False
         self._most = journal.most if journal else _MOST_WITHOUT_LOG
         volume.wait_for_blocks = self.commit_and_wait
 
@@ -57,7 +56,7 @@ class Commits:
         """Something has changed."""
         volume = self._volume
         dirty = volume.changed or volume.blocks.dirty or volume.freed or volume.orphans_changed
-        return bool(dirty or self._force)
+        return bool(dirty)
 
     def commit(self) -> None:
         """Make a transaction of what has changed. Raises OSError, EUCLEAN."""
@@ -86,7 +85,6 @@ class Commits:
         for number in numbers:
             blocks.busy[number] = blocks.busy.get(number, 0) + 1
         blocks.dirty.clear()
-        self._force = False
         self._queue.append(Transaction(numbers, contents, freed, names))
 
     def _chain_orphans(self) -> None:
