@@ -30,6 +30,10 @@ class DriverError(LoopfsError):
     """A request that the loop driver refuses; the errno goes to the workload."""
 
 
+class Unsupported(LoopfsError):
+    """A filesystem has a feature that one engine does not support; another one may."""
+
+
 class SetupError(LoopfsError):
     """A sandbox that cannot be built; the sentence goes to the person."""
 

@@ -14,6 +14,7 @@ from loopfs.ext4.device import Device
 from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.mount import mount
 from loopfs.ext4.options import Options
+from loopfs.file_device import FileDevice
 from loopfs.fuse.server import Server
 from tests.support.skip import need
 
@@ -54,7 +55,7 @@ def mounted() -> Iterator[Mounted]:
 
     def start(path: Path, *, read_only: bool = False, options: str = "") -> Ext4:
         fds.append(os.open(path, os.O_RDONLY if read_only else os.O_RDWR))
-        tree = Ext4(*mount(Device(fds[-1]), Options(options), read_only=read_only))
+        tree = Ext4(*mount(Device(FileDevice(fds[-1])), Options(options), read_only=read_only))
         Server(-1, tree)  # which keeps the root, and a lock
         return tree
 

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 
 from loopfs import syscalls
-from loopfs.ext4.device import Buffer, Device
+from loopfs.ext4.device import Device
 from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.mount import mount
 from loopfs.ext4.options import Options
+from loopfs.file_device import Buffer, FileDevice
 from loopfs.fuse.server import Server
 from loopfs.uapi.mount import MS_NODEV, MS_NOSUID, MS_RDONLY
 
@@ -42,7 +43,7 @@ def main(image: str, mountpoint: str, words: str = "") -> None:
     if "CRASH" in os.environ:
         crash_at(int(os.environ["CRASH"]))
     fd = os.open(image, os.O_RDONLY if read_only else os.O_RDWR)
-    volume, commits = mount(Device(fd), options, read_only=read_only)
+    volume, commits = mount(Device(FileDevice(fd)), options, read_only=read_only)
     tree = Ext4(volume, commits)
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"

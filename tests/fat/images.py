@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from loopfs.fat.device import Buffer
 from loopfs.fat.errors import refused
 from loopfs.fat.filesystem import Vfat
 from loopfs.fat.options import Options
 from loopfs.fat.volume import Volume
+from loopfs.file_device import Buffer
 from tests.support.skip import need
 
 TIMEOUT = 60.0  # seconds
@@ -112,9 +112,9 @@ class Memory:
         self._check("read", offset, len(buffer))
         buffer[:] = memoryview(self.data)[offset : offset + len(buffer)]
 
-    def write(self, offset: int, data: Buffer, pad: int = 0) -> None:
-        self._check("write", offset, len(data) + pad)
-        whole = bytes(data) + bytes(pad)
+    def write(self, offset: int, *parts: Buffer) -> None:
+        whole = b"".join(parts)
+        self._check("write", offset, len(whole))
         if self.log is not None:
             self.log.append((offset, whole))
         self.data[offset : offset + len(whole)] = whole
@@ -125,6 +125,12 @@ class Memory:
     def discard(self, offset: int, length: int) -> None:
         self.write(offset, bytes(length))
         self.discarded.append((offset, length))
+
+    def barrier(self) -> None:
+        self.sync()
+
+    def written(self) -> None:
+        return
 
     def sync(self) -> None:
         self._check("sync", 0, 0)

@@ -10,10 +10,10 @@ import os
 import sys
 
 from loopfs import syscalls
-from loopfs.fat.device import FileDevice
 from loopfs.fat.filesystem import Vfat
 from loopfs.fat.options import Defaults, Options
 from loopfs.fat.volume import Volume
+from loopfs.file_device import FileDevice
 from loopfs.fuse.server import Server
 from loopfs.uapi.mount import MS_NODEV, MS_NOSUID, MS_RDONLY
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from loopfs.fat import ioctl
-from loopfs.fat.device import FileDevice
 from loopfs.fat.filesystem import Vfat
 from loopfs.fat.inode import ATTR_ARCH, ATTR_RO, ATTR_SYS, ROOT_INO
 from loopfs.fat.options import Options
 from loopfs.fat.volume import Volume
+from loopfs.file_device import FileDevice
 from loopfs.fuse.tree import Caller, Changes
 from tests.fat.calls import ROOT, Calls
 from tests.fat.images import MIB, Memory, Notices, fsck, made, mounted

@@ -157,6 +157,19 @@ class BlockDevice:
         disk.uses = (*disk.uses, use)
         return use
 
+    def uses_less(self, use: Use, start: int, end: int) -> Use:
+        """The engine uses only a part of what :meth:`mounted` was told.
+
+        Args:
+            use: that.
+            start, end: the part, in bytes of it.
+        Returns:
+            what is unmounted once the engine has let go.
+        """
+        less = Use(use.name, use.start + start, use.start + end)
+        self.disk.uses = tuple(less if each is use else each for each in self.disk.uses)
+        return less
+
     def unmounted(self, use: Use) -> None:
         """The engine has let go of the device."""
         self.disk.uses = tuple(each for each in self.disk.uses if each is not use)

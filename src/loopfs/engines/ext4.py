@@ -1,6 +1,7 @@
 """ext2, ext3 and ext4 by a filesystem of our own (loopfs.ext4), as an engine.
 
-It is a program that serves until its last mount is gone, started as others are.
+The job that mounts it serves it. Where the device's file cannot be lent, it is a program that is
+started as others are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ import os
 import sys
 
 from loopfs.engines import fuse2fs
-from loopfs.engines.engine import Engine, Launch
+from loopfs.engines.engine import Engine, Launch, Mounter, Serve
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.engines.lent import Lent
+    from loopfs.ext4.filesystem import Ext4 as Filesystem
+    from loopfs.file_device import FileDevice
 
 NAME = "ext4"
 TYPES = fuse2fs.TYPES
@@ -40,8 +47,9 @@ def _check(device: int, fstype: str) -> None:
     not supported. Raises OSError EINVAL, EUCLEAN, EBADMSG, EIO."""
     from loopfs.ext4.device import Device
     from loopfs.ext4.super import Super
+    from loopfs.file_device import FileDevice
 
-    Super(Device(device), fstype)
+    Super(Device(FileDevice(device)), fstype)
 
 
 def _command(launch: Launch) -> list[str]:
@@ -52,31 +60,64 @@ def _command(launch: Launch) -> list[str]:
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
-def main(argv: list[str]) -> None:
-    """Serve. An exception ends the program, and the mount is refused.
+def _prepare(device: Lent, launch: Launch) -> Serve:
+    filesystem = _filesystem(device, launch)
+    sb = filesystem.volume.super
+    device.uses(fuse2fs.SUPERBLOCK_OFFSET, sb.blocks * sb.block_size)
+    device.tune = filesystem.tune
+    return lambda connection: _serve(connection, filesystem)
 
-    Args:
-        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; the options.
-    """
-    from loopfs import syscalls
+
+def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
     from loopfs.ext4.device import Device
     from loopfs.ext4.filesystem import Ext4 as Filesystem
     from loopfs.ext4.mount import mount
     from loopfs.ext4.options import Options
-    from loopfs.fuse.server import Server
-    from loopfs.uapi.mount import MS_RDONLY
 
-    _, device, mountpoint, fstype, mode, atime, words = argv
-    read_only = mode == "ro"
-    fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
-    volume, commits = mount(Device(fd), Options(words), read_only=read_only, fstype=fstype)
-    tree = Filesystem(volume, commits, atime=atime == "atime")
-    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
-    server = Server(connection, tree)
-    tree.start()
+    options = Options(",".join(launch.options))
+    volume, commits = mount(
+        Device(device), options, read_only=launch.read_only, fstype=launch.fstype
+    )
+    return Filesystem(volume, commits, atime=launch.caller.atime)
+
+
+def _serve(connection: int, filesystem: Filesystem) -> None:
+    from loopfs.fuse.server import Server
+
+    server = Server(connection, filesystem)
+    filesystem.start()
     server.serve()
 
 
-EXT4 = Ext4(NAME, _installed, TYPES, {}, _command, _check, extent=fuse2fs.extent)
+def main(argv: list[str]) -> None:
+    """Serve. An error before ends the program with a sentence, and the mount is refused.
+
+    Args:
+        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; the options.
+    """
+    try:
+        connection, filesystem = _mount(*argv[1:])
+    except OSError as problem:
+        sys.exit(problem.strerror)
+    _serve(connection, filesystem)
+
+
+def _mount(
+    device: str, mountpoint: str, fstype: str, mode: str, atime: str, words: str
+) -> tuple[int, Filesystem]:
+    from loopfs import syscalls
+    from loopfs.file_device import FileDevice
+    from loopfs.uapi.mount import MS_RDONLY
+
+    read_only = mode == "ro"
+    caller = Mounter(0, 0, 0, atime == "atime")
+    launch = Launch(device, mountpoint, fstype, (words,), read_only, caller)
+    fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
+    filesystem = _filesystem(FileDevice(fd), launch)
+    connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+    syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
+    return connection, filesystem
+
+
+EXT4 = Ext4(NAME, _installed, TYPES, {}, _command, _check, extent=fuse2fs.extent, prepare=_prepare)

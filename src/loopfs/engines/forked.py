@@ -47,6 +47,7 @@ def mount(
             answer(request.channel, NOT_OURS)
             return True
         inside.call(lambda: request.resolve(target))
+        inside.call(request.check_place)
         if inside.call(lambda: request.again(engine)):
             return True
         read_only = request.read_only(engine)
@@ -55,10 +56,13 @@ def mount(
             return False
         with inside.watching():
             serve = _prepare(request, engine, options, read_only, lent)
-        if not inside.call(lambda: _mount(request, connection, read_only)):
-            return True
+        waited_for = inside.call(lambda: _mount(request, connection, read_only))
     finally:
         inside.end()
+    if not waited_for:  # and so it is unmounted again
+        serve(connection)
+        lent.done()
+        return True
     return _become(request, engine.name, serve, lent, connection)
 
 
@@ -84,6 +88,8 @@ def _prepare(
     launch = Launch(request.shown, "", request.fstype, options, read_only, mounter)
     try:
         return engine.prepare(lent, launch)
+    except LoopfsError:
+        raise
     except OSError as problem:
         code, sentence = problem.errno or errno.EINVAL, problem.strerror
         if code == errno.EINVAL or not sentence:  # mount(8) may try every type in turn
@@ -93,7 +99,6 @@ def _prepare(
 
 def _mount(request: Mount, connection: int, read_only: bool) -> bool:
     """Make the superblock and mount it. False if nobody waits for it any more: it is gone again."""
-    request.check_place()
     sb_flags = uapi.MS_RDONLY if read_only else 0
     context = fuse_context(connection, request.shown, request.fstype, sb_flags)
     tree = syscalls.fsmount(context, 0)
@@ -109,7 +114,10 @@ def _mount(request: Mount, connection: int, read_only: bool) -> bool:
         return True
     apply_flags(tree, request.flags)
     answer(request.channel, 0, had, fds)
-    return request.move_to_caller(tree)
+    if request.move_to_caller(tree):
+        return True
+    os.close(tree)
+    return False
 
 
 def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:

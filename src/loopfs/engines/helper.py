@@ -29,6 +29,7 @@ SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer o
 DRAIN = 1005  # so a job asks that an engine have answered what is queued for it; and waits
 LEND = 1004  # so a job asks for the file of a device, to become its engine; and waits
 TURN = 1003  # so a job asks for its turn to mount a device, and what is served of it; and waits
+UNSUPPORTED = 1006  # a job's answer, with errno and sentence: another engine may mount it
 GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
 ABORT = b"abort"  # and so that it ends at once, whatever is under way
 KILLED = (
@@ -228,6 +229,9 @@ _OF_JOBS = (
     "loopfs.engines.umount_copy",
     "loopfs.engines.forked",
     "loopfs.fuse.server",
+    "loopfs.ext4.filesystem",
+    "loopfs.ext4.mount",
+    "loopfs.ext4.options",
     "loopfs.fat.filesystem",
     "loopfs.fat.options",
     "loopfs.fat.volume",

@@ -14,8 +14,8 @@ from loopfs import syscalls
 from loopfs.channel import Channel, close_all_but
 from loopfs.engines import paths
 from loopfs.engines.caller import Caller, enter_user, guard_with
-from loopfs.engines.helper import NOT_OURS, answer
-from loopfs.errors import LoopfsError, errno_of
+from loopfs.engines.helper import NOT_OURS, UNSUPPORTED, answer
+from loopfs.errors import LoopfsError, Unsupported, errno_of
 from loopfs.filesystems.backing import facts
 from loopfs.lean import TYPE_CHECKING, NoReturn
 from loopfs.uapi import mount as uapi
@@ -32,6 +32,9 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
     guard_with(os.getppid())
     try:
         job(channel, fds[1:], *arguments)
+    except Unsupported as problem:
+        close_all_but(fds[0])
+        answer(channel, UNSUPPORTED, (problem.code, problem.strerror))
     except OSError as problem:
         close_all_but(fds[0])  # the caller finds free what it failed to mount
         sentence = problem.strerror if isinstance(problem, LoopfsError) else None

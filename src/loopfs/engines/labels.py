@@ -1,14 +1,16 @@
-"""The label of an ext filesystem while an engine serves it for writing.
+"""The superblock of an ext filesystem that tools write while an engine serves it for writing.
 
 fuse2fs keeps the superblock in its memory and writes it again whenever it likes; a label that is
-given meanwhile would be undone.
+given meanwhile would be undone. Our own engine takes over what tools change.
 """
 
 from __future__ import annotations
 
 from loopfs.engines import ext_superblock
 from loopfs.engines.ext_superblock import SIZE, START
+from loopfs.ext4 import tune
 from loopfs.filesystems.held_device import HeldDevice
+from loopfs.filesystems.lent_device import LentDevice
 
 
 class Label:
@@ -63,3 +65,23 @@ class Label:
 
     def _rewrite(self, name: bytes) -> None:
         self._device.rewrite(START, SIZE, lambda old: ext_superblock.with_label(old, name))
+
+
+class Tuning:
+    """What tune2fs(8) and e2label(8) write to ``device``, which our own engine has."""
+
+    def __init__(self, device: LentDevice) -> None:
+        self._device = device
+
+    def write(self, offset: int, data: bytes) -> bool:
+        """As :meth:`Label.write`, of whatever may be changed (:mod:`loopfs.ext4.tune`)."""
+        superblock = self._device.contents(START, SIZE)
+        if offset >= START and offset + len(data) <= START + SIZE:
+            begin = offset - START
+            return self._device.tune(superblock[:begin] + data + superblock[begin + len(data) :])
+        if not tune.may_become(superblock, data):
+            return False
+        if not ext_superblock.is_older(self._device.contents(offset, SIZE), data):
+            return False
+        self._device.store(offset, data)
+        return True

@@ -6,12 +6,13 @@ from __future__ import annotations
 import os
 import select
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns, sleep
 
 from loopfs.channel import Channel, close_all
 from loopfs.driver.statistics import DISCARD, READ, WRITE
-from loopfs.fat.device import Buffer, FileDevice
+from loopfs.file_device import Buffer, FileDevice
 from loopfs.filesystems import lending
 from loopfs.filesystems.threads import start
 
@@ -26,6 +27,9 @@ class Lent(FileDevice):
         fd: of the file; ours from now on.
         channel: to the supervisor; the same.
         offset, size: where in the file the device is, in bytes.
+
+    Attributes:
+        tune: takes on what a tool has written to the superblock, or does not.
     """
 
     def __init__(self, fd: int, channel: Channel, offset: int, size: int) -> None:
@@ -33,8 +37,10 @@ class Lent(FileDevice):
         self.descriptors = fd, channel.fileno()
         self._channel = channel
         self._syncing = threading.Lock()
+        self._followed = self._unseen = False
         self._synced: SimpleQueue[int] = SimpleQueue()
         self._counts = _no_counts()
+        self.tune: Callable[[bytes], bool] = lambda data: False
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -54,10 +60,10 @@ class Lent(FileDevice):
         super().read_into(offset, buffer)
         self._count(READ, len(buffer), begun)
 
-    def write(self, offset: int, data: Buffer, pad: int = 0) -> None:
+    def write(self, offset: int, *parts: Buffer) -> None:
         begun = monotonic_ns()
-        super().write(offset, data, pad)
-        self._count(WRITE, len(data) + pad, begun)
+        super().write(offset, *parts)
+        self._count(WRITE, sum(map(len, parts)), begun)
 
     def discard(self, offset: int, length: int) -> None:
         begun = monotonic_ns()
@@ -76,11 +82,25 @@ class Lent(FileDevice):
 
     def sync(self) -> None:
         """Have the supervisor sync the image, for it tells everybody who is to know."""
+        self._ask(lending.SYNC)
+
+    def written(self) -> None:
+        """Everybody who has the device open sees what was written."""
+        self._ask(lending.WRITTEN)
+
+    def _ask(self, question: int) -> None:
         with self._syncing:
-            lending.say(self._channel, lending.SYNC, *self._counted())
+            if not self._followed:  # nobody has heard an answer yet
+                self._unseen = True
+                return
+            lending.say(self._channel, question, *self._counted())
             code = self._synced.get()
         if code:
             raise OSError(code, os.strerror(code))
+
+    def uses(self, start: int, end: int) -> None:
+        """Others may write the rest of the device; bytes."""
+        lending.say(self._channel, lending.USES, start, end)
 
     # --- what the supervisor says ------------------------------------------------------
 
@@ -91,6 +111,9 @@ class Lent(FileDevice):
             connection: the /dev/fuse that is served.
         """
         start("lent", self._follow, connection)
+        self._followed = True
+        if self._unseen:
+            self.written()
 
     def _follow(self, connection: int) -> None:
         while data := (message := self._channel.receive()).data:
@@ -107,8 +130,15 @@ class Lent(FileDevice):
             elif kind == lending.DRAIN:
                 _drain(connection)
             close_all(message.fds)
-            lending.say(self._channel, lending.ANSWER, fds=answer)
+            result = (self._tune(data[lending.WORD :]),) if kind == lending.TUNE else ()
+            lending.say(self._channel, lending.ANSWER, *result, fds=answer)
         os._exit(1)  # the supervisor is gone
+
+    def _tune(self, superblock: bytes) -> int:
+        try:
+            return int(self.tune(superblock))
+        except OSError:
+            return 0  # the write is refused
 
     def done(self) -> None:
         """Everything is written."""

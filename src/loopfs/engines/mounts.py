@@ -17,7 +17,7 @@ from loopfs.engines.copies import Copies
 from loopfs.engines.engine import Served, Wanted
 from loopfs.engines.ext_superblock import TYPES as EXT_TYPES
 from loopfs.engines.helper import DRAIN, Helper, result
-from loopfs.engines.labels import Label
+from loopfs.engines.labels import Label, Tuning
 from loopfs.engines.superblock import connection_of, disconnected
 from loopfs.engines.turns import Turns
 from loopfs.filesystems.backing import BackingFile, wait_for_closes
@@ -415,8 +415,11 @@ class Mounts:
         device = served.superblock
         engine = Engine(pidfd, device, device, served, source, *userns)
         if source is not None and served.fstype in EXT_TYPES:
-            engine.label = Label(source)
-            source.exempt(engine.label.write)
+            if isinstance(source, LentDevice):
+                source.exempt(Tuning(source).write)  # and it has the ioctls
+            else:
+                engine.label = Label(source)
+                source.exempt(engine.label.write)
         with self._lock:
             self._lost.discard(engine.device)
             self._engines.append(engine)

@@ -17,7 +17,7 @@ DENY = "deny"
 KERNEL = "kernel"
 
 # Of several for a type the first that is installed is taken.
-ENGINES = (*PROGRAMS, VFAT, EXT4, EMBEDDED)
+ENGINES = (EXT4, *PROGRAMS, VFAT, EMBEDDED)
 BY_NAME = {engine.name: engine for engine in ENGINES}
 TYPES = frozenset(fstype for engine in ENGINES for fstype in engine.types)
 
@@ -68,6 +68,14 @@ class Policy:
                 return engine
             reasons.append(reason)
         raise NoEngine(errno.ENODEV, " or ".join(reasons) or "no engine serves it")
+
+    def after(self, engine: Engine, fstype: str) -> Engine | None:
+        """The engine for a filesystem that has a feature which ``engine`` does not support."""
+        if fstype in self._choices:
+            return None
+        others = ENGINES[ENGINES.index(engine) + 1 :]
+        usable = (other for other in others if fstype in other.types and not other.missing(fstype))
+        return next(usable, None)
 
 
 def _is_root() -> bool:

@@ -13,7 +13,7 @@ from loopfs.engines.engine import Engine, Launch, Mounter, Serve
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopfs.fat.device import FileDevice
+    from loopfs.file_device import FileDevice
 
 NAME = "vfat"
 TYPES = frozenset({"vfat", "msdos"})
@@ -41,9 +41,9 @@ def _installed(fstype: str) -> None:
 
 def _check(device: int, fstype: str) -> None:
     """Refuse what is no FAT filesystem, or is damaged where it cannot be. Raises OSError EINVAL."""
-    from loopfs.fat.device import FileDevice
     from loopfs.fat.options import Options
     from loopfs.fat.volume import Volume
+    from loopfs.file_device import FileDevice
 
     Volume(FileDevice(device), Options(), read_only=True)
 
@@ -87,7 +87,7 @@ def _mount(
     device: str, mountpoint: str, fstype: str, mode: str, atime: str, defaults: str, words: str
 ) -> tuple[int, Serve]:
     from loopfs import syscalls
-    from loopfs.fat.device import FileDevice
+    from loopfs.file_device import FileDevice
     from loopfs.uapi.mount import MS_RDONLY
 
     read_only = mode == "ro"

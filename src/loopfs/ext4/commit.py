@@ -55,8 +55,8 @@ class Commits:
     def is_pending(self) -> bool:
         """Something has changed."""
         volume = self._volume
-        dirty = volume.changed or volume.blocks.dirty or volume.freed or volume.orphans_changed
-        return bool(dirty)
+        dirty = volume.changed or volume.blocks.dirty or volume.freed
+        return bool(dirty or volume.orphans_changed or volume.tuned)
 
     def commit(self) -> None:
         """Make a transaction of what has changed. Raises OSError, EUCLEAN."""
@@ -64,6 +64,7 @@ class Commits:
         self.collect()
         if not self.is_pending:
             return
+        volume.tuned = False
         if volume.orphans_changed:
             self._chain_orphans()
         for inode in list(volume.changed):
@@ -101,9 +102,10 @@ class Commits:
         volume, sb = self._volume, self._volume.super
         sb.set_free(volume.groups.free_blocks, volume.groups.free_inodes)
         sb.set_u32(48, volume.now() // _SECOND)
-        sb.seal()
         number, offset = divmod(OFFSET, sb.block_size)
-        volume.blocks.get(number)[offset : offset + SIZE] = sb.raw
+        block = volume.blocks.get(number)
+        block[:offset] = volume.device.read(0, OFFSET)[:offset]
+        block[offset : offset + SIZE] = sb.sealed()
         volume.blocks.dirty.add(number)
 
     def collect(self) -> None:
@@ -151,15 +153,16 @@ class Commits:
                 sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
                 raise
             self._written.extend(batch)
+            volume.device.written()
 
     def _write(self, batch: list[Transaction]) -> None:
         journal = self._journal
         if journal is None or not batch:
-            self._volume.device.sync()
+            self._volume.device.barrier()
             for transaction in batch:
                 self._home(transaction)
             if batch:
-                self._volume.device.sync()
+                self._volume.device.barrier()
             return
         logged: list[Transaction] = []
         for transaction in batch:
@@ -179,7 +182,7 @@ class Commits:
 
     def _settle(self, journal: Journal, logged: list[Transaction]) -> None:
         """The log is on the disk, then its blocks are written where they belong."""
-        self._volume.device.sync()
+        self._volume.device.barrier()
         for transaction in logged:
             self._home(transaction)
         logged.clear()
@@ -194,6 +197,10 @@ class Commits:
                 [pair for pair in pairs if pair[0] in names],
             ]
         for part in parts:
+            if (
+                size > OFFSET and part and part[0][0] == 0
+            ):  # the boot block is nobody's: others write it
+                self._volume.device.write(OFFSET, part.pop(0)[1][OFFSET:])
             numbers, blocks = [n for n, _ in part], [block for _, block in part]
             write_blocks(self._volume.device, size, numbers, blocks)
 
@@ -203,7 +210,7 @@ class Commits:
         state = sb.u16(58)
         self._write_super(device.read(OFFSET, SIZE), state & ~STATE_VALID)
         self._home(transaction)
-        device.sync()
+        device.barrier()
 
     def _write_super(self, raw: bytes, state: int) -> None:
         from loopfs.ext4.crc import crc32c
@@ -213,7 +220,7 @@ class Commits:
         if self._volume.super.csum:
             changed[1020:] = crc32c(0xFFFFFFFF, changed[:1020]).to_bytes(4, "little")
         self._volume.device.write(OFFSET, changed)
-        self._volume.device.sync()
+        self._volume.device.barrier()
 
     # --- begin and end ------------------------------------------------------------------
 
@@ -227,9 +234,8 @@ class Commits:
             sb.set_u32(96, sb.incompat | INCOMPAT_RECOVER)
         else:
             sb.set_u16(58, sb.u16(58) & ~STATE_VALID)
-        sb.seal()
-        volume.device.write(OFFSET, sb.raw)
-        volume.device.sync()
+        volume.device.write(OFFSET, sb.sealed())
+        volume.device.barrier()
 
     def end(self) -> None:
         """Have all in its place, and mark the filesystem as clean. Raises OSError."""
@@ -237,14 +243,14 @@ class Commits:
         self.commit_and_wait()
         if self._journal is not None:
             self._journal.clear()
-        volume.device.sync()
+        volume.device.barrier()
         if sb.compat & COMPAT_HAS_JOURNAL:
             sb.set_u32(96, sb.incompat & ~INCOMPAT_RECOVER)
         else:
             sb.set_u16(58, sb.u16(58) | STATE_VALID)
-        sb.seal()
-        volume.device.write(OFFSET, sb.raw)
-        volume.device.sync()
+        volume.device.write(OFFSET, sb.sealed())
+        volume.device.barrier()
+        volume.device.written()
 
 
 class Flusher:

@@ -1,43 +1,38 @@
-"""What a filesystem is on: a file or a block device, by pread(2) and pwritev(2)."""
+"""What a filesystem is on: a device, of which a replay may change what is read."""
 
 from __future__ import annotations
 
-import errno
-import os
-
-from loopfs import syscalls
-from loopfs.ext4.errors import refused
+from loopfs.file_device import Buffer
+from loopfs.file_device import Device as Lower
 from loopfs.lean import Sequence
-from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
-
-Buffer = bytes | bytearray | memoryview
-
-_PIECE = 1 << 20  # bytes of zeros at a time
-_PUNCH_LEAST = 64 << 10  # bytes; fewer zeros are sooner written than punched
-_VECTORS = 1000  # below IOV_MAX
-_ZEROS = memoryview(bytes(_PIECE))
 
 
 class Device:
     """Offsets and lengths are bytes. What is outside of it is EIO; what fails is OSError.
 
     Args:
-        fd: stays the caller's.
+        lower: where it is.
 
     Attributes:
         overlay: blocks that are read instead of what is there, by their offset, all of one size.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, lower: Lower) -> None:
         self.overlay: dict[int, bytes] = {}
-        self.size = os.lseek(fd, 0, os.SEEK_END)  # fstat(2) says 0 of a block device
+        self.lower = lower
+        self.write = lower.write
+        self.zero = lower.zero
+        self.discard = lower.discard
+        self.barrier = lower.barrier
+        self.written = lower.written
+
+    @property
+    def size(self) -> int:
+        return self.lower.size
 
     def read(self, offset: int, length: int) -> bytes:
         """All of ``length`` bytes."""
-        data = os.pread(self._fd, length, offset) if offset + length <= self.size else b""
-        if len(data) != length:
-            raise refused(errno.EIO)
+        data = self.lower.read(offset, length)
         if self.overlay:
             patched = bytearray(data)
             self._lay_over(offset, memoryview(patched))
@@ -46,10 +41,7 @@ class Device:
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """The whole of ``buffer``."""
-        if offset + len(buffer) > self.size:
-            raise refused(errno.EIO)
-        if os.preadv(self._fd, [buffer], offset) != len(buffer):
-            raise refused(errno.EIO)
+        self.lower.read_into(offset, buffer)
         if self.overlay:
             self._lay_over(offset, buffer)
 
@@ -61,44 +53,6 @@ class Device:
             if block is not None:
                 begin, stop = max(place, offset), min(place + size, end)
                 buffer[begin - offset : stop - offset] = block[begin - place : stop - place]
-
-    def write(self, offset: int, *parts: Buffer) -> None:
-        """All of ``parts``, one behind the other."""
-        if offset + sum(map(len, parts)) > self.size:
-            raise refused(errno.EIO)
-        for begin in range(0, len(parts), _VECTORS):
-            some = parts[begin : begin + _VECTORS]
-            length = sum(map(len, some))
-            done = os.pwritev(self._fd, some, offset)
-            if done != length:  # the image's own filesystem is full: the next try says so
-                rest = memoryview(b"".join(some))[done:]
-                while rest:
-                    rest = rest[os.pwrite(self._fd, rest, offset + length - len(rest)) :]
-            offset += length
-
-    def zero(self, offset: int, length: int) -> None:
-        """Have it read as zeros."""
-        if length >= _PUNCH_LEAST and offset + length <= self.size:
-            try:
-                return self.discard(offset, length)
-            except OSError as problem:
-                if problem.errno not in (errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL):
-                    raise
-        while length > 0:
-            piece = min(length, _PIECE)
-            self.write(offset, _ZEROS[:piece])
-            offset, length = offset + piece, length - piece
-        return None
-
-    def discard(self, offset: int, length: int) -> None:
-        """The contents are of no use any more. EOPNOTSUPP where that means nothing."""
-        if offset + length > self.size:
-            raise refused(errno.EIO)
-        syscalls.fallocate(self._fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, length)
-
-    def sync(self) -> None:
-        """Until what was written is on the disk."""
-        os.fdatasync(self._fd)
 
 
 def write_blocks(

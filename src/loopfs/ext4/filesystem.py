@@ -7,11 +7,12 @@ import os
 import stat
 from contextlib import suppress
 
-from loopfs.ext4 import acl, file, ioctl, namei, xattr
+from loopfs.ext4 import acl, file, ioctl, namei, tune, xattr
 from loopfs.ext4 import dir as directories
 from loopfs.ext4.commit import Commits, Flusher
 from loopfs.ext4.errors import refused
 from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode, clamped
+from loopfs.ext4.super import OFFSET, SIZE
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.lean import TYPE_CHECKING
@@ -405,6 +406,24 @@ class Ext4(Tree[Inode]):
         if cmd in (ioctl.FS_IOC_SETFSLABEL, ioctl.FITRIM):
             raise refused(errno.EPERM)
         raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
+
+    def tune(self, superblock: bytes) -> bool:
+        """Take over what a tool writes to the superblock of the device. By any thread.
+
+        Returns:
+            whether it is in the image; if not, the write is to be refused.
+        Raises:
+            OSError: as the device.
+        """
+        volume, device = self.volume, self.volume.device
+        if volume.error or not tune.may_become(device.read(OFFSET, SIZE), superblock):
+            return False
+        volume.super.take(superblock)
+        volume.tuned = True
+        device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
+        if self._flusher is not None:
+            self._flusher.wake()
+        return True
 
     def destroy(self) -> None:
         if self._flusher is not None:

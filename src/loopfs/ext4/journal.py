@@ -152,11 +152,11 @@ class Journal:
         for begin, end in _ascending(places[:-1]):
             write_blocks(self._device, self._size, places[begin:end], blocks[begin:end])
         if not self._csum:  # nothing else says that the blocks before the commit's are whole
-            self._device.sync()
+            self._device.barrier()
         self._device.write(places[-1] * self._size, last)
         if not self._head:
             if not self._csum:
-                self._device.sync()
+                self._device.barrier()
             header.write(tid, header.first)
         self._head = at + len(places)
         self._sequence = tid + 1 & 0xFFFFFFFF
@@ -209,10 +209,10 @@ class Journal:
     def clear(self) -> None:
         """All that it holds is on the disk where it belongs: it begins anew."""
         if self._head:
-            self._device.sync()
+            self._device.barrier()
             self._head = 0
             self._header.write(self._sequence, 0)
-            self._device.sync()
+            self._device.barrier()
         self.logged.clear()
 
 

@@ -87,14 +87,13 @@ def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
         return
     numbers = sorted(replay.blocks)
     write_blocks(device, sb.block_size, numbers, [replay.blocks[n] for n in numbers])
-    device.sync()
+    device.barrier()
     header.start, header.sequence = 0, replay.sequence
     header.write(replay.sequence, 0)
     after = Super(device)
     after.set_u32(96, after.u32(96) & ~INCOMPAT_RECOVER)
-    after.seal()
-    device.write(OFFSET, after.raw)
-    device.sync()
+    device.write(OFFSET, after.sealed())
+    device.barrier()
 
 
 def _free_orphans(volume: Volume) -> None:

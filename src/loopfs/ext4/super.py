@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import struct
+import threading
 
+from loopfs.errors import Unsupported
+from loopfs.ext4 import tune
 from loopfs.ext4.crc import crc32c
 from loopfs.ext4.device import Device
 from loopfs.ext4.errors import BadChecksum, Damaged, invalid, refused
@@ -48,6 +51,7 @@ _RO_COMPAT_KNOWN = (
     *(RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE, RO_COMPAT_METADATA_CSUM),
     RO_COMPAT_ORPHAN_PRESENT,
 )
+_RO_COMPAT_BIGALLOC = 0x200
 _RO_COMPAT_OF = dict.fromkeys(("ext2", "ext3"), RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE | 4)
 _RO_COMPAT_NAMES = {
     0x80: "snapshot",
@@ -72,7 +76,7 @@ class Super:
     """The superblock.
 
     Attributes:
-        raw: its 1024 bytes; setters change these, and :meth:`seal` the checksum.
+        raw: its 1024 bytes; setters change these, and :meth:`sealed` the checksum.
         blocks: of the filesystem, ``block_size`` bytes each.
 
     Args:
@@ -87,6 +91,7 @@ class Super:
         if device.size < OFFSET + SIZE:
             raise refused(errno.EIO)
         self.raw = bytearray(device.read(OFFSET, SIZE))
+        self._lock = threading.Lock()
         if self.u16(56) != MAGIC:
             raise invalid("there is no ext2, ext3 or ext4 filesystem")
         revision = self.u32(76)
@@ -103,7 +108,7 @@ class Super:
         self._check_checksum()
         self.is_64bit = bool(self.incompat & INCOMPAT_64BIT)
         self.blocks = self.u32(4) | (self.u32(336) << 32 if self.is_64bit else 0)
-        self.reserved_blocks = self.u32(8) | (self.u32(340) << 32 if self.is_64bit else 0)
+        self._take_reserve()
         self.first_data_block = self.u32(20)
         self.blocks_per_group, self.inodes_per_group = self.u32(32), self.u32(40)
         self.inode_size = self.u16(88) if revision else _INODE_MIN
@@ -136,13 +141,15 @@ class Super:
             raise invalid("metadata_csum_seed without metadata_csum")
 
     def refuse_writing(self) -> None:
-        """Raise OSError EROFS with a sentence where it can be read only."""
+        """Raise OSError EROFS with a sentence where it can be read only, Unsupported where others
+        can write it."""
         unknown = self.ro_compat & ~sum(_RO_COMPAT_KNOWN)
         large = self.incompat & INCOMPAT_EA_INODE
         if unknown or large:
             names = _names(unknown, _RO_COMPAT_NAMES) if unknown else "ea_inode"
             sentence = f"the feature {names} is supported for reading only; mount it with -o ro"
-            raise OSError(errno.EROFS, sentence)
+            kind = OSError if unknown & ~_RO_COMPAT_BIGALLOC else Unsupported
+            raise kind(errno.EROFS, sentence)
 
     def _check_checksum(self) -> None:
         if not self.csum:
@@ -204,10 +211,32 @@ class Super:
         if self.is_64bit:
             self.set_u32(344, blocks >> 32)
 
-    def seal(self) -> None:
-        """Compute the checksum."""
+    def sealed(self) -> bytes:
+        """All of it, with its checksum, as it is to be written."""
+        with self._lock:
+            if self.csum:
+                self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
+            return bytes(self.raw)
+
+    def with_settable(self, raw: bytes) -> bytes:
+        """Another state of it (1024 bytes), with what a tool may change as it is in this one."""
+        out = bytearray(raw)
+        for part in tune.SETTABLE:
+            out[part] = self.raw[part]
         if self.csum:
-            self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
+            _U32.pack_into(out, 1020, crc32c(0xFFFFFFFF, out[:1020]))
+        return bytes(out)
+
+    def take(self, after: bytes) -> None:
+        """Go on with what a tool has changed of it (:mod:`loopfs.ext4.tune`)."""
+        with self._lock:
+            for part in tune.SETTABLE:
+                self.raw[part] = after[part]
+        self._take_reserve()
+
+    def _take_reserve(self) -> None:
+        high = self.u32(340) << 32 if self.is_64bit else 0
+        self.reserved_blocks = self.u32(8) | high
 
     # --- where groups have copies ------------------------------------------------------
 

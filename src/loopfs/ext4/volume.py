@@ -61,9 +61,9 @@ class Volume:
         self.changed: set[Inode] = set()
         self.orphans: set[Inode] = set()
         self.orphans_changed = False
+        self.tuned = False  # the superblock was, by a tool
         self.freed: list[tuple[int, int]] = []
         self.wait_for_blocks: Callable[[], None] = lambda: None
-        self.root_keeps = sb.reserved_blocks
         self.privileged = True  # whoever calls may use the last blocks
 
     @cached_property
@@ -93,7 +93,7 @@ class Volume:
         """Blocks in a row, at most ``want``. Raises OSError ENOSPC."""
         keep = 0 if metadata else self.groups.keep
         if not self.privileged and not metadata:
-            keep += self.root_keeps
+            keep += self.super.reserved_blocks
         try:
             return self.groups.allocate(goal, want, keep)
         except OSError as problem:

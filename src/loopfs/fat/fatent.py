@@ -11,8 +11,8 @@ from array import array
 
 from loopfs.fat.boot import FAT_START_ENT, Geometry
 from loopfs.fat.cache import Runs
-from loopfs.fat.device import Device
 from loopfs.fat.errors import Damaged
+from loopfs.file_device import Device
 
 CHUNK_BITS = 14
 CHUNK = 1 << CHUNK_BITS

@@ -204,7 +204,7 @@ def _store(volume: Volume, inode: Inode, offset: int, data: memoryview, before: 
         if length == len(data) and clusters > before:
             # The last page of a new cluster: a whole one need not be read before it is written.
             pad = min(-(place + length) % _PAGE, clusters * volume.cluster - end)
-        volume.device.write(place, data[:length], pad)
+        volume.device.write(place, data[:length], bytes(pad))
         data = data[length:]
 
 

@@ -9,13 +9,13 @@ import time
 
 from loopfs.fat import boot
 from loopfs.fat.cache import Runs
-from loopfs.fat.device import Device
 from loopfs.fat.errors import Damaged, refused
 from loopfs.fat.fatent import Table
 from loopfs.fat.inode import ATTR_DIR, ATTR_RO, MAX_DIR_SLOTS, MAX_SIZE, ROOT_INO, Inode
 from loopfs.fat.names import Names
 from loopfs.fat.options import Options
 from loopfs.fat.times import Clock
+from loopfs.file_device import Device
 from loopfs.lean import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:

@@ -17,15 +17,19 @@ CONNECTION = 1  # for a duplicate of the engine's /dev/fuse
 WINDOW = 2  # to go on with another file (a descriptor), offset and size in bytes
 DRAIN = 3  # to read all requests that are queued for it
 ANSWER = 4
-# The engine asks that the image be synced, and tells what it has counted; (SYNCED, errno) follows.
+TUNE = 8  # what a tool has written to its superblock, the bytes of it: (ANSWER, 1) if it is taken
+# The engine asks that the image be synced, or has it synced itself, and that everybody is to see
+# that; and tells what it has counted. (SYNCED, errno) follows.
 SYNC = 5
+WRITTEN = 9
 SYNCED = 6
 DONE = 7  # it has written everything; with what it has counted since
+USES = 10  # of the device it uses only the bytes from a first to before a last
 
 Counts = list[list[int]]  # of each kind of I/O: requests, bytes, nanoseconds
 KINDS = 4
 
-_WORD = 8  # bytes
+WORD = 8  # bytes
 
 
 def say(channel: Channel, *words: int, fds: tuple[int, ...] = ()) -> None:
@@ -35,8 +39,8 @@ def say(channel: Channel, *words: int, fds: tuple[int, ...] = ()) -> None:
 
 def words_of(data: bytes) -> tuple[int, ...]:
     """A message."""
-    count = len(data) // _WORD
-    return struct.unpack(f"={count}q", data[: count * _WORD])
+    count = len(data) // WORD
+    return struct.unpack(f"={count}q", data[: count * WORD])
 
 
 def flat(counts: Counts) -> list[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 import threading
 from functools import partial
 from queue import SimpleQueue
@@ -106,6 +107,12 @@ class LentDevice(HeldDevice):
         long that it must have. What it is asked then it answers after those."""
         self._ask(lending.DRAIN)
 
+    def tune(self, superblock: bytes) -> bool:
+        """Have the engine take on what a tool has written to its superblock. False if it does not,
+        and the write is to be refused."""
+        words = struct.unpack(f"={len(superblock) // lending.WORD}q", superblock)
+        return lending.words_of(self._ask(lending.TUNE, *words).data) == (lending.ANSWER, 1)
+
     def follow_window(self) -> None:
         """The device's file may be another, or the part of it: the engine goes on with that."""
         window = window_of(self._device)
@@ -140,9 +147,12 @@ class LentDevice(HeldDevice):
                     self._answers.put(message)
                     continue
                 close_all(message.fds)
+                if kind == lending.USES and len(words) == 2:
+                    self._narrow(*words)
+                    continue
                 self._count(lending.counts_of(tuple(words)))
-                if kind == lending.SYNC:
-                    spawn(partial(self._sync, channel))
+                if kind in (lending.SYNC, lending.WRITTEN):
+                    spawn(partial(self._sync, channel, kind))
         finally:
             self._answers.put(_NOTHING)
             with self._asking:
@@ -169,10 +179,20 @@ class LentDevice(HeldDevice):
             if counted[0]:
                 self._device.statistics.add(kind, *counted)
 
-    def _sync(self, channel: Channel) -> None:
+    def _narrow(self, start: int, end: int) -> None:
+        """Of what it could use it uses a part only."""
+        use = self._use
+        if use is None or not 0 <= start < end <= use.end - use.start:
+            return
+        self._use = self._instance.drive(lambda: self._device.uses_less(use, start, end))
+
+    def _sync(self, channel: Channel, kind: int) -> None:
         code = 0
         try:
-            self.sync(datasync=False)
+            if kind == lending.SYNC:
+                self.sync(datasync=False)
+            else:
+                self._instance.drop_pages(self._device)
         except Exception as problem:
             code = errno_of(problem)
         try:

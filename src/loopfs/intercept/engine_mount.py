@@ -8,8 +8,8 @@ import os
 import sys
 
 from loopfs.channel import Channel, Message, close_all
-from loopfs.engines.engine import NoEngine, Wanted
-from loopfs.engines.helper import LEND, NOT_OURS, SERVE, TURN, WRITE_BACK, result
+from loopfs.engines.engine import Engine, NoEngine, Wanted
+from loopfs.engines.helper import LEND, NOT_OURS, SERVE, TURN, UNSUPPORTED, WRITE_BACK, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import Policy
 from loopfs.engines.turns import Turn
@@ -23,25 +23,37 @@ from loopfs.text import shown
 
 
 class EngineChoice(NamedTuple):
-    """What is to serve a device of ours: an engine and its options, or why nothing is."""
+    """What is to serve a device of ours: an engine and its options, or why nothing is.
+
+    ``other`` is to serve it if it has a feature that the engine does not support.
+    """
 
     engine: str
     options: tuple[str, ...]
     refused: int
     why: str
     without_effect: tuple[str, ...] = ()
+    other: EngineChoice | None = None
 
     @classmethod
     def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
         """As the policy has it; for the options of ``data``."""
         try:
             engine = policy.choose(fstype)
-            options = engine.translated(data, fstype)
-            return cls(engine.name, options, 0, "", engine.without_effect(data, fstype))
+            return cls._by(engine, fstype, data, policy.after(engine, fstype))
         except NoEngine as problem:
             return cls("", (), problem.code, f"cannot mount {fstype}: {problem.strerror}")
         except OSError as problem:
             return cls("", (), problem.errno or errno.EINVAL, "")
+
+    @classmethod
+    def _by(cls, engine: Engine, fstype: str, data: str, after: Engine | None) -> EngineChoice:
+        options, dropped = engine.translated(data, fstype), engine.without_effect(data, fstype)
+        try:
+            other = after and cls._by(after, fstype, data, None)
+        except OSError:  # it has not these options
+            other = None
+        return cls(engine.name, options, 0, "", dropped, other)
 
 
 class Begun(NamedTuple):
@@ -99,6 +111,13 @@ def _begin_engine(
         conversation.give_back()
         raise
     outcome = result(begun.message)
+    if outcome[0] == UNSUPPORTED:
+        begun.close()
+        code, sentence = _value(begun.message)
+        if choice.other is None:
+            raise _told(call, code, f"cannot mount {arguments[2]}: {choice.engine}: {sentence}")
+        call.note(why=sentence)
+        return _begin_engine(mounts, call, arguments, choice.other)
     if isinstance(outcome[1], str):
         tell(call, f"cannot mount {arguments[2]}: {choice.engine}: {outcome[1]}")
     if choice.engine and outcome[0] != NOT_OURS:
@@ -109,6 +128,11 @@ def _begin_engine(
         # A device of ours, and that is what is on it: mount(8) may try every type in turn.
         tell(call, choice.why)
     return begun
+
+
+def _told(call: Call, code: int, why: str) -> OSError:
+    tell(call, why)
+    return OSError(code, os.strerror(code))
 
 
 def tell(call: Call, why: str) -> None:

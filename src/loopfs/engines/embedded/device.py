@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 
-from loopfs.fat.device import FileDevice
+from loopfs.file_device import FileDevice
 
 
 class DeviceFile(io.RawIOBase):

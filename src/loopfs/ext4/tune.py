@@ -1,0 +1,54 @@
+"""What a tool may change of the superblock of a mounted filesystem, by a write(2) to its device.
+
+The kernel's driver has its superblock in the cache of the device, so that what tune2fs(8) and
+e2label(8) write there is what it goes on with. We have a copy: what they change of it is taken
+over, and a write that changes anything else is refused.
+"""
+
+from __future__ import annotations
+
+# Of struct ext4_super_block (Documentation/filesystems/ext4/super.rst).
+_RESERVED_BLOCKS = (slice(8, 12), slice(340, 344))
+_RESERVED_FOR = slice(80, 84)  # s_def_resuid, s_def_resgid
+SETTABLE = (
+    *_RESERVED_BLOCKS,
+    _RESERVED_FOR,
+    slice(52, 56),  # s_mnt_count, s_max_mnt_count
+    slice(60, 62),  # s_errors
+    slice(64, 72),  # s_lastcheck, s_checkinterval
+    slice(120, 136),  # s_volume_name
+    slice(136, 200),  # s_last_mounted
+    slice(256, 260),  # s_default_mount_opts
+    slice(356, 358),  # s_raid_stride
+    slice(368, 372),  # s_raid_stripe_width
+    slice(512, 576),  # s_mount_opts
+)
+# What may be another by now, as the filesystem is in use, and what tools do to every superblock.
+_MOVING = (
+    slice(12, 20),  # s_free_blocks_count_lo, s_free_inodes_count
+    slice(344, 348),  # s_free_blocks_count_hi
+    slice(44, 52),  # s_mtime, s_wtime
+    slice(58, 60),  # s_state
+    slice(232, 236),  # s_last_orphan
+    slice(376, 384),  # s_kbytes_written
+    slice(628, 634),  # the high bytes of times
+    slice(1020, 1024),  # s_checksum
+)
+_GROUP = slice(90, 92)  # s_block_group_nr: where a copy is
+
+
+def may_become(superblock: bytes, after: bytes) -> bool:
+    """What is changed may be: ``after`` differs in nothing else.
+
+    Args:
+        superblock: as it is in the image.
+        after: as it would be, or a copy of that for another group; as many bytes.
+    """
+    return len(superblock) == len(after) and _fixed(superblock) == _fixed(after)
+
+
+def _fixed(superblock: bytes) -> bytes:
+    out = bytearray(superblock)
+    for part in (*SETTABLE, *_MOVING, _GROUP):
+        out[part] = bytes(part.stop - part.start)
+    return bytes(out)
