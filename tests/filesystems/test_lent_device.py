@@ -96,7 +96,7 @@ def both(mounted: Mounted, bound: int) -> Iterator[Both]:
 def test_it_reads_and_writes_the_image_itself(both: Both, image: Path, bound: int) -> None:
     assert both.lent.size == SIZE - SECTOR
     assert both.lent.read(1000, 100) == image.read_bytes()[SECTOR + 1000 : SECTOR + 1100]
-    both.lent.write(4096, b"new", pad=5)
+    both.lent.write(4096, b"new", bytes(5))
     assert image.read_bytes()[SECTOR + 4096 : SECTOR + 4104] == b"new" + bytes(5)
     for offset in (both.lent.size - 1, both.lent.size):
         with pytest.raises(OSError, match="Input/output error"):

@@ -197,9 +197,7 @@ class Commits:
                 [pair for pair in pairs if pair[0] in names],
             ]
         for part in parts:
-            if (
-                size > OFFSET and part and part[0][0] == 0
-            ):  # the boot block is nobody's: others write it
+            if size > OFFSET and part and part[0][0] == 0:  # others may write the boot block
                 self._volume.device.write(OFFSET, part.pop(0)[1][OFFSET:])
             numbers, blocks = [n for n, _ in part], [block for _, block in part]
             write_blocks(self._volume.device, size, numbers, blocks)
