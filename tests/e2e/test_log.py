@@ -50,7 +50,7 @@ def test_a_job_from_its_start_to_its_end(logged: Logged, workdir: Path) -> None:
     assert (last["event"], last["status"]) == ("end", 3)
     mount, umount = calls(between, "mount", "umount2", "umount", "fsconfig")[-2:]
     assert (mount["comm"], umount["comm"]) == ("mount", "umount")
-    assert (mount["decision"], mount["value"], mount["engine"]) == ("return", 0, "fuse2fs")
+    assert (mount["decision"], mount["value"], mount["engine"]) == ("return", 0, "ext4")
     assert mount["args"]["source"].startswith("/dev/loop")
     assert mount["args"]["fstype"] == "ext4"
     assert (umount["decision"], umount["value"]) == ("return", 0)
@@ -101,7 +101,7 @@ def test_the_new_mount_api(logged: Logged, workdir: Path) -> None:
     assert first["decision"] == "descriptor"
     assert first["args"] == {"fsname": "ext4", "flags": "FSOPEN_CLOEXEC"}
     assert source["args"]["key"] == "source"
-    assert (create["args"]["cmd"], create["engine"]) == ("FSCONFIG_CMD_CREATE", "fuse2fs")
+    assert (create["args"]["cmd"], create["engine"]) == ("FSCONFIG_CMD_CREATE", "ext4")
     assert create["args"]["source"] == source["args"]["value"]
     assert (create["decision"], create["args"]["fstype"]) == ("return", "ext4")
     assert (tmpfs["decision"], size["decision"]) == ("continue", "continue")

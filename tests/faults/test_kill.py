@@ -158,7 +158,7 @@ def test_an_engine_that_hangs_is_waited_for_until_somebody_interrupts(
     process.send_signal(number)
     assert process.stderr is not None
     assert process.stderr.readline().startswith(
-        f"loopfs: still waiting for fuse2fs (process {engine}) to write what was mounted"
+        f"loopfs: still waiting for ext4 (process {engine}) to write what was mounted"
     )
     assert process.poll() is None
     process.send_signal(number)

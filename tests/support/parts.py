@@ -43,7 +43,7 @@ def parts_of(supervisor: int) -> Parts:
 
 def engines_of(helper: int) -> list[int]:
     """The engines among its children; the others are jobs. A keeper has one that starts."""
-    return [pid for pid in children_of(helper) if _name(pid) in ("fuse2fs", "vfat")]
+    return [pid for pid in children_of(helper) if _name(pid) in ("ext4", "fuse2fs", "vfat")]
 
 
 def children_of(parent: int) -> list[int]:

@@ -69,7 +69,6 @@ def examine() -> Iterator[Finding]:
     if namespaces.ok:
         yield probes.pid_namespace()
         yield probes.subordinate_ids()
-    yield findings.ext_engine()
 
 
 def _printable(finding: Finding) -> Finding:

@@ -55,15 +55,6 @@ def proc() -> Finding:
     return Finding("/proc", False, True, why, remedy)
 
 
-def ext_engine() -> Finding:
-    """The program that mounts ext2, ext3 and ext4 is on the search path."""
-    name = "fuse2fs"
-    if shutil.which(name):
-        return Finding(name, True, False)
-    why = "mounting ext2, ext3 or ext4 fails with ENODEV (unknown filesystem type)"
-    return Finding(name, False, False, why, "run: sudo apt install fuse2fs")
-
-
 def id_ranges() -> tuple[range, range] | Finding:
     """The subordinate user and group ids of this user, or why there are none to use."""
     if os.geteuid() == 0:  # root maps all ids as themselves

@@ -17,6 +17,7 @@ from loopfs import syscalls
 from loopfs.engines import credentials
 from loopfs.engines.credentials import ROOT, Credentials
 from loopfs.engines.engine import Mounter
+from loopfs.engines.own_modules import refuse_imports
 from loopfs.engines.paths import CallerProc
 from loopfs.lean import signal
 from loopfs.uapi.mount import NS_GET_PARENT
@@ -59,7 +60,9 @@ class Caller:
         syscalls.setns(self._mounts, CLONE_NEWNS)
 
     def enter(self) -> None:
-        """Take on the mount namespace, root and working directory."""
+        """Take on the mount namespace, root and working directory. Nothing is imported from now on:
+        what would be found is not ours."""
+        refuse_imports()
         self.enter_mounts()
         os.fchdir(self._root)
         os.chroot(".")

@@ -18,6 +18,7 @@ from loopfs.lean import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from loopfs.engines.lent import Lent
 
+BLKID = "loopfs.filesystems.blkid"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Filesystems that never can be written: the kernel mounts them for reading whatever is asked.
@@ -142,6 +143,7 @@ class Engine(NamedTuple):
             else may write: the first, and the one after the last.
         prepare: given the file of a device, what is to serve it from the process that asks, without
             a program. Raises OSError for what it refuses. None for a program of others.
+        modules: what ``check`` needs, which is imported before the caller's root is entered.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Engine(NamedTuple):
     environment: Callable[[int], dict[str, str]] = lambda device: {}
     extent: Extent = whole
     prepare: Callable[[Lent, Launch], Serve] | None = None
+    modules: tuple[str, ...] = (BLKID,)
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         """The data argument of mount(2) as the program's options.

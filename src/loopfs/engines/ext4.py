@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "ext4"
 TYPES = fuse2fs.TYPES
+_OF_CHECK = ("loopfs.ext4.device", "loopfs.ext4.super", "loopfs.file_device")
 
 
 class Ext4(Engine):
@@ -120,4 +121,14 @@ def _mount(
     return connection, filesystem
 
 
-EXT4 = Ext4(NAME, _installed, TYPES, {}, _command, _check, extent=fuse2fs.extent, prepare=_prepare)
+EXT4 = Ext4(
+    NAME,
+    _installed,
+    TYPES,
+    {},
+    _command,
+    _check,
+    extent=fuse2fs.extent,
+    prepare=_prepare,
+    modules=_OF_CHECK,
+)

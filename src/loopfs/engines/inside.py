@@ -1,7 +1,7 @@
 """The caller's mounts, root and working directory around one thread of a job.
 
 Who serves a filesystem from within a mount namespace keeps it, and so what he serves, for ever. A
-thread that ends keeps nothing. It imports nothing: what it would find is the caller's.
+thread that ends keeps nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from queue import SimpleQueue
 
 from loopfs import syscalls
 from loopfs.engines.caller import Caller
+from loopfs.engines.own_modules import allow_imports
 from loopfs.lean import Callable, TypeVar
 from loopfs.uapi.sched import CLONE_FS
 
@@ -50,6 +51,7 @@ class Inside:
                 self._results.put((work(), None))
             except BaseException as problem:
                 self._results.put((None, problem))
+        allow_imports()
 
     def call(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, or raises, there."""

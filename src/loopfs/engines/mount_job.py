@@ -13,7 +13,7 @@ from loopfs.channel import Channel
 from loopfs.engines import paths
 from loopfs.engines.caller import Caller, visible
 from loopfs.engines.device import DeviceNode, find_device
-from loopfs.engines.engine import Engine, Launch, Served, Wanted
+from loopfs.engines.engine import BLKID, Engine, Launch, Served, Wanted
 from loopfs.engines.helper import NOT_OURS, SERVE, TURN, WRITE_BACK, answer
 from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.policy import BY_NAME
@@ -196,9 +196,11 @@ def _mount(
 
         if forked.mount(request, engine, options, source, target, instances):
             return
+        _import(engine.modules)
         request.enter()
         request.start(engine, options)
         return
+    _import(engine.modules if engine is not None else (BLKID,))
     request.enter()
     if not request.find(source, instances):
         answer(channel, NOT_OURS)
@@ -208,6 +210,11 @@ def _mount(
         answer(channel, refused, _holds(request.node, fstype))
     elif not request.again(engine):
         request.start(engine, options)
+
+
+def _import(modules: tuple[str, ...]) -> None:
+    for name in modules:
+        __import__(name)
 
 
 def _context_of(

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "vfat"
 TYPES = frozenset({"vfat", "msdos"})
+_OF_CHECK = ("loopfs.fat.options", "loopfs.fat.volume", "loopfs.file_device")
 
 
 class Vfat(Engine):
@@ -102,4 +103,4 @@ def _mount(
     return connection, serve
 
 
-VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check, prepare=_prepare)
+VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check, prepare=_prepare, modules=_OF_CHECK)

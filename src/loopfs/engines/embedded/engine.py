@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from loopfs.engines.lent import Lent
 
 NAME = "embedded"
-# The distribution that each reader needs.
-_PARSERS = {"ext": "extfs"}
 
 _OPTIONS = {
     **dict.fromkeys(("uid=", "gid=", "umask=", "fmask=", "dmask="), ""),
@@ -30,8 +28,7 @@ _OPTIONS |= {"subvol=": "subvol=", "subvolid=": "subvolid="}
 
 
 def _missing(fstype: str) -> str | None:
-    reader = READERS[fstype]
-    parser = f"dissect.{_PARSERS.get(reader, reader)}"
+    parser = f"dissect.{READERS[fstype]}"
     try:
         found = importlib.util.find_spec(parser)
     except ModuleNotFoundError:

@@ -17,9 +17,6 @@ from loopfs.uapi.mount import MS_RDONLY
 
 # For each filesystem type the module that reads it.
 READERS = {
-    "ext2": "ext",
-    "ext3": "ext",
-    "ext4": "ext",
     "btrfs": "btrfs",
     "xfs": "xfs",
     "ntfs": "ntfs",
