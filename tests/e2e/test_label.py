@@ -90,5 +90,5 @@ def test_other_writes_are_refused(inside: Lines) -> None:
         echo text >mnt/file; umount mnt; losetup -d $dev; e2fsck -fn disk.img >log 2>&1
         tune2fs -l disk.img | grep -c has_journal
     """)
-    # The boot block, and the label by itself.
-    assert lines == ["2", "1144", "1"]
+    # What the engine takes over; the boot block; the label, and where it was mounted last.
+    assert lines == ["-c 7: done", "-e panic: done", "2", "1144", "1160", "1"]

@@ -73,16 +73,8 @@ class Served(NamedTuple):
 def served(user: User, loopfs_bin: list[str], workdir: Path) -> Iterator[Served]:
     shutil.copy(PROGRAM, workdir)
     (workdir / "stall.py").write_text(STALL)
-    words = [
-        "sh",
-        "-c",
-        'exec 9</proc; exec "$@"',
-        "sh",
-        *loopfs_bin,
-        "run",
-        "--engine=ext4=fuse2fs",
-        "--",
-    ]
+    run = [*loopfs_bin, "run", "--engine=ext4=fuse2fs", "--"]
+    words = ["sh", "-c", 'exec 9</proc; exec "$@"', "sh", *run]
     process = user.start([*words, "sh", "-c", SCRIPT], cwd=workdir)
     try:
         assert process.stdout is not None

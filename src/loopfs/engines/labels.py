@@ -6,6 +6,9 @@ given meanwhile would be undone. Our own engine takes over what tools change.
 
 from __future__ import annotations
 
+import errno
+import os
+
 from loopfs.engines import ext_superblock
 from loopfs.engines.ext_superblock import SIZE, START
 from loopfs.ext4 import tune
@@ -67,21 +70,26 @@ class Label:
         self._device.rewrite(START, SIZE, lambda old: ext_superblock.with_label(old, name))
 
 
-class Tuning:
-    """What tune2fs(8) and e2label(8) write to ``device``, which our own engine has."""
+class Tuning(Label):
+    """What tune2fs(8) and e2label(8) change of what our own engine has from ``device``."""
 
     def __init__(self, device: LentDevice) -> None:
-        self._device = device
+        super().__init__(device)
+        self._engine = device
 
     def write(self, offset: int, data: bytes) -> bool:
         """As :meth:`Label.write`, of whatever may be changed (:mod:`loopfs.ext4.tune`)."""
-        superblock = self._device.contents(START, SIZE)
+        superblock = self._superblock()
         if offset >= START and offset + len(data) <= START + SIZE:
             begin = offset - START
-            return self._device.tune(superblock[:begin] + data + superblock[begin + len(data) :])
-        if not tune.may_become(superblock, data):
+            return self._engine.tune(superblock[:begin] + data + superblock[begin + len(data) :])
+        if not tune.may_become(superblock, data, copy=True):
             return False
         if not ext_superblock.is_older(self._device.contents(offset, SIZE), data):
             return False
         self._device.store(offset, data)
         return True
+
+    def _rewrite(self, name: bytes) -> None:
+        if not self._engine.tune(ext_superblock.with_label(self._superblock(), name)):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))

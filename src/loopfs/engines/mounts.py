@@ -415,11 +415,8 @@ class Mounts:
         device = served.superblock
         engine = Engine(pidfd, device, device, served, source, *userns)
         if source is not None and served.fstype in EXT_TYPES:
-            if isinstance(source, LentDevice):
-                source.exempt(Tuning(source).write)  # and it has the ioctls
-            else:
-                engine.label = Label(source)
-                source.exempt(engine.label.write)
+            engine.label = Tuning(source) if isinstance(source, LentDevice) else Label(source)
+            source.exempt(engine.label.write)
         with self._lock:
             self._lost.discard(engine.device)
             self._engines.append(engine)

@@ -35,20 +35,24 @@ _MOVING = (
     slice(1020, 1024),  # s_checksum
 )
 _GROUP = slice(90, 92)  # s_block_group_nr: where a copy is
+_INCOMPAT, _RECOVER = 96, 4  # the first byte of s_feature_incompat, and a bit that no copy has
 
 
-def may_become(superblock: bytes, after: bytes) -> bool:
+def may_become(superblock: bytes, after: bytes, *, copy: bool = False) -> bool:
     """What is changed may be: ``after`` differs in nothing else.
 
     Args:
         superblock: as it is in the image.
-        after: as it would be, or a copy of that for another group; as many bytes.
+        after: as it would be; as many bytes.
+        copy: it is a copy of that, for another group.
     """
-    return len(superblock) == len(after) and _fixed(superblock) == _fixed(after)
-
-
-def _fixed(superblock: bytes) -> bytes:
-    out = bytearray(superblock)
-    for part in (*SETTABLE, *_MOVING, _GROUP):
-        out[part] = bytes(part.stop - part.start)
-    return bytes(out)
+    if len(superblock) != len(after):
+        return False
+    fixed = [bytearray(superblock), bytearray(after)]
+    for each in fixed:
+        for part in (*SETTABLE, *_MOVING):
+            each[part] = bytes(part.stop - part.start)
+        if copy:
+            each[_GROUP] = bytes(2)
+            each[_INCOMPAT] &= ~_RECOVER
+    return fixed[0] == fixed[1]
