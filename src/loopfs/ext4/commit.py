@@ -197,10 +197,16 @@ class Commits:
                 [pair for pair in pairs if pair[0] in names],
             ]
         for part in parts:
-            if size > OFFSET and part and part[0][0] == 0:  # others may write the boot block
-                self._volume.device.write(OFFSET, part.pop(0)[1][OFFSET:])
+            if part and part[0][0] == OFFSET // size:  # others may write the boot block
+                self._home_super(part.pop(0)[1][OFFSET % size :][:SIZE])
             numbers, blocks = [n for n, _ in part], [block for _, block in part]
             write_blocks(self._volume.device, size, numbers, blocks)
+
+    def _home_super(self, raw: bytes) -> None:
+        """What a tool has changed of it since it was committed stays."""
+        sb = self._volume.super
+        with sb.lock:
+            self._volume.device.write(OFFSET, sb.with_settable(raw))
 
     def _write_unlogged(self, transaction: Transaction) -> None:
         """One that is larger than the log: until it is in its place, e2fsck is to look at all."""

@@ -418,9 +418,10 @@ class Ext4(Tree[Inode]):
         volume, device = self.volume, self.volume.device
         if volume.error or not tune.may_become(device.read(OFFSET, SIZE), superblock):
             return False
-        volume.super.take(superblock)
-        volume.tuned = True
-        device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
+        with volume.super.lock:
+            volume.super.take(superblock)
+            volume.tuned = True
+            device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
         if self._flusher is not None:
             self._flusher.wake()
         return True

@@ -76,6 +76,7 @@ class Super:
     """The superblock.
 
     Attributes:
+        lock: held while that is written of it which tools may change, or is changed by them.
         raw: its 1024 bytes; setters change these, and :meth:`sealed` the checksum.
         blocks: of the filesystem, ``block_size`` bytes each.
 
@@ -91,7 +92,7 @@ class Super:
         if device.size < OFFSET + SIZE:
             raise refused(errno.EIO)
         self.raw = bytearray(device.read(OFFSET, SIZE))
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         if self.u16(56) != MAGIC:
             raise invalid("there is no ext2, ext3 or ext4 filesystem")
         revision = self.u32(76)
@@ -213,7 +214,7 @@ class Super:
 
     def sealed(self) -> bytes:
         """All of it, with its checksum, as it is to be written."""
-        with self._lock:
+        with self.lock:
             if self.csum:
                 self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
             return bytes(self.raw)
@@ -228,10 +229,9 @@ class Super:
         return bytes(out)
 
     def take(self, after: bytes) -> None:
-        """Go on with what a tool has changed of it (:mod:`loopfs.ext4.tune`)."""
-        with self._lock:
-            for part in tune.SETTABLE:
-                self.raw[part] = after[part]
+        """Go on with what a tool has changed of it (:mod:`loopfs.ext4.tune`). With the lock."""
+        for part in tune.SETTABLE:
+            self.raw[part] = after[part]
         self._take_reserve()
 
     def _take_reserve(self) -> None:
