@@ -53,9 +53,10 @@ class Stage:
         variables = _environment(self.user, self.scratch) | (environment or {})
         return _run(command, variables, self.user, self.scratch)
 
-    def run_in_loopfs(self, command: Sequence[str]) -> str:
+    def run_in_loopfs(self, command: Sequence[str], *options: str) -> str:
         """The same in a fresh sandbox of ours, started by the unprivileged user."""
-        return self.run_as_user([*self.loopfs, "run", "--", *command], self.loopfs_environment)
+        words = [*self.loopfs, "run", *options, "--", *command]
+        return self.run_as_user(words, self.loopfs_environment)
 
     def new_directory(self, name: str) -> Path:
         """Make a directory in the scratch directory that belongs to the user."""

@@ -27,4 +27,5 @@ def parse(lines: Iterable[bytes]) -> list[Mount]:
 
 def _text(field: bytes) -> str:
     """A field, in which blanks, newlines and backslashes are octal numbers."""
-    return to_str(field.decode("unicode_escape").encode("latin-1"))
+    plain, *escaped = field.split(b"\\")  # before each three octal digits
+    return to_str(plain + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in escaped))
