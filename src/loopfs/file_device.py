@@ -26,6 +26,10 @@ class Device(Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def read_only(self) -> bool:
+        """Nothing could be written, whatever the mount is for."""
+
     def read(self, offset: int, length: int) -> bytes:
         """All of ``length`` bytes."""
 
@@ -69,6 +73,10 @@ class FileDevice:
     @property
     def size(self) -> int:
         return self._size
+
+    @property
+    def read_only(self) -> bool:
+        return False
 
     def read(self, offset: int, length: int) -> bytes:
         if offset + length > self._size:

@@ -104,6 +104,10 @@ class Memory:
     def size(self) -> int:
         return len(self.data)
 
+    @property
+    def read_only(self) -> bool:
+        return False
+
     def read(self, offset: int, length: int) -> bytes:
         self._check("read", offset, length)
         return bytes(memoryview(self.data)[offset : offset + length])

@@ -29,9 +29,19 @@ class Ext4(Engine):
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.ext4.options import Options
 
-        words = tuple(word for word in data.split(",") if word not in ("", "defaults"))
+        dropped = {"", "defaults", *self.without_effect(data, fstype)}
+        words = tuple(word for word in data.split(",") if word not in dropped)
         Options(",".join(words))
         return words
+
+    def _knows(self, option: str) -> bool:
+        from loopfs.ext4.options import Options
+
+        try:
+            Options(option)
+        except OSError:
+            return False
+        return True
 
     def has_option(self, key: str) -> bool:
         from loopfs.ext4.options import knows

@@ -27,13 +27,17 @@ class Lent(FileDevice):
         fd: of the file; ours from now on.
         channel: to the supervisor; the same.
         offset, size: where in the file the device is, in bytes.
+        read_only: the device is write-protected.
 
     Attributes:
         tune: takes on what a tool has written to the superblock, or does not.
     """
 
-    def __init__(self, fd: int, channel: Channel, offset: int, size: int) -> None:
+    def __init__(
+        self, fd: int, channel: Channel, offset: int, size: int, read_only: bool = False
+    ) -> None:
         super().__init__(fd, size, offset)
+        self._read_only = read_only
         self.descriptors = fd, channel.fileno()
         self._channel = channel
         self._syncing = threading.Lock()
@@ -46,6 +50,10 @@ class Lent(FileDevice):
     def window(self) -> tuple[int, int, int]:
         """The file's descriptor, and where in it the device is: offset and size in bytes."""
         return self._fd, self._offset, self._size
+
+    @property
+    def read_only(self) -> bool:
+        return self._read_only
 
     # --- I/O, which is counted ------------------------------------------------------
 

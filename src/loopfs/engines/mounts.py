@@ -31,6 +31,7 @@ from loopfs.filesystems.nodes import Node
 from loopfs.fuse.connection import Connection
 from loopfs.lean import TYPE_CHECKING, signal
 from loopfs.text import shown, to_str
+from loopfs.uapi.magic import OF_TYPE
 
 if TYPE_CHECKING:
     from loopfs.intercept.notify import Call
@@ -273,6 +274,7 @@ class Mounts:
         self._engines: list[Engine] = []
         # st_dev of those that were to write what they had, and have ended with mounts left.
         self._lost: set[int] = set()
+        self.magic: dict[int, int] = {}  # f_type of statfs(2), by st_dev
         self._lock = threading.Lock()
 
     def alive(self) -> list[Engine]:
@@ -280,6 +282,7 @@ class Mounts:
         with self._lock:
             for engine in [e for e in self._engines if e.ended()]:
                 self._engines.remove(engine)
+                self.magic.pop(engine.device, None)
                 if engine.writes and not engine.unmounted:
                     self._lost.add(engine.device)
             return list(self._engines)
@@ -420,6 +423,7 @@ class Mounts:
         with self._lock:
             self._lost.discard(engine.device)
             self._engines.append(engine)
+            self.magic[device] = OF_TYPE[served.fstype]
 
     def claim_as(self, instance: int, ino: int, process: int) -> Callable[[], bool]:
         """A process that has a device open mounts it. Returns what asks whether it is still open.

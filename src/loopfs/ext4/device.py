@@ -30,6 +30,10 @@ class Device:
     def size(self) -> int:
         return self.lower.size
 
+    @property
+    def read_only(self) -> bool:
+        return self.lower.read_only
+
     def read(self, offset: int, length: int) -> bytes:
         """All of ``length`` bytes."""
         data = self.lower.read(offset, length)

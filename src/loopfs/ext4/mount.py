@@ -81,6 +81,9 @@ def mount(
 
 def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
     device, sb = volume.device, volume.super
+    if device.read_only:
+        why = "its journal is to be replayed, and the device is read-only; mount it with -o noload"
+        raise OSError(errno.EROFS, why)
     replay = recovery.scan(device, sb, header)
     if read_only:
         device.overlay = {number * sb.block_size: data for number, data in replay.blocks.items()}

@@ -29,6 +29,7 @@ INCOMPAT_KNOWN = (
     *(INCOMPAT_FLEX_BG, INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR),
     INCOMPAT_INLINE_DATA,
 )
+_INCOMPAT_MMP = 0x100
 _INCOMPAT_NAMES = {
     0x1: "compression",
     0x8: "journal_dev",
@@ -56,7 +57,6 @@ _RO_COMPAT_OF = dict.fromkeys(("ext2", "ext3"), RO_COMPAT_SPARSE_SUPER | RO_COMP
 _RO_COMPAT_NAMES = {
     0x80: "snapshot",
     0x100: "quota",
-    0x200: "bigalloc",
     0x800: "replica",
     0x1000: "read-only",
     0x2000: "project",
@@ -132,8 +132,12 @@ class Super:
 
     def _check_features(self, fstype: str) -> None:
         unknown = self.incompat & ~sum(INCOMPAT_KNOWN)
-        if unknown:
+        if unknown & ~_INCOMPAT_MMP:
             raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
+        if unknown:
+            raise Unsupported(errno.EINVAL, "the feature mmp is not supported")
+        if self.ro_compat & _RO_COMPAT_BIGALLOC:
+            raise Unsupported(errno.EINVAL, "the feature bigalloc is not supported")
         beyond = self.incompat & ~_INCOMPAT_OF.get(fstype, self.incompat)
         beyond |= self.ro_compat & ~_RO_COMPAT_OF.get(fstype, self.ro_compat)
         if beyond or (fstype == "ext3" and not self.compat & COMPAT_HAS_JOURNAL):
@@ -149,7 +153,7 @@ class Super:
         if unknown or large:
             names = _names(unknown, _RO_COMPAT_NAMES) if unknown else "ea_inode"
             sentence = f"the feature {names} is supported for reading only; mount it with -o ro"
-            kind = OSError if unknown & ~_RO_COMPAT_BIGALLOC else Unsupported
+            kind = OSError if unknown else Unsupported
             raise kind(errno.EROFS, sentence)
 
     def _check_checksum(self) -> None:
@@ -173,7 +177,7 @@ class Super:
             raise Damaged(f"the first data block is {self.first_data_block}")
         if not 8 <= per_group <= block * 8 or per_group & 7:
             raise Damaged(f"{per_group} blocks in a group")
-        if self.u32(36) != per_group and not self.ro_compat & 0x200:
+        if self.u32(36) != per_group:
             raise Damaged("clusters in a group are not its blocks")
         if not block // inode <= self.inodes_per_group <= block * 8 or self.inodes_per_group & 7:
             raise Damaged(f"{self.inodes_per_group} inodes in a group")

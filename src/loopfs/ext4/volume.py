@@ -84,7 +84,9 @@ class Volume:
 
     def may_use_reserve(self, uid: int, gid: int) -> bool:
         """ext4_has_free_clusters(): root, and whom the superblock names."""
-        resuid, resgid = self.super.u16(80), self.super.u16(82)
+        options = self.options
+        resuid = self.super.u16(80) if options.resuid is None else options.resuid
+        resgid = self.super.u16(82) if options.resgid is None else options.resgid
         return uid in (0, resuid) or (resgid != 0 and gid == resgid)
 
     # --- blocks -----------------------------------------------------------------------

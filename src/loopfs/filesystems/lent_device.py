@@ -33,6 +33,7 @@ class Loan(NamedTuple):
 
     Args:
         offset, size: where in the file the device is, in bytes.
+        read_only: it is write-protected.
         file: its descriptor, which has the lock too; it stays the device's.
         end: of the channel, a descriptor; it is the caller's to close.
     """
@@ -40,6 +41,7 @@ class Loan(NamedTuple):
     device: LentDevice
     offset: int
     size: int
+    read_only: bool
     file: int
     end: int
 
@@ -85,7 +87,8 @@ class LentDevice(HeldDevice):
             engines.close()
             raise
         self._instance.lent[self._device] = self.follow_window
-        return Loan(self, offset, size, self.lock.fileno(), engines.detach())
+        read_only = self._device.read_only
+        return Loan(self, offset, size, read_only, self.lock.fileno(), engines.detach())
 
     # --- what the engine is asked ---------------------------------------------------
 

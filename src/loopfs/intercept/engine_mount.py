@@ -224,7 +224,7 @@ class _Conversation:
         self._device = loan.device
         self._call.note(why=loan.device.lock.without or None)
         try:
-            where = marshal.dumps((0, (loan.offset, loan.size)))
+            where = marshal.dumps((0, (loan.offset, loan.size, loan.read_only)))
             self._channel.send(where, (loan.file, loan.end))
         finally:
             os.close(loan.end)

@@ -1,5 +1,6 @@
-"""statfs(2) and fstatfs(2) of what is of type FUSE only to the kernel: an instance is loopfs, and
-what we show in /sys and /proc is of the type of the place (simple_statfs)."""
+"""statfs(2) and fstatfs(2) of what is of type FUSE only to the kernel: an instance is loopfs, what
+we show in /sys and /proc is of the type of the place (simple_statfs), and what an engine serves is
+of the type as which it is mounted."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class StatfsHandler:
         self._magic = mounts.copies.magic
 
     def __call__(self, call: Call) -> None:
-        if not self._mounts.instances.device_numbers() and not self._magic:
+        if not (self._mounts.instances.device_numbers() or self._magic or self._mounts.magic):
             call.proceed()
         elif call.name == "statfs":
             may_wait()
@@ -62,7 +63,7 @@ class StatfsHandler:
         if number in self._magic:
             may_wait()
             self._tell(call, self._magic[number], VIEW_FLAGS)
-        elif number is None or self._find(number) is None:
+        elif number is None or not self._concerns(number):
             call.proceed()
         else:
             may_wait()
@@ -70,11 +71,17 @@ class StatfsHandler:
 
     def _is_ours(self, place: int) -> bool:
         number = syscalls.statx_dev(place)
-        return number in self._magic or self._find(number) is not None
+        return number in self._magic or self._concerns(number)
+
+    def _concerns(self, number: int) -> bool:
+        return number in self._mounts.magic or self._find(number) is not None
 
     def _answer(self, call: Call, place: int) -> None:
         try:
             number = syscalls.statx_dev(place)
+            if (served := self._mounts.magic.get(number)) is not None:
+                self._retype(call, place, served)
+                return
             magic, flags = self._magic.get(number), VIEW_FLAGS
             if magic is None and (filesystem := self._find(number)) is not None:
                 magic, flags = filesystem.magic, STATFS.unpack(syscalls.fstatfs(place))[_FLAGS]
@@ -84,6 +91,14 @@ class StatfsHandler:
             call.proceed()
         else:
             self._tell(call, magic, flags)
+
+    @staticmethod
+    def _retype(call: Call, place: int, magic: int) -> None:
+        """Answer as its engine does, but for the type."""
+        answer = syscalls.fstatfs(place)
+        if call.alive():
+            call.process.write(call.args[1], STATFS.pack(magic, *STATFS.unpack(answer)[1:]))
+            call.finish()
 
     @staticmethod
     def _tell(call: Call, magic: int, flags: int) -> None:

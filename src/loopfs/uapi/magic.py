@@ -52,6 +52,19 @@ LOCAL_FILESYSTEMS = frozenset(
     }
 )
 
+# By the types of mount(2), which engines serve.
+OF_TYPE = {
+    **dict.fromkeys(("ext2", "ext3", "ext4"), EXT4_SUPER_MAGIC),
+    **dict.fromkeys(("vfat", "msdos"), MSDOS_SUPER_MAGIC),
+    **dict.fromkeys(("ntfs", "ntfs3"), _NTFS3),
+    "btrfs": BTRFS_SUPER_MAGIC,
+    "xfs": XFS_SUPER_MAGIC,
+    "squashfs": SQUASHFS_MAGIC,
+    "erofs": EROFS_SUPER_MAGIC_V1,
+    "iso9660": ISOFS_SUPER_MAGIC,
+    "exfat": EXFAT_SUPER_MAGIC,
+}
+
 FS_IOC_FIEMAP = 0xC020660B
 # struct fiemap without extents: start, length, flags, mapped, room for extents, reserved.
 FIEMAP = struct.Struct("=QQIIII")
