@@ -17,10 +17,22 @@ DIRECT = 12  # blocks whose numbers are in the inode
 DEPTHS = (1, 2, 3)
 
 
-def most_blocks(block_size: int) -> int:
-    """Of a file."""
+def most_blocks(block_size: int, *, huge: bool) -> int:
+    """Of a file; with its indirect blocks it is counted in 32 bits of sectors, or in 48 of blocks.
+
+    Args:
+        huge: the filesystem has huge_file (ext4_max_bitmap_size).
+    """
     per = block_size // 4
-    return DIRECT + per + per**2 + per**3
+    most = DIRECT + per + per**2 + per**3
+    counted = (1 << 48) - 1 if huge else 0xFFFFFFFF // (block_size // 512)
+    if most + 3 + 2 * per + per**2 <= counted:
+        return most
+    rest = counted - DIRECT - per
+    if rest < per**2:
+        return counted - 2 + rest // -per
+    rest -= per**2
+    return counted - 3 - per + rest // -per + rest // -(per**2)
 
 
 def _span(per: int, depth: int) -> int:

@@ -6,10 +6,13 @@ import struct
 
 from loopfs.ext4 import dir as directories
 from loopfs.ext4 import extents, xattr
-from loopfs.ext4.dir import Directory
 from loopfs.ext4.errors import Damaged
 from loopfs.ext4.inode import FL_EXTENTS, FL_INLINE_DATA, Inode
 from loopfs.ext4.volume import Volume
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.ext4.dir import Directory
 
 _FIRST = 60  # bytes in i_block
 _PARENT = 4  # bytes of a directory's i_block: what ".." is
@@ -27,7 +30,7 @@ def load_directory(volume: Volume, inode: Inode) -> Directory:
     """What is in a directory. Raises OSError EUCLEAN."""
     data = inode.block + xattr.load(volume, inode).get(xattr.DATA, b"")
     (parent,) = struct.unpack_from("<I", data)
-    found = Directory(parent)
+    found = directories.Directory(parent)
     if inode.size > len(data):
         raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline")
     first, rest = bytearray(data[_PARENT:_FIRST]), bytearray(data[_FIRST : inode.size])

@@ -18,7 +18,7 @@ from loopfs.ext4.errors import Damaged, refused
 from loopfs.ext4.groups import Groups
 from loopfs.ext4.inode import JOURNAL_INO, Extent, Inode
 from loopfs.ext4.options import Options
-from loopfs.ext4.super import COMPAT_HAS_JOURNAL, Super
+from loopfs.ext4.super import COMPAT_HAS_JOURNAL, RO_COMPAT_HUGE_FILE, Super
 from loopfs.lean import Callable
 
 LINK_MAX = 65000
@@ -205,9 +205,11 @@ class Volume:
 
     def most_blocks(self, inode: Inode) -> int:
         """Of a file."""
-        if inode.has_extents:
-            return extents.MAX_BLOCK
-        return min(indirect.most_blocks(self.super.block_size), extents.MAX_BLOCK)
+        size, huge = self.super.block_size, bool(self.super.ro_compat & RO_COMPAT_HUGE_FILE)
+        most = extents.MAX_BLOCK if huge else min(extents.MAX_BLOCK, 0xFFFFFFFF // (size // 512))
+        if inode.has_extents or inode.has_inline_data:
+            return most
+        return min(indirect.most_blocks(size, huge=huge), most)
 
     # --- inodes ------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ _PREFIXES = {
     6: b"security.",
     7: b"system.",
 }
-_SETTABLE = (b"user.", b"trusted.", b"security.")
+_KNOWN = (b"user.", b"trusted.", b"security.")
 _ENTRY = struct.Struct("<BBHIII")
 _HEADER = struct.Struct("<IIIII")  # magic, users, blocks, hash, checksum
 _HEADER_SIZE = 32
@@ -102,13 +102,19 @@ def _of_inode(volume: Volume, ino: int, size: int) -> bytes:
 
 
 def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
-    """Raises OSError ENODATA, EUCLEAN."""
+    """Raises OSError ENODATA, EOPNOTSUPP, EUCLEAN."""
+    _check_name(name)
     if inode.xattrs is not None and not inode.xattrs:
         raise refused(errno.ENODATA)
     value = load(volume, inode).get(name)
-    if value is None or name == DATA:
+    if value is None:
         raise refused(errno.ENODATA)
     return value
+
+
+def _check_name(name: bytes) -> None:
+    if name not in (acl.ACCESS, acl.DEFAULT) and not name.startswith(_KNOWN):
+        raise refused(errno.EOPNOTSUPP)
 
 
 def names(volume: Volume, inode: Inode) -> list[bytes]:
@@ -121,8 +127,7 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
     attributes = dict(load(volume, inode))
     mode = inode.mode
     is_acl = name in (acl.ACCESS, acl.DEFAULT)
-    if not is_acl and not name.startswith(_SETTABLE):
-        raise refused(errno.EOPNOTSUPP)
+    _check_name(name)
     if flags & os.XATTR_CREATE and name in attributes:
         raise refused(errno.EEXIST)
     if flags & os.XATTR_REPLACE and name not in attributes:
@@ -140,9 +145,10 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
 
 
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
-    """removexattr(2). Raises OSError ENODATA."""
+    """removexattr(2). Raises OSError ENODATA, EOPNOTSUPP."""
+    _check_name(name)
     attributes = dict(load(volume, inode))
-    if name == DATA or attributes.pop(name, None) is None:
+    if attributes.pop(name, None) is None:
         if name in (acl.ACCESS, acl.DEFAULT):
             return
         raise refused(errno.ENODATA)
