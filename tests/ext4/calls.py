@@ -110,11 +110,12 @@ class Calls:
         with opened(path, RDONLY) as fd:
             return digest(os.pread(fd, request.length, request.offset))
 
-    def _truncate(self, request: Request, path: str, to: str) -> object:
+    def _truncate(self, request: Request, path: str, to: str) -> None:
         if request.flag:
-            return os.truncate(path, request.offset)
+            os.truncate(path, request.offset)
+            return
         with opened(path, RDWR) as fd:
-            return os.ftruncate(fd, request.offset)
+            os.ftruncate(fd, request.offset)
 
     def _fallocate(self, request: Request, path: str, to: str) -> object:
         with opened(path, RDWR) as fd:
@@ -123,16 +124,17 @@ class Calls:
 
     def _seek(self, request: Request, path: str, to: str) -> object:
         """Where there is data; the kernel's has delayed allocation: so it is synced."""
+        if not self._holes:
+            return None
         with opened(path, RDONLY) as fd:
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # cached zeros are data to it
             whence = os.SEEK_DATA if request.flag else os.SEEK_HOLE
-            found = os.lseek(fd, request.offset, whence)
-            return found if self._holes else None
+            return os.lseek(fd, request.offset, whence)
 
-    def _fsync(self, request: Request, path: str, to: str) -> object:
+    def _fsync(self, request: Request, path: str, to: str) -> None:
         with opened(path, RDONLY) as fd:
-            return os.fdatasync(fd) if request.flag else os.fsync(fd)
+            (os.fdatasync if request.flag else os.fsync)(fd)
 
     def _map(self, request: Request, path: str, to: str) -> object:
         with opened(path, RDWR) as fd:
@@ -200,34 +202,32 @@ class Calls:
 
     # --- names -----------------------------------------------------------------------------
 
-    def _rename(self, request: Request, path: str, to: str) -> object:
+    def _rename(self, request: Request, path: str, to: str) -> None:
         names = os.fsencode(path), os.fsencode(to)
-        return _check(
-            _libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], request.flag)
-        )
+        _check(_libc.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], request.flag))
 
-    def _link(self, request: Request, path: str, to: str) -> object:
-        return os.link(path, to, follow_symlinks=False)
+    def _link(self, request: Request, path: str, to: str) -> None:
+        os.link(path, to, follow_symlinks=False)
 
-    def _symlink(self, request: Request, path: str, to: str) -> object:
+    def _symlink(self, request: Request, path: str, to: str) -> None:
         times = 40 if request.flag == 8 else 1 + request.number % 3
-        return os.symlink(request.to[1:] * times, path)
+        os.symlink(request.to[1:] * times, path)
 
     def _readlink(self, request: Request, path: str, to: str) -> object:
         return os.readlink(path)
 
-    def _mkdir(self, request: Request, path: str, to: str) -> object:
-        return os.mkdir(path, request.number & 0o777 | 0o100)
+    def _mkdir(self, request: Request, path: str, to: str) -> None:
+        os.mkdir(path, request.number & 0o777 | 0o100)
 
-    def _unlink(self, request: Request, path: str, to: str) -> object:
-        return os.unlink(path)
+    def _unlink(self, request: Request, path: str, to: str) -> None:
+        os.unlink(path)
 
-    def _rmdir(self, request: Request, path: str, to: str) -> object:
-        return os.rmdir(path)
+    def _rmdir(self, request: Request, path: str, to: str) -> None:
+        os.rmdir(path)
 
-    def _mknod(self, request: Request, path: str, to: str) -> object:
+    def _mknod(self, request: Request, path: str, to: str) -> None:
         device = os.makedev(request.offset & 0x3FF, request.length)
-        return os.mknod(path, request.number, device)
+        os.mknod(path, request.number, device)
 
     def _list(self, request: Request, path: str, to: str) -> object:
         with os.scandir(os.path.dirname(path)) as entries:
@@ -241,12 +241,14 @@ class Calls:
         return described(path)
 
     def _chmod(self, request: Request, path: str, to: str) -> object:
-        return os.chmod(path, request.number), described(path)
+        os.chmod(path, request.number)
+        return described(path)
 
     def _chown(self, request: Request, path: str, to: str) -> object:
         ids = request.number * 70, request.number
         uid, gid = (-1 if request.flag == n else one for n, one in enumerate(ids, 1))
-        return os.lchown(path, uid, gid), described(path)
+        os.lchown(path, uid, gid)
+        return described(path)
 
     def _utimens(self, request: Request, path: str, to: str) -> object:
         os.utime(path, ns=request.times, follow_symlinks=False)
@@ -270,8 +272,9 @@ class Calls:
     def _refusals(path: str, fd: int) -> list[int]:
         """What an immutable or append-only file or directory refuses."""
         found = []
-        for act in (
-            lambda: os.rmdir(path) if os.path.isdir(path) else os.unlink(path),
+        remove = os.rmdir if os.path.isdir(path) else os.unlink
+        acts: tuple[Callable[[], object], ...] = (
+            lambda: remove(path),
             lambda: os.rename(path, path + "x"),
             lambda: os.link(path, path + "l", follow_symlinks=False),
             lambda: os.chmod(path, 0o600),
@@ -281,7 +284,8 @@ class Calls:
             lambda: os.mkdir(path + "/sub"),
             lambda: os.close(os.open(path, RDWR)),
             lambda: os.close(os.open(path, RDWR | os.O_APPEND)),
-        ):
+        )
+        for act in acts:
             try:
                 act()
                 found.append(0)
@@ -296,16 +300,16 @@ class Calls:
                 return None
             return fcntl.ioctl(fd, SETFLAGS, flags.to_bytes(8, "little"))
 
-    def _setxattr(self, request: Request, path: str, to: str) -> object:
+    def _setxattr(self, request: Request, path: str, to: str) -> None:
         flags = request.flag if request.flag < 3 else 0
-        return os.setxattr(path, request.name, request.value, flags, follow_symlinks=False)
+        os.setxattr(path, request.name, request.value, flags, follow_symlinks=False)
 
     def _getxattr(self, request: Request, path: str, to: str) -> object:
         names = sorted(os.listxattr(path, follow_symlinks=False))
         return names, digest(os.getxattr(path, request.name, follow_symlinks=False))
 
-    def _removexattr(self, request: Request, path: str, to: str) -> object:
-        return os.removexattr(path, request.name, follow_symlinks=False)
+    def _removexattr(self, request: Request, path: str, to: str) -> None:
+        os.removexattr(path, request.name, follow_symlinks=False)
 
     def _set_acl(self, request: Request, path: str, to: str) -> object:
         os.setxattr(path, request.name, request.value, follow_symlinks=False)

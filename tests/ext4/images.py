@@ -23,7 +23,8 @@ from tests.support.skip import need
 
 TIMEOUT = 120.0  # seconds
 MIB = 1 << 20
-# The arguments of mke2fs, and commands to follow: all sizes of blocks and inodes, and sets of features, that are written.
+# The arguments of mke2fs, and commands to follow: all sizes of blocks and inodes, and sets of
+# features, that are written.
 KINDS = (
     "-b 4096",
     "-b 1024",

@@ -8,6 +8,7 @@ ours, changes it, and ours is used again. After each of these e2fsck has to find
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from loopfs.ext4.device import Device
 from loopfs.ext4.super import Super
 from tests.ext4.calls import Calls, described, digest, errno_of
 from tests.ext4.images import MIB, fsck, make_image
-from tests.ext4.requests import Chooser
+from tests.ext4.requests import Chooser, Request
 
 SIZE = 192 * MIB
 FAULTS = 8  # after so many a sequence ends
@@ -45,7 +46,7 @@ def by_kernel(image: Path, place: Path) -> Iterator[None]:
 def _wait_for_loop(image: Path) -> None:
     """The kernel has written all: its loop device is gone."""
     end = time.monotonic() + _SLOW
-    command = ["losetup", "-j", image]
+    command = ["losetup", "-j", str(image)]
     while subprocess.run(command, capture_output=True, check=True, timeout=_SLOW).stdout:
         assert time.monotonic() < end, "a loop device stays"
         time.sleep(0.01)
@@ -111,6 +112,16 @@ def differences(a: Tree, b: Tree, when: str) -> list[str]:
     return found
 
 
+def _is_more_data(request: Request, kernel: object, ours: object) -> bool:
+    """The kernel has data where ours has none: it zeroes small unwritten extents that it splits."""
+    if request.kind != "seek" or not isinstance(kernel, int) or not isinstance(ours, int):
+        return False
+    ends = [1 << 63 if one == -errno.ENXIO else one for one in (kernel, ours)]
+    if min(ends) < 0:
+        return False
+    return ends[0] < ends[1] if request.flag else ends[0] > ends[1]
+
+
 class Sequence:
     """A sequence at work.
 
@@ -170,7 +181,7 @@ class Sequence:
     def _call(self, number: int, both: list[Calls]) -> None:
         request = self._chooser.next()
         results = [calls.perform(request) for calls in both]
-        if results[0] != results[1]:
+        if results[0] != results[1] and not _is_more_data(request, *results):
             known = f"{errno_of(results[0])}, ours {errno_of(results[1])}"
             brief = request._replace(data=b"", value=request.value[:40])
             self.faults.append(f"call {number}: kernel {known}: {len(request.data)} {brief}")

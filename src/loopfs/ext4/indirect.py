@@ -108,15 +108,30 @@ def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
 
 
 def fit_nodes(volume: Volume, inode: Inode) -> None:
-    """Have the indirect blocks that the map needs. Raises OSError ENOSPC."""
+    """Have the indirect blocks that the map needs.
+
+    Raises:
+        OSError: ENOSPC; then it has those that it had.
+    """
     extents = inode.map
     assert extents is not None
     needed = _needed(extents, volume.super.block_size // 4)
     unit = volume.super.block_size // 512
-    for key in needed - inode.indirect.keys():
-        goal = extents_status.find(extents, key[1])[1] or extents[-1]
-        inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
-        inode.sectors += unit
+    before = set(inode.indirect)
+    try:
+        for key in sorted(needed - before):
+            goal = extents_status.find(extents, key[1])[1] or extents[-1]
+            inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
+            inode.sectors += unit
+    except OSError:
+        needed = before
+        raise
+    finally:
+        _drop_nodes(volume, inode, needed)
+
+
+def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> None:
+    unit = volume.super.block_size // 512
     for key in inode.indirect.keys() - needed:
         volume.release(inode.indirect.pop(key), 1)
         inode.sectors -= unit

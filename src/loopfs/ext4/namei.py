@@ -48,6 +48,7 @@ def _inode_of(volume: Volume, ino: int) -> Inode:
 
 def _changing(volume: Volume, parent: Inode) -> None:
     volume.change()
+    volume.reserve()
     if not parent.nlink:
         raise refused(errno.ENOENT)
     if parent.flags & FL_IMMUTABLE:

@@ -22,6 +22,7 @@ from loopfs.ext4.super import COMPAT_HAS_JOURNAL, RO_COMPAT_HUGE_FILE, Super
 from loopfs.lean import Callable
 
 LINK_MAX = 65000
+_METADATA = 32  # blocks: more than one call needs beside the data
 _SECOND = 1_000_000_000
 
 
@@ -57,6 +58,7 @@ class Volume:
         self.now = now
         self.error = 0
         self.blocks = Blocks(device, sb)
+        self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
         self.changed: set[Inode] = set()
         self.orphans: set[Inode] = set()
@@ -89,18 +91,27 @@ class Volume:
 
     # --- blocks -----------------------------------------------------------------------
 
+    def reserve(self, count: int = 0) -> None:
+        """Have so many blocks that can be given away, and what metadata may need, if there are.
+
+        To be called before anything is changed: what was freed can only be given away after a
+        commit, which must find no call half done. Raises OSError of the commit.
+        """
+        groups = self.groups
+        if self.freed or groups.held:
+            free = groups.free_blocks - groups.held - self._keep(metadata=False)
+            if free < count + _METADATA:
+                self.wait_for_blocks()
+
+    def _keep(self, *, metadata: bool) -> int:
+        """Blocks that must stay free."""
+        if metadata:
+            return 0
+        return self.groups.keep + (0 if self.privileged else self.root_keeps)
+
     def allocate(self, goal: int, want: int, *, metadata: bool = False) -> tuple[int, int]:
         """Blocks in a row, at most ``want``. Raises OSError ENOSPC."""
-        keep = 0 if metadata else self.groups.keep
-        if not self.privileged and not metadata:
-            keep += self.root_keeps
-        try:
-            return self.groups.allocate(goal, want, keep)
-        except OSError as problem:
-            if problem.errno != errno.ENOSPC or not (self.freed or self.groups.held):
-                raise
-        self.wait_for_blocks()
-        return self.groups.allocate(goal, want, keep)
+        return self.groups.allocate(goal, want, self._keep(metadata=metadata))
 
     def release(self, place: int, count: int) -> None:
         """Blocks are used no more.
@@ -164,13 +175,15 @@ class Volume:
         try:
             self._fit(inode)
         except OSError:
-            self.remove(inode, block, block + count)
+            for gone in extents_status.remove(mapped, block, block + count):
+                self.release(*gone)
+            inode.sectors -= count * (self.super.block_size // 512)
             raise
 
-    def _fit(self, inode: Inode) -> None:
+    def _fit(self, inode: Inode, spare: int = 0) -> None:
         if inode.has_extents:
-            extents.fit_nodes(self, inode)
-        else:
+            extents.fit_nodes(self, inode, spare)
+        elif not spare:  # where less is mapped, no more indirect blocks are needed
             indirect.fit_nodes(self, inode)
 
     def _map_changed(self, inode: Inode) -> None:
@@ -178,8 +191,16 @@ class Volume:
         self.changed.add(inode)
 
     def remove(self, inode: Inode, start: int, end: int) -> None:
-        """Unmap and release the blocks from ``start`` up to ``end``."""
-        gone = extents_status.remove(self.map(inode), start, end)
+        """Unmap and release the blocks from ``start`` up to ``end``.
+
+        Raises:
+            OSError: ENOSPC: an extent is to become two, and there is no room for that.
+        """
+        mapped = self.map(inode)
+        _, extent = extents_status.find(mapped, start)
+        if extent is not None and extent[0] < start and extent[0] + extent[1] > end:
+            self._fit(inode, 1)
+        gone = extents_status.remove(mapped, start, end)
         if not gone:
             return
         unit = self.super.block_size // 512

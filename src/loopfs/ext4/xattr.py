@@ -124,9 +124,9 @@ def names(volume: Volume, inode: Inode) -> list[bytes]:
 
 def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
     """setxattr(2). Raises OSError EEXIST, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
+    volume.reserve()
     attributes = dict(load(volume, inode))
     mode = inode.mode
-    is_acl = name in (acl.ACCESS, acl.DEFAULT)
     _check_name(name)
     if flags & os.XATTR_CREATE and name in attributes:
         raise refused(errno.EEXIST)
@@ -147,6 +147,7 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
     """removexattr(2). Raises OSError ENODATA, EOPNOTSUPP."""
     _check_name(name)
+    volume.reserve()
     attributes = dict(load(volume, inode))
     if attributes.pop(name, None) is None:
         if name in (acl.ACCESS, acl.DEFAULT):
@@ -226,12 +227,26 @@ def _rows(attributes: dict[bytes, bytes]) -> list[Row]:
 def _layout(
     volume: Volume, inode: Inode, attributes: dict[bytes, bytes]
 ) -> tuple[list[Row], list[Row]]:
-    """What goes into the inode, and what into a block. Raises OSError ENOSPC."""
+    """What goes into the inode, and what into a block.
+
+    What was in the inode comes first, so that it stays there: what did fit fits again.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    rows = sorted(_rows(attributes), key=lambda row: row[:3] != (7, 4, b"data"))
+    for order in (rows, sorted(rows, key=lambda row: (row[0] != 7, len(row[3])))):
+        found = _split(volume, inode, order)
+        if found is not None:
+            return found
+    raise refused(errno.ENOSPC)
+
+
+def _split(volume: Volume, inode: Inode, rows: list[Row]) -> tuple[list[Row], list[Row]] | None:
     room = len(inode.extra) - inode.extra_size - 8 if inode.extra else 0
     block = volume.super.block_size - _HEADER_SIZE - 4
     inside: list[Row] = []
     outside: list[Row] = []
-    rows = sorted(_rows(attributes), key=lambda row: (row[:3] != (7, 4, b"data"), len(row[3])))
     for row in rows:
         cost = (16 + row[1] + 3 & ~3) + (len(row[3]) + 3 & ~3)
         if cost <= room:
@@ -241,7 +256,7 @@ def _layout(
             block -= cost
             outside.append(row)
     if block < 0 or any(row[0] == 7 for row in outside):
-        raise refused(errno.ENOSPC)
+        return None
     return inside, sorted(outside)
 
 
@@ -260,6 +275,24 @@ def store(volume: Volume, inode: Inode) -> None:
         value = _write(block, _HEADER_SIZE, 0, outside)
         _HEADER.pack_into(block, 0, _MAGIC, 1, 1, value, 0)
         _seal(volume, inode.file_acl, block)
+
+
+def change_data(inode: Inode, at: int, part: bytes) -> None:
+    """Change some bytes of what is inline, in their place."""
+    assert inode.xattrs is not None
+    data = bytearray(inode.xattrs[DATA])
+    data[at : at + len(part)] = part
+    inode.xattrs[DATA] = bytes(data)
+    base = inode.extra_size + 4
+    entry = base
+    while True:
+        length, index, offset, _, _, _ = _ENTRY.unpack_from(inode.extra, entry)
+        if index == 7 and inode.extra[entry + 16 : entry + 16 + length] == b"data":
+            break
+        entry += 16 + length + 3 & ~3
+    inode.extra[base + offset : base + offset + len(data)] = data
+    one = _hash(b"data", bytes(data) + bytes(-len(data) % 4))
+    struct.pack_into("<I", inode.extra, entry + 12, one)
 
 
 def _write(raw: bytearray, at: int, base: int, rows: list[Row]) -> int:
