@@ -24,6 +24,8 @@ from pathlib import Path
 
 from loopfs import syscalls
 from loopfs.ext4.device import Device
+from loopfs.ext4.super import OFFSET
+from loopfs.ext4.super import SIZE as SUPER_SIZE
 from loopfs.uapi.mount import MS_PRIVATE, MS_REC
 from loopfs.uapi.sched import CLONE_NEWNS
 from tests.ext4.direct import Direct
@@ -56,6 +58,15 @@ class Crashed(BaseException):
     """The end; nothing of ours may catch it."""
 
 
+def _cut(offset: int, length: int) -> int:
+    """Where a write at ``offset`` can be cut.
+
+    Not in the superblock: half of one has a wrong checksum, and nobody mounts it, the kernel
+    neither.
+    """
+    return OFFSET - offset if OFFSET < offset + length < OFFSET + SUPER_SIZE else length
+
+
 class Fragile(Memory):
     """A device whose server ends at a write.
 
@@ -74,7 +85,7 @@ class Fragile(Memory):
     def store(self, offset: int, data: bytes) -> None:
         self._left -= 1
         if self._left <= 0:
-            data = data[: len(data) // 2]
+            data = data[: _cut(offset, len(data) // 2)]
         super().store(offset, data)
         if self._durable is not None:
             self._pending.append((offset, data))
@@ -88,15 +99,20 @@ class Fragile(Memory):
             self._pending.clear()
 
     def left_behind(self) -> bytearray:
-        """What is there afterwards; writes of 512 bytes are whole."""
+        """What is there afterwards; sectors of 512 bytes are whole."""
         if self._durable is None:
             return self.data
         for offset, data in self._pending:
             fate = self._chance.random()
-            for at in range(0, len(data), 512):
+            at = 0
+            while at < len(data):
+                end = at + 512
+                while _cut(offset, end) != end:
+                    end += 512
                 if fate < 0.4 or (fate < 0.7 and self._chance.random() < 0.5):
-                    piece = data[at : at + 512]
+                    piece = data[at:end]
                     self._durable[offset + at : offset + at + len(piece)] = piece
+                at = end
         return self._durable
 
 
@@ -176,6 +192,7 @@ def is_nearly_full(calls: Direct) -> bool:
 def crash(kind: str, seed: int) -> tuple[bytearray, dict[str, bytes]]:
     """An image that was left behind, and what must be in it."""
     chance = random.Random(f"{kind} {seed}")
+    random.seed(seed)  # for the generations of inodes
     left = chance.randrange(3, _MOST)
     device = Fragile(made(kind, SIZE), left, chance, power=bool(seed & 1))
     program = None

@@ -23,6 +23,7 @@ from tests.support.skip import need
 
 TIMEOUT = 120.0  # seconds
 MIB = 1 << 20
+UUID = "12345678-9abc-def0-1234-56789abcdef0"
 # The arguments of mke2fs, and commands to follow: all sizes of blocks and inodes, and sets of
 # features, that are written.
 KINDS = (
@@ -87,12 +88,12 @@ def fsck(image: Path) -> str:
 def _made(words: str, size: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="loopfs-test-") as directory:
         path = Path(directory, "image")
-        make_image(path, words, size)
+        make_image(path, f"-U {UUID} -E hash_seed={UUID} {words}", size)
         return path.read_bytes()
 
 
 def made(words: str, size: int) -> bytearray:
-    """A fresh image in memory."""
+    """A fresh image in memory, each time the same but for the times in it."""
     return bytearray(_made(words, size))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from loopfs.ext4.device import Device
 from loopfs.ext4.super import Super
 from tests.ext4.calls import Calls, described, digest, errno_of
-from tests.ext4.images import MIB, fsck, make_image
+from tests.ext4.images import MIB, UUID, fsck, make_image
 from tests.ext4.requests import Chooser, Request
 
 SIZE = 192 * MIB
@@ -136,7 +136,7 @@ class Sequence:
         self._roots = [place / "kernel", place / "ours"]
         for image, root in zip(self._images, self._roots, strict=True):
             root.mkdir()
-            make_image(image, f"-U 12345678-9abc-def0-1234-56789abcdef0 {kind}", SIZE)
+            make_image(image, f"-U {UUID} {kind}", SIZE)
         with self._images[0].open("rb") as file:
             sb = Super(Device(file.fileno()))
         room = sb.block_size - 64
