@@ -22,15 +22,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from loopfs import syscalls
 from loopfs.ext4.device import Device
 from loopfs.ext4.super import OFFSET
 from loopfs.ext4.super import SIZE as SUPER_SIZE
-from loopfs.uapi.mount import MS_PRIVATE, MS_REC
-from loopfs.uapi.sched import CLONE_NEWNS
 from tests.ext4.direct import Direct
 from tests.ext4.images import MIB, Memory, fsck, made, tool, use
-from tests.ext4.sequence import by_kernel
+from tests.ext4.sequence import by_kernel, own_mounts
 
 KINDS = (
     "-b 1024 -J size=1",
@@ -305,10 +302,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=5, help="after how many to end")
     parser.add_argument("--no-kernel", action="store_true", help="the kernel's replay is left out")
     options = parser.parse_args()
-    kernel = os.geteuid() == 0 and not options.no_kernel
-    if kernel:
-        syscalls.unshare(CLONE_NEWNS)
-        syscalls.mount("none", "/", None, MS_REC | MS_PRIVATE, None)
+    kernel = not options.no_kernel and own_mounts()
     begin, done, faults = time.monotonic(), 0, 0
     for turn in range(options.crashes):
         kind = options.kind or KINDS[turn % len(KINDS)]

@@ -19,8 +19,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from loopfs import syscalls
 from loopfs.ext4.device import Device
 from loopfs.ext4.super import Super
+from loopfs.uapi.mount import MS_PRIVATE, MS_REC
+from loopfs.uapi.sched import CLONE_NEWNS
 from tests.ext4.calls import Calls, described, digest, errno_of
 from tests.ext4.images import MIB, UUID, fsck, make_image
 from tests.ext4.requests import Chooser, Request
@@ -32,10 +35,20 @@ _SLOW = 30.0  # seconds
 Tree = dict[str, tuple[object, ...]]
 
 
+def own_mounts() -> bool:
+    """As root: mounts from now on are seen nowhere else. False: it cannot be done."""
+    if os.geteuid() or not os.path.exists("/dev/loop-control"):
+        return False
+    syscalls.unshare(CLONE_NEWNS)
+    syscalls.mount("none", "/", None, MS_REC | MS_PRIVATE, None)
+    return True
+
+
 @contextmanager
-def by_kernel(image: Path, place: Path) -> Iterator[None]:
+def by_kernel(image: Path, place: Path, options: str = "") -> Iterator[None]:
     """Mounted by the kernel's ext4."""
-    subprocess.run(["mount", "-o", "loop", image, place], check=True, timeout=_SLOW)
+    words = f"loop,{options}".rstrip(",")
+    subprocess.run(["mount", "-o", words, image, place], check=True, timeout=_SLOW)
     try:
         yield
     finally:

@@ -99,7 +99,7 @@ def fit_nodes(volume: Volume, inode: Inode, spare: int = 0) -> None:
     try:
         while len(inode.nodes) < needed:
             inode.nodes.append(volume.allocate(extents[-1][2], 1, metadata=True)[0])
-            inode.sectors += unit
+            inode.count(unit)
     except OSError:
         needed = before
         raise
@@ -111,7 +111,7 @@ def _drop_nodes(volume: Volume, inode: Inode, needed: int) -> None:
     unit = volume.super.block_size // 512
     while len(inode.nodes) > needed:
         volume.release(inode.nodes.pop(), 1)
-        inode.sectors -= unit
+        inode.count(-unit)
 
 
 def store(volume: Volume, inode: Inode) -> None:

@@ -122,7 +122,7 @@ def fit_nodes(volume: Volume, inode: Inode) -> None:
         for key in sorted(needed - before):
             goal = extents_status.find(extents, key[1])[1] or extents[-1]
             inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
-            inode.sectors += unit
+            inode.count(unit)
     except OSError:
         needed = before
         raise
@@ -134,7 +134,7 @@ def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> N
     unit = volume.super.block_size // 512
     for key in inode.indirect.keys() - needed:
         volume.release(inode.indirect.pop(key), 1)
-        inode.sectors -= unit
+        inode.count(-unit)
 
 
 def store(volume: Volume, inode: Inode) -> None:

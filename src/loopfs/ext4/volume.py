@@ -170,14 +170,14 @@ class Volume:
         place, count = run
         mapped = self.map(inode)
         extents_status.insert(mapped, block, count, place, unwritten)
-        inode.sectors += count * (self.super.block_size // 512)
+        inode.count(count * (self.super.block_size // 512))
         self._map_changed(inode)
         try:
             self._fit(inode)
         except OSError:
             for gone in extents_status.remove(mapped, block, block + count):
                 self.release(*gone)
-            inode.sectors -= count * (self.super.block_size // 512)
+            inode.count(-(count * (self.super.block_size // 512)))
             raise
 
     def _fit(self, inode: Inode, spare: int = 0) -> None:
@@ -205,7 +205,7 @@ class Volume:
             return
         unit = self.super.block_size // 512
         for place, count in gone:
-            inode.sectors -= count * unit
+            inode.count(-count * unit)
             self.release(place, count)
         self._map_changed(inode)
         self._fit(inode)
@@ -245,7 +245,7 @@ class Volume:
         Args:
             special: one of the filesystem's own.
         Raises:
-            OSError: EUCLEAN, EBADMSG; ESTALE: it is free.
+            OSError: EUCLEAN, also when it is free; EBADMSG.
         """
         found = self.inodes.get(ino)
         if found is not None:
@@ -261,7 +261,7 @@ class Volume:
             inode.compute_seed(sb.seed)
             inode.check_sum(raw)
         if not inode.nlink and not special:
-            raise refused(errno.ESTALE)
+            raise Damaged(f"inode {ino} is free, and has a name")
         self._check(inode)
         self.inodes[ino] = inode
         return inode

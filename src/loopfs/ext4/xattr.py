@@ -173,7 +173,7 @@ def prepare(volume: Volume, inode: Inode, attributes: dict[bytes, bytes]) -> Non
             release_block(volume, inode)
             inode.file_acl = place
             volume.blocks.new(place)
-            inode.sectors += volume.super.block_size // 512
+            inode.count(volume.super.block_size // 512)
     else:
         release_block(volume, inode)
     inode.xattrs_changed = True
@@ -198,7 +198,7 @@ def release_block(volume: Volume, inode: Inode) -> None:
     else:
         volume.release(inode.file_acl, 1)
     inode.file_acl = 0
-    inode.sectors -= volume.super.block_size // 512
+    inode.count(-(volume.super.block_size // 512))
 
 
 def _seal(volume: Volume, place: int, block: bytearray) -> None:
