@@ -162,14 +162,14 @@ class Direct:
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         with self.node(path) as node:
-            self.tree.setxattr(ROOT, node, name.encode(), value, 0)
+            self.tree.setxattr(ROOT, node, os.fsencode(name), value, 0)
 
     def removexattr(self, path: str, name: str) -> None:
         with self.node(path) as node:
-            self.tree.removexattr(ROOT, node, name.encode())
+            self.tree.removexattr(ROOT, node, os.fsencode(name))
 
     def xattrs(self, path: str) -> dict[str, bytes]:
         """All extended attributes."""
         with self.node(path) as node:
             names = self.tree.listxattr(node)
-            return {name.decode(): self.tree.getxattr(node, name) for name in names}
+            return {os.fsdecode(name): self.tree.getxattr(node, name) for name in names}
