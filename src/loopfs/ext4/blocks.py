@@ -14,6 +14,7 @@ class Blocks:
 
     Attributes:
         dirty: numbers of those that the next commit writes.
+        read_only: nothing is changed: what was read can be let go of at any time.
         busy: how many transactions that are being written hold a block; the disk has an older one.
         directories: dirty blocks of directories, with the seed of their checksum.
     """
@@ -25,6 +26,7 @@ class Blocks:
         self._first = sb.first_data_block
         self._cache: dict[int, bytearray] = {}
         self._limit = _CACHE_BYTES // self.size
+        self.read_only = False
         self.dirty: set[int] = set()
         self.busy: dict[int, int] = {}
         self.directories: dict[int, int] = {}
@@ -39,6 +41,8 @@ class Blocks:
         """A block; to be marked as dirty by who changes it."""
         block = self._cache.get(number)
         if block is None:
+            if self.read_only:
+                self.trim()
             if not self._first <= number < self.count:
                 raise Damaged(f"block {number} is not in the filesystem")
             block = bytearray(self.device.read(number * self.size, self.size))

@@ -7,6 +7,7 @@ what was freed is given away.
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 from collections import deque
@@ -59,11 +60,26 @@ class Commits:
         return bool(dirty or volume.orphans_changed or volume.tuned)
 
     def commit(self) -> None:
-        """Make a transaction of what has changed. Raises OSError, EUCLEAN."""
-        volume = self._volume
+        """Make a transaction of what has changed.
+
+        Raises:
+            OSError: EUCLEAN, and the device's; nothing is changed any more.
+        """
         self.collect()
-        if not self.is_pending:
+        if not self.is_pending or self._volume.error:
             return
+        try:
+            self._commit()
+        except OSError as problem:
+            self._fail(problem)
+            raise
+
+    def _fail(self, problem: OSError) -> None:
+        self._volume.error = problem.errno or errno.EIO
+        sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
+
+    def _commit(self) -> None:
+        volume = self._volume
         volume.tuned = False
         if volume.orphans_changed:
             self._chain_orphans()
@@ -149,8 +165,7 @@ class Commits:
             try:
                 self._write(batch)
             except OSError as problem:
-                volume.error = problem.errno or 5
-                sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
+                self._fail(problem)
                 raise
             self._written.extend(batch)
             volume.device.written()

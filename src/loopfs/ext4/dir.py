@@ -312,9 +312,10 @@ def _block_of(volume: Volume, found: Directory, place: int) -> tuple[int, int]:
 def drop(volume: Volume, inode: Inode, name: bytes) -> None:
     """A name goes."""
     found = load(volume, inode)
-    if inode.has_inline_data:
-        inline.convert_directory(volume, inode)
     _, _, place = found.names.pop(name)
+    if inode.has_inline_data:
+        inline.change_entry(volume, inode, place, 0, 0)
+        return
     number, at = _block_of(volume, found, place)
     struct.pack_into("<I", volume.blocks.get(number), at, 0)
     dirty(volume, inode, number)
@@ -326,9 +327,17 @@ def drop(volume: Volume, inode: Inode, name: bytes) -> None:
 def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
     """A name that is there, or "..", is another file's."""
     found = load(volume, inode)
-    if inode.has_inline_data:
-        inline.convert_directory(volume, inode)
     place = 12 if name == b".." else found.names[name][2]
+    if name == b"..":
+        found.parent = ino
+    else:
+        found.names[name] = (ino, kind, place)
+    if inode.has_inline_data:
+        if name == b"..":
+            inline.change_parent(volume, inode, ino)
+        else:
+            inline.change_entry(volume, inode, place, ino, kind)
+        return
     number, at = _block_of(volume, found, place)
     block = volume.blocks.get(number)
     struct.pack_into("<I", block, at, ino)
@@ -338,10 +347,6 @@ def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> No
         htree.dirty(volume, inode, number)
     else:
         dirty(volume, inode, number)
-    if name == b"..":
-        found.parent = ino
-    else:
-        found.names[name] = (ino, kind, place)
 
 
 def make(volume: Volume, inode: Inode, parent: int) -> None:

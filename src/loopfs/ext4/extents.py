@@ -86,19 +86,32 @@ def nodes_needed(count: int, block_size: int) -> int:
     return needed
 
 
-def fit_nodes(volume: Volume, inode: Inode) -> None:
-    """Have as many blocks as the tree needs. Raises OSError ENOSPC."""
+def fit_nodes(volume: Volume, inode: Inode, spare: int = 0) -> None:
+    """Have as many blocks as the tree needs, with ``spare`` extents more than there are.
+
+    Raises:
+        OSError: ENOSPC; then it has as many as before.
+    """
     extents = inode.map
     assert extents is not None
-    needed = nodes_needed(len(extents), volume.super.block_size)
+    needed = nodes_needed(len(extents) + spare, volume.super.block_size)
+    unit, before = volume.super.block_size // 512, len(inode.nodes)
+    try:
+        while len(inode.nodes) < needed:
+            inode.nodes.append(volume.allocate(extents[-1][2], 1, metadata=True)[0])
+            inode.count(unit)
+    except OSError:
+        needed = before
+        raise
+    finally:
+        _drop_nodes(volume, inode, needed)
+
+
+def _drop_nodes(volume: Volume, inode: Inode, needed: int) -> None:
     unit = volume.super.block_size // 512
-    while len(inode.nodes) < needed:
-        goal = extents[-1][2]
-        inode.nodes.append(volume.allocate(goal, 1, metadata=True)[0])
-        inode.sectors += unit
     while len(inode.nodes) > needed:
         volume.release(inode.nodes.pop(), 1)
-        inode.sectors -= unit
+        inode.count(-unit)
 
 
 def store(volume: Volume, inode: Inode) -> None:

@@ -58,6 +58,7 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
     if offset >= most:
         raise refused(errno.EFBIG)
     data = data[: most - offset]
+    volume.reserve()
     if inode.has_inline_data:
         inline.convert_file(volume, inode)
     done = 0
@@ -77,6 +78,7 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
 
 def _write_some(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
     unit, mapped = volume.super.block_size, volume.map(inode)
+    volume.reserve(-(-len(data) // unit))
     block, skip = divmod(offset, unit)
     _, extent = find(mapped, block)
     here = extent is not None and extent[0] <= block
@@ -114,6 +116,7 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
     volume.change()
     if size > most_size(volume, inode):
         raise refused(errno.EFBIG)
+    volume.reserve()
     if inode.has_inline_data:
         inline.convert_file(volume, inode)
     if size < inode.size:
@@ -146,6 +149,7 @@ def fallocate(volume: Volume, inode: Inode, mode: int, offset: int, length: int)
     end = offset + length
     if end > most_size(volume, inode):
         raise refused(errno.EFBIG)
+    volume.reserve()
     if inode.has_inline_data:
         inline.convert_file(volume, inode)
     if mode & FALLOC_FL_PUNCH_HOLE:
@@ -187,6 +191,7 @@ def _preallocate(volume: Volume, inode: Inode, offset: int, end: int) -> None:
             block = extent[0] + extent[1]
             continue
         stop = min(last if extent is None else min(last, extent[0]), block + MAX_UNWRITTEN)
+        volume.reserve(stop - block)
         run = volume.allocate(volume.goal(inode, block), stop - block)
         volume.insert(inode, block, run, True)
         block += run[1]

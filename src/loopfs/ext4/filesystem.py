@@ -122,6 +122,7 @@ class Ext4(Tree[Inode]):
         ):
             raise refused(errno.EPERM)
         self._by(caller)
+        volume.reserve()
         if changes.size is not None:
             if not node.is_regular:
                 raise refused(errno.EISDIR if node.is_dir else errno.EINVAL)
@@ -162,7 +163,7 @@ class Ext4(Tree[Inode]):
 
     def drop_privileges(self, node: Inode) -> None:
         """Set-user-id and set-group-id of a file that a stranger changes."""
-        if node.is_regular:
+        if not node.is_dir:
             drop = stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
             if node.mode & drop:
                 node.mode &= ~drop
@@ -322,6 +323,8 @@ class Ext4(Tree[Inode]):
             with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
                 child = volume.get(ino)
             yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], child
+            if child is not None and not child.known:
+                volume.forget(child)
 
     def _accessed(self, node: Inode) -> None:
         """relatime: at most once a day, but for what has changed since."""

@@ -12,7 +12,7 @@ import struct
 from loopfs.ext4.blocks import Blocks
 from loopfs.ext4.crc import crc16, crc32c
 from loopfs.ext4.errors import BadChecksum, Damaged, refused
-from loopfs.ext4.super import RO_COMPAT_GDT_CSUM, Super
+from loopfs.ext4.super import INCOMPAT_EXTENTS, RO_COMPAT_GDT_CSUM, Super
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ class Groups:
         self._sb = sb
         self._blocks = blocks
         self.checksummed = sb.csum or bool(sb.ro_compat & RO_COMPAT_GDT_CSUM)
-        self.keep = min(sb.blocks // 50, 4096)
+        # With block maps nothing needs more metadata than was there when it was allocated.
+        self.keep = min(sb.blocks // 50, 4096) if sb.incompat & INCOMPAT_EXTENTS else 0
         self.held = 0
         self.all = [self._read(number) for number in range(sb.groups)]
         self.free_blocks = sum(group.free_blocks for group in self.all)

@@ -17,10 +17,22 @@ DIRECT = 12  # blocks whose numbers are in the inode
 DEPTHS = (1, 2, 3)
 
 
-def most_blocks(block_size: int) -> int:
-    """Of a file."""
+def most_blocks(block_size: int, *, huge: bool) -> int:
+    """Of a file; with its indirect blocks it is counted in 32 bits of sectors, or in 48 of blocks.
+
+    Args:
+        huge: the filesystem has huge_file (ext4_max_bitmap_size).
+    """
     per = block_size // 4
-    return DIRECT + per + per**2 + per**3
+    most = DIRECT + per + per**2 + per**3
+    counted = (1 << 48) - 1 if huge else 0xFFFFFFFF // (block_size // 512)
+    if most + 3 + 2 * per + per**2 <= counted:
+        return most
+    rest = counted - DIRECT - per
+    if rest < per**2:
+        return counted - 2 + rest // -per
+    rest -= per**2
+    return counted - 3 - per + rest // -per + rest // -(per**2)
 
 
 def _span(per: int, depth: int) -> int:
@@ -96,18 +108,33 @@ def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
 
 
 def fit_nodes(volume: Volume, inode: Inode) -> None:
-    """Have the indirect blocks that the map needs. Raises OSError ENOSPC."""
+    """Have the indirect blocks that the map needs.
+
+    Raises:
+        OSError: ENOSPC; then it has those that it had.
+    """
     extents = inode.map
     assert extents is not None
     needed = _needed(extents, volume.super.block_size // 4)
     unit = volume.super.block_size // 512
-    for key in needed - inode.indirect.keys():
-        goal = extents_status.find(extents, key[1])[1] or extents[-1]
-        inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
-        inode.sectors += unit
+    before = set(inode.indirect)
+    try:
+        for key in sorted(needed - before):
+            goal = extents_status.find(extents, key[1])[1] or extents[-1]
+            inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
+            inode.count(unit)
+    except OSError:
+        needed = before
+        raise
+    finally:
+        _drop_nodes(volume, inode, needed)
+
+
+def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> None:
+    unit = volume.super.block_size // 512
     for key in inode.indirect.keys() - needed:
         volume.release(inode.indirect.pop(key), 1)
-        inode.sectors -= unit
+        inode.count(-unit)
 
 
 def store(volume: Volume, inode: Inode) -> None:

@@ -6,10 +6,14 @@ import struct
 
 from loopfs.ext4 import dir as directories
 from loopfs.ext4 import extents, xattr
-from loopfs.ext4.dir import Directory
 from loopfs.ext4.errors import Damaged
 from loopfs.ext4.inode import FL_EXTENTS, FL_INLINE_DATA, Inode
+from loopfs.ext4.super import INCOMPAT_FILETYPE
 from loopfs.ext4.volume import Volume
+from loopfs.lean import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopfs.ext4.dir import Directory
 
 _FIRST = 60  # bytes in i_block
 _PARENT = 4  # bytes of a directory's i_block: what ".." is
@@ -27,13 +31,31 @@ def load_directory(volume: Volume, inode: Inode) -> Directory:
     """What is in a directory. Raises OSError EUCLEAN."""
     data = inode.block + xattr.load(volume, inode).get(xattr.DATA, b"")
     (parent,) = struct.unpack_from("<I", data)
-    found = Directory(parent)
+    found = directories.Directory(parent)
     if inode.size > len(data):
         raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline")
     first, rest = bytearray(data[_PARENT:_FIRST]), bytearray(data[_FIRST : inode.size])
-    directories.parse(volume, inode, found, first, 0, len(first))
-    directories.parse(volume, inode, found, rest, 0, len(rest))
+    directories.parse(volume, inode, found, first, _PARENT, len(first))
+    directories.parse(volume, inode, found, rest, _FIRST, len(rest))
     return found
+
+
+def change_entry(volume: Volume, inode: Inode, place: int, ino: int, kind: int) -> None:
+    """The entry at ``place`` is another inode's; 0: it is unused. It stays inline."""
+    number = struct.pack("<I", ino)
+    typed = bytes([kind]) if ino and volume.super.incompat & INCOMPAT_FILETYPE else b""
+    for at, part in ((place, number), (place + 7, typed)):
+        if at < _FIRST:
+            inode.block = inode.block[:at] + part + inode.block[at + len(part) :]
+        elif part:
+            xattr.change_data(inode, at - _FIRST, part)
+    volume.touch(inode)
+
+
+def change_parent(volume: Volume, inode: Inode, parent: int) -> None:
+    """What ".." is; it stays inline."""
+    inode.block = struct.pack("<I", parent) + inode.block[_PARENT:]
+    volume.touch(inode)
 
 
 def _leave(volume: Volume, inode: Inode) -> None:

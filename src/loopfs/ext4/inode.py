@@ -17,7 +17,7 @@ FL_SYNC, FL_IMMUTABLE, FL_APPEND, FL_NODUMP, FL_NOATIME = 0x8, 0x10, 0x20, 0x40,
 FL_INDEX, FL_DIRSYNC, FL_TOPDIR, FL_HUGE_FILE = 0x1000, 0x10000, 0x20000, 0x40000
 FL_EXTENTS, FL_EA_INODE, FL_INLINE_DATA, FL_PROJINHERIT = 0x80000, 0x200000, 0x10000000, 0x20000000
 FL_INHERITED = 0x8 | 0x2 | 0x4 | 0x1 | FL_NODUMP | FL_NOATIME | FL_DIRSYNC | FL_PROJINHERIT
-FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR)
+FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR | FL_PROJINHERIT)
 FL_OTHER = FL_NODUMP | FL_NOATIME  # of what is neither a file nor a directory
 
 _BASE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
@@ -97,6 +97,10 @@ class Inode:
     def is_fast_link(self) -> bool:
         """A symbolic link whose target is in the inode."""
         return self.is_link and not self.has_extents and self.size < 60
+
+    def count(self, sectors: int) -> None:
+        """It has so many more; an image that counts too few has none at last."""
+        self.sectors = max(self.sectors + sectors, 0)
 
     def compute_seed(self, seed: int) -> None:
         """The seed of the checksums of all that belongs to it."""

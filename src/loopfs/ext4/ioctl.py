@@ -19,7 +19,8 @@ FITRIM = 0xC0185879
 EXT4_IOC_RESIZE_FS = 0x40086610
 
 _VISIBLE = 0x704BDFFF  # EXT4_FL_USER_VISIBLE
-_MODIFIABLE = 0x604B80FF & ~0x80000  # EXT4_FL_USER_MODIFIABLE, without extents
+_REFUSED = 0x4000 | 0x80000 | 0x40000000  # data=journal, another kind of map, casefold
+_MODIFIABLE = 0x604BC0FF & ~_REFUSED  # EXT4_FL_USER_MODIFIABLE
 _XFLAGS = {0x10: 0x8, 0x20: 0x10, 0x8: 0x20, 0x80: 0x40, 0x40: 0x80, 0x20000000: 0x200}
 _FSXATTR = struct.Struct("=5I8x")
 _RANGE = struct.Struct("=QQQ")
@@ -34,12 +35,12 @@ def get_flags(inode: Inode) -> int:
 def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
     """chattr(1). Raises OSError EOPNOTSUPP, EROFS; rights were checked by the kernel."""
     volume.change()
-    if (flags ^ inode.flags) & _VISIBLE & ~_MODIFIABLE:
+    if flags & ~_VISIBLE or (flags ^ inode.flags) & _REFUSED:
         raise refused(errno.EOPNOTSUPP)
-    mask = _MODIFIABLE
-    if not inode.is_dir:
-        mask &= FL_REGULAR if inode.is_regular else FL_OTHER
-    inode.flags = inode.flags & ~_MODIFIABLE | flags & mask
+    flags &= _MODIFIABLE
+    if not inode.is_dir and flags & ~(FL_REGULAR if inode.is_regular else FL_OTHER):
+        raise refused(errno.EOPNOTSUPP)
+    inode.flags = inode.flags & ~_MODIFIABLE | flags
     inode.ctime = now_of(volume, inode)
     volume.touch(inode)
 

@@ -27,7 +27,7 @@ INCOMPAT_KNOWN = 63
 SUPER_SIZE = 1024
 HEADER = struct.Struct(">III")  # magic, type, sequence
 _CRC32C = 4  # JBD2_CRC32C_CHKSUM
-_MIN_BLOCKS = 1024  # JBD2_MIN_JOURNAL_BLOCKS
+_COMMIT_SIZE = 60  # bytes: struct commit_header; the rest of its block is zeros
 
 
 class Transaction(NamedTuple):
@@ -148,15 +148,16 @@ class Journal:
         at = self._head or header.first
         blocks = self._encode(transaction, tid)
         places = header.places[at : at + len(blocks)]
-        last = bytes(blocks.pop())
-        for begin, end in _ascending(places[:-1]):
+        last = bytes(blocks[-1])
+        # The commit's block is all zeros first: of what changes then, a part is the whole.
+        blocks[-1] = bytes(self._size)
+        for begin, end in _ascending(places):
             write_blocks(self._device, self._size, places[begin:end], blocks[begin:end])
-        if not self._csum:  # nothing else says that the blocks before the commit's are whole
-            self._device.barrier()
-        self._device.write(places[-1] * self._size, last)
+        # Replay stops at a block whose checksum is wrong, and the filesystem is not mounted.
+        self._device.barrier()
+        self._device.write(places[-1] * self._size, last[:_COMMIT_SIZE])
         if not self._head:
-            if not self._csum:
-                self._device.barrier()
+            self._device.barrier()
             header.write(tid, header.first)
         self._head = at + len(places)
         self._sequence = tid + 1 & 0xFFFFFFFF

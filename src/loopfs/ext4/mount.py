@@ -62,6 +62,8 @@ def mount(
     journal = None
     if header is not None:
         header.take_features(sb)
+        # A transaction that its writer has not finished may be there, with the same number.
+        header.sequence = header.sequence + 1 & 0xFFFFFFFF
         header.write(header.sequence, 0)
         journal = Journal(device, sb, header)
     commits = Commits(volume, journal)

@@ -34,20 +34,12 @@ def lookup(volume: Volume, parent: Inode, name: bytes) -> Inode:
     found = directories.find(volume, parent, name)
     if found is None:
         raise refused(errno.ENOENT)
-    return _inode_of(volume, found[0])
-
-
-def _inode_of(volume: Volume, ino: int) -> Inode:
-    try:
-        return volume.get(ino)
-    except OSError as problem:
-        if problem.errno != errno.ESTALE:
-            raise
-        raise Damaged(f"a name is of inode {ino}, which is free") from None
+    return volume.get(found[0])
 
 
 def _changing(volume: Volume, parent: Inode) -> None:
     volume.change()
+    volume.reserve()
     if not parent.nlink:
         raise refused(errno.ENOENT)
     if parent.flags & FL_IMMUTABLE:
@@ -230,7 +222,7 @@ def _victim(volume: Volume, parent: Inode, name: bytes) -> Inode:
     found = directories.find(volume, parent, name)
     if found is None:
         raise refused(errno.ENOENT)
-    inode = _inode_of(volume, found[0])
+    inode = volume.get(found[0])
     _may_go(parent, inode)
     return inode
 
@@ -307,7 +299,7 @@ def rename(
         raise refused(errno.EINVAL)
     inode = _victim(volume, parent, name)
     found = directories.find(volume, to, to_name)
-    other = None if found is None else _inode_of(volume, found[0])
+    other = None if found is None else volume.get(found[0])
     if flags & RENAME_EXCHANGE:
         if other is None:
             raise refused(errno.ENOENT)

@@ -18,10 +18,11 @@ from loopfs.ext4.errors import Damaged, refused
 from loopfs.ext4.groups import Groups
 from loopfs.ext4.inode import JOURNAL_INO, Extent, Inode
 from loopfs.ext4.options import Options
-from loopfs.ext4.super import COMPAT_HAS_JOURNAL, Super
+from loopfs.ext4.super import COMPAT_HAS_JOURNAL, RO_COMPAT_HUGE_FILE, Super
 from loopfs.lean import Callable
 
 LINK_MAX = 65000
+_METADATA = 32  # blocks: more than one call needs beside the data
 _SECOND = 1_000_000_000
 
 
@@ -57,6 +58,7 @@ class Volume:
         self.now = now
         self.error = 0
         self.blocks = Blocks(device, sb)
+        self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
         self.changed: set[Inode] = set()
         self.orphans: set[Inode] = set()
@@ -91,18 +93,27 @@ class Volume:
 
     # --- blocks -----------------------------------------------------------------------
 
+    def reserve(self, count: int = 0) -> None:
+        """Have so many blocks that can be given away, and what metadata may need, if there are.
+
+        To be called before anything is changed: what was freed can only be given away after a
+        commit, which must find no call half done. Raises OSError of the commit.
+        """
+        groups = self.groups
+        if self.freed or groups.held:
+            free = groups.free_blocks - groups.held - self._keep(metadata=False)
+            if free < count + _METADATA:
+                self.wait_for_blocks()
+
+    def _keep(self, *, metadata: bool) -> int:
+        """Blocks that must stay free."""
+        if metadata:
+            return 0
+        return self.groups.keep + (0 if self.privileged else self.super.reserved_blocks)
+
     def allocate(self, goal: int, want: int, *, metadata: bool = False) -> tuple[int, int]:
         """Blocks in a row, at most ``want``. Raises OSError ENOSPC."""
-        keep = 0 if metadata else self.groups.keep
-        if not self.privileged and not metadata:
-            keep += self.super.reserved_blocks
-        try:
-            return self.groups.allocate(goal, want, keep)
-        except OSError as problem:
-            if problem.errno != errno.ENOSPC or not (self.freed or self.groups.held):
-                raise
-        self.wait_for_blocks()
-        return self.groups.allocate(goal, want, keep)
+        return self.groups.allocate(goal, want, self._keep(metadata=metadata))
 
     def release(self, place: int, count: int) -> None:
         """Blocks are used no more.
@@ -161,18 +172,20 @@ class Volume:
         place, count = run
         mapped = self.map(inode)
         extents_status.insert(mapped, block, count, place, unwritten)
-        inode.sectors += count * (self.super.block_size // 512)
+        inode.count(count * (self.super.block_size // 512))
         self._map_changed(inode)
         try:
             self._fit(inode)
         except OSError:
-            self.remove(inode, block, block + count)
+            for gone in extents_status.remove(mapped, block, block + count):
+                self.release(*gone)
+            inode.count(-(count * (self.super.block_size // 512)))
             raise
 
-    def _fit(self, inode: Inode) -> None:
+    def _fit(self, inode: Inode, spare: int = 0) -> None:
         if inode.has_extents:
-            extents.fit_nodes(self, inode)
-        else:
+            extents.fit_nodes(self, inode, spare)
+        elif not spare:  # where less is mapped, no more indirect blocks are needed
             indirect.fit_nodes(self, inode)
 
     def _map_changed(self, inode: Inode) -> None:
@@ -180,13 +193,21 @@ class Volume:
         self.changed.add(inode)
 
     def remove(self, inode: Inode, start: int, end: int) -> None:
-        """Unmap and release the blocks from ``start`` up to ``end``."""
-        gone = extents_status.remove(self.map(inode), start, end)
+        """Unmap and release the blocks from ``start`` up to ``end``.
+
+        Raises:
+            OSError: ENOSPC: an extent is to become two, and there is no room for that.
+        """
+        mapped = self.map(inode)
+        _, extent = extents_status.find(mapped, start)
+        if extent is not None and extent[0] < start and extent[0] + extent[1] > end:
+            self._fit(inode, 1)
+        gone = extents_status.remove(mapped, start, end)
         if not gone:
             return
         unit = self.super.block_size // 512
         for place, count in gone:
-            inode.sectors -= count * unit
+            inode.count(-count * unit)
             self.release(place, count)
         self._map_changed(inode)
         self._fit(inode)
@@ -207,9 +228,11 @@ class Volume:
 
     def most_blocks(self, inode: Inode) -> int:
         """Of a file."""
-        if inode.has_extents:
-            return extents.MAX_BLOCK
-        return min(indirect.most_blocks(self.super.block_size), extents.MAX_BLOCK)
+        size, huge = self.super.block_size, bool(self.super.ro_compat & RO_COMPAT_HUGE_FILE)
+        most = extents.MAX_BLOCK if huge else min(extents.MAX_BLOCK, 0xFFFFFFFF // (size // 512))
+        if inode.has_extents or inode.has_inline_data:
+            return most
+        return min(indirect.most_blocks(size, huge=huge), most)
 
     # --- inodes ------------------------------------------------------------------------
 
@@ -224,7 +247,7 @@ class Volume:
         Args:
             special: one of the filesystem's own.
         Raises:
-            OSError: EUCLEAN, EBADMSG; ESTALE: it is free.
+            OSError: EUCLEAN, also when it is free; EBADMSG.
         """
         found = self.inodes.get(ino)
         if found is not None:
@@ -240,7 +263,7 @@ class Volume:
             inode.compute_seed(sb.seed)
             inode.check_sum(raw)
         if not inode.nlink and not special:
-            raise refused(errno.ESTALE)
+            raise Damaged(f"inode {ino} is free, and has a name")
         self._check(inode)
         self.inodes[ino] = inode
         return inode

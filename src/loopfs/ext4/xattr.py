@@ -23,7 +23,7 @@ _PREFIXES = {
     6: b"security.",
     7: b"system.",
 }
-_SETTABLE = (b"user.", b"trusted.", b"security.")
+_KNOWN = (b"user.", b"trusted.", b"security.")
 _ENTRY = struct.Struct("<BBHIII")
 _HEADER = struct.Struct("<IIIII")  # magic, users, blocks, hash, checksum
 _HEADER_SIZE = 32
@@ -102,13 +102,19 @@ def _of_inode(volume: Volume, ino: int, size: int) -> bytes:
 
 
 def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
-    """Raises OSError ENODATA, EUCLEAN."""
+    """Raises OSError ENODATA, EOPNOTSUPP, EUCLEAN."""
+    _check_name(name)
     if inode.xattrs is not None and not inode.xattrs:
         raise refused(errno.ENODATA)
     value = load(volume, inode).get(name)
-    if value is None or name == DATA:
+    if value is None:
         raise refused(errno.ENODATA)
     return value
+
+
+def _check_name(name: bytes) -> None:
+    if name not in (acl.ACCESS, acl.DEFAULT) and not name.startswith(_KNOWN):
+        raise refused(errno.EOPNOTSUPP)
 
 
 def names(volume: Volume, inode: Inode) -> list[bytes]:
@@ -118,11 +124,10 @@ def names(volume: Volume, inode: Inode) -> list[bytes]:
 
 def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
     """setxattr(2). Raises OSError EEXIST, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
+    volume.reserve()
     attributes = dict(load(volume, inode))
     mode = inode.mode
-    is_acl = name in (acl.ACCESS, acl.DEFAULT)
-    if not is_acl and not name.startswith(_SETTABLE):
-        raise refused(errno.EOPNOTSUPP)
+    _check_name(name)
     if flags & os.XATTR_CREATE and name in attributes:
         raise refused(errno.EEXIST)
     if flags & os.XATTR_REPLACE and name not in attributes:
@@ -140,9 +145,11 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
 
 
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
-    """removexattr(2). Raises OSError ENODATA."""
+    """removexattr(2). Raises OSError ENODATA, EOPNOTSUPP."""
+    _check_name(name)
+    volume.reserve()
     attributes = dict(load(volume, inode))
-    if name == DATA or attributes.pop(name, None) is None:
+    if attributes.pop(name, None) is None:
         if name in (acl.ACCESS, acl.DEFAULT):
             return
         raise refused(errno.ENODATA)
@@ -166,7 +173,7 @@ def prepare(volume: Volume, inode: Inode, attributes: dict[bytes, bytes]) -> Non
             release_block(volume, inode)
             inode.file_acl = place
             volume.blocks.new(place)
-            inode.sectors += volume.super.block_size // 512
+            inode.count(volume.super.block_size // 512)
     else:
         release_block(volume, inode)
     inode.xattrs_changed = True
@@ -191,7 +198,7 @@ def release_block(volume: Volume, inode: Inode) -> None:
     else:
         volume.release(inode.file_acl, 1)
     inode.file_acl = 0
-    inode.sectors -= volume.super.block_size // 512
+    inode.count(-(volume.super.block_size // 512))
 
 
 def _seal(volume: Volume, place: int, block: bytearray) -> None:
@@ -220,12 +227,26 @@ def _rows(attributes: dict[bytes, bytes]) -> list[Row]:
 def _layout(
     volume: Volume, inode: Inode, attributes: dict[bytes, bytes]
 ) -> tuple[list[Row], list[Row]]:
-    """What goes into the inode, and what into a block. Raises OSError ENOSPC."""
+    """What goes into the inode, and what into a block.
+
+    What was in the inode comes first, so that it stays there: what did fit fits again.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    rows = sorted(_rows(attributes), key=lambda row: row[:3] != (7, 4, b"data"))
+    for order in (rows, sorted(rows, key=lambda row: (row[0] != 7, len(row[3])))):
+        found = _split(volume, inode, order)
+        if found is not None:
+            return found
+    raise refused(errno.ENOSPC)
+
+
+def _split(volume: Volume, inode: Inode, rows: list[Row]) -> tuple[list[Row], list[Row]] | None:
     room = len(inode.extra) - inode.extra_size - 8 if inode.extra else 0
     block = volume.super.block_size - _HEADER_SIZE - 4
     inside: list[Row] = []
     outside: list[Row] = []
-    rows = sorted(_rows(attributes), key=lambda row: (row[:3] != (7, 4, b"data"), len(row[3])))
     for row in rows:
         cost = (16 + row[1] + 3 & ~3) + (len(row[3]) + 3 & ~3)
         if cost <= room:
@@ -235,7 +256,7 @@ def _layout(
             block -= cost
             outside.append(row)
     if block < 0 or any(row[0] == 7 for row in outside):
-        raise refused(errno.ENOSPC)
+        return None
     return inside, sorted(outside)
 
 
@@ -254,6 +275,24 @@ def store(volume: Volume, inode: Inode) -> None:
         value = _write(block, _HEADER_SIZE, 0, outside)
         _HEADER.pack_into(block, 0, _MAGIC, 1, 1, value, 0)
         _seal(volume, inode.file_acl, block)
+
+
+def change_data(inode: Inode, at: int, part: bytes) -> None:
+    """Change some bytes of what is inline, in their place."""
+    assert inode.xattrs is not None
+    data = bytearray(inode.xattrs[DATA])
+    data[at : at + len(part)] = part
+    inode.xattrs[DATA] = bytes(data)
+    base = inode.extra_size + 4
+    entry = base
+    while True:
+        length, index, offset, _, _, _ = _ENTRY.unpack_from(inode.extra, entry)
+        if index == 7 and inode.extra[entry + 16 : entry + 16 + length] == b"data":
+            break
+        entry += 16 + length + 3 & ~3
+    inode.extra[base + offset : base + offset + len(data)] = data
+    one = _hash(b"data", bytes(data) + bytes(-len(data) % 4))
+    struct.pack_into("<I", inode.extra, entry + 12, one)
 
 
 def _write(raw: bytearray, at: int, base: int, rows: list[Row]) -> int:
