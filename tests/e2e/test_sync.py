@@ -14,6 +14,7 @@ pytestmark = pytest.mark.e2e
 # Ways to sync a file or a directory; each says what it returned.
 WAYS = r"""
 import ctypes, errno, mmap, os, shutil, subprocess, sys
+from contextlib import suppress
 libc = ctypes.CDLL(None, use_errno=True)
 libc.mmap.restype = ctypes.c_void_p
 NULL = ctypes.c_void_p(None)
@@ -117,8 +118,9 @@ subprocess.run("mkfs.ext4 -qF -E lazy_itable_init=1 small/img; mount -o loop sma
 before = os.open("mnt", os.O_RDONLY)
 fd = os.open("mnt/big", os.O_RDWR | os.O_CREAT)
 other = os.open("mnt/big", os.O_RDONLY)
-for _ in range(32):
-    os.write(fd, os.urandom(1 << 20))
+with suppress(OSError):  # an engine that has no cache of data hears of it here
+    for _ in range(32):
+        os.write(fd, os.urandom(1 << 20))
 first = sys.argv[1]
 on = {"dir": before, "ro": other, "rw": fd}
 way, where = first.split(":")

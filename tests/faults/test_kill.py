@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tests.support.user import Run
 pytestmark = pytest.mark.e2e
 
 PATIENCE = 30.0  # seconds
+BY_PROGRAM = ("--engine=ext4=fuse2fs",)
 
 WRITING = """
     truncate -s 16M disk.img raw.img; mkfs.ext4 -q -F disk.img; mkdir mnt
@@ -59,40 +61,53 @@ def test_without_its_helper_a_sandbox_goes_on(
 
 
 def test_syncs_without_a_helper(started: Start) -> None:
-    """A file that is open for writing needs none, and sync(2) has no error to tell."""
-    process = started("""
+    """A file that is open for writing needs none, and sync(2) has no error to tell. Of engines only
+    programs are left."""
+    process = started(
+        """
         truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
         echo text >mnt/file; echo ready; read line
         sync mnt 2>&1 | grep -c 'Input/output'; dd if=/dev/zero of=mnt/file conv=fsync count=1 2>&-
         sync; echo $?; umount mnt 2>&-; echo end
-    """)
+        """,
+        *BY_PROGRAM,
+    )
     os.kill(parts_of(process.pid).helper, signal.SIGKILL)
     output, complaint = process.communicate("\n", timeout=PATIENCE)
     assert output.splitlines() == ["1", "0", "end"], complaint
 
 
-def test_jobs_that_are_killed(started: Start) -> None:
+@pytest.mark.parametrize("options", [(), BY_PROGRAM])
+def test_jobs_that_are_killed(started: Start, options: tuple[str, ...]) -> None:
     """No engine stays that nobody knows of: it would keep the device."""
-    process = started("""
+    process = started(
+        """
         truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
         (while [ ! -e enough ]; do mount -o loop disk.img mnt; umount mnt; done) >log 2>&1 &
         echo ready; read line; touch enough; wait
         losetup -a; mount -o loop disk.img mnt; ls mnt; umount mnt; losetup -a
-    """)
+        """,
+        *options,
+    )
     helper = parts_of(process.pid).helper
-    for _ in range(6):
-        kill_when_an_engine_starts(helper)
+    for turn in range(6 if options else 12):
+        kill_when_an_engine_starts(helper, program=bool(options), later=turn)
     output, complaint = process.communicate("\n", timeout=PATIENCE)
     assert (output, complaint, process.returncode) == ("lost+found\n", "", 0)
 
 
-@pytest.mark.parametrize("_turn", range(3))
-def test_a_supervisor_that_is_killed_while_an_engine_starts(started: Start, _turn: int) -> None:
-    process = started("""
+@pytest.mark.parametrize("turn", range(4))
+def test_a_supervisor_that_is_killed_while_an_engine_starts(started: Start, turn: int) -> None:
+    options = BY_PROGRAM[: turn % 2]
+    process = started(
+        """
         truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
         echo ready; while :; do mount -o loop disk.img mnt; umount mnt; done
-    """)
-    kill_when_an_engine_starts(parts_of(process.pid).helper, process.pid)
+        """,
+        *options,
+    )
+    helper = parts_of(process.pid).helper
+    kill_when_an_engine_starts(helper, process.pid, program=bool(options), later=turn)
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
 
@@ -134,7 +149,7 @@ def test_who_syncs_what_an_engine_serves_that_hangs_can_be_killed(started: Start
 
 def test_a_sync_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None:
     """Its job has files of the mount open, whose closing waits for the engine."""
-    process = started(STOPPED + "sync mnt & sync -f mnt & sync & wait")
+    process = started(STOPPED + "sync mnt & sync -f mnt & sync & wait", *BY_PROGRAM)
     parts = parts_of(process.pid)
     (engine,) = parts.engines
     os.kill(engine, signal.SIGSTOP)
@@ -185,15 +200,23 @@ def test_a_signal_after_the_command_has_ended_does_not_cost_what_it_wrote(
     assert content(workdir / "disk.img", "file", run_as_user) == "text\n"
 
 
-def kill_when_an_engine_starts(helper: int, victim: int | None = None) -> None:
-    """Kill ``victim``, or the job that starts it."""
+def kill_when_an_engine_starts(
+    helper: int, victim: int | None = None, *, program: bool, later: int
+) -> None:
+    """Kill ``victim``, or the job that starts it.
+
+    Args:
+        program: the engine is a program; else any job may become one.
+        later: milliseconds after it was seen.
+    """
 
     def job() -> int | None:
         jobs = children_of(helper)
-        return next((j for j in jobs if any(map(engines_of, children_of(j)))), None)
+        return next((j for j in jobs if not program or any(map(engines_of, children_of(j)))), None)
 
     found = wait_until(job, "an engine starts")
     assert found is not None
+    time.sleep(later / 1000)
     with suppress(ProcessLookupError):
         os.kill(found if victim is None else victim, signal.SIGKILL)
 
@@ -247,7 +270,7 @@ def test_an_engine_that_is_killed(started: Start, workdir: Path, run_as_user: Ru
     gone = "Transport endpoint is not connected"
     assert output.splitlines() == [
         f"cat: mnt/file: {gone}",
-        f"ls: cannot access 'mnt': {gone}",
+        f"ls: cannot open directory 'mnt': {gone}",
         "status 0",
         "synced",
     ]

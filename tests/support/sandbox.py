@@ -23,7 +23,7 @@ try() { "$@" 2>&1 && echo "status 0" || echo "status $?"; }
 """
 
 Lines = Callable[..., list[str]]
-Start = Callable[[str], "subprocess.Popen[str]"]
+Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def started(user: User, loopfs_bin: list[str], workdir: Path) -> Iterator[Start]
     """Start a script by ``loopfs run`` and return when it has printed "ready"."""
     processes: list[subprocess.Popen[str]] = []
 
-    def start(script: str) -> subprocess.Popen[str]:
-        process = user.start([*loopfs_bin, "run", "--", "sh", "-c", script], cwd=workdir)
+    def start(script: str, *options: str) -> subprocess.Popen[str]:
+        process = user.start([*loopfs_bin, "run", *options, "--", "sh", "-c", script], cwd=workdir)
         processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

@@ -357,7 +357,7 @@ class Ext4(Tree[Inode]):
         if commits is None:
             return None
         if volume.error:
-            raise refused(errno.EIO)
+            raise refused(volume.error)
         commits.commit()
 
         def work() -> None:
