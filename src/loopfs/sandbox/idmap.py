@@ -5,6 +5,7 @@ Source: user_namespaces(7), newuidmap(1), subuid(5).
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 
@@ -12,6 +13,7 @@ from loopfs.errors import SetupError
 from loopfs.lean import Callable, NamedTuple
 
 SUBORDINATE = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
+MAP = "uid_map"  # stands for the name of the call that writes it
 TOOLS = {"uid": "newuidmap", "gid": "newgidmap"}
 
 
@@ -110,7 +112,7 @@ def _start_tool(kind: str, pid: int, own: int) -> int | None:
             # Its failure has a remedy, and `loopfs doctor` speaks of it.
             file_actions=[(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)],
         )
-    except FileNotFoundError:
+    except OSError:  # there is none, or we may not execute it: one with a capability that we lack
         return None
 
 
@@ -124,9 +126,11 @@ def _write(pid: int, kind: str, extents: list[Extent]) -> None:
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     except OSError as problem:
         raise SetupError(
             problem.errno or 0,
-            f"the kernel refused the {kind} map of the sandbox ({problem.strerror});"
-            " `loopfs doctor` says what user namespaces need",
+            f"the kernel refused the {kind} map of the sandbox ({problem.strerror})",
+            MAP,
         ) from None

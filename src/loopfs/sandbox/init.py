@@ -38,13 +38,13 @@ def main(
         mask: the signals that it starts with blocked.
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
-    proc.mount_whole_proc()
-    own_sysfs.mount_whole_sysfs()
-    landlock.restrict()
     try:
+        proc.mount_whole_proc()
+        own_sysfs.mount_whole_sysfs()
+        landlock.restrict()
         command = fork()
-    except SetupError as problem:
-        print(f"loopfs: {problem.strerror}", file=sys.stderr)
+    except OSError as problem:
+        messages.fail(channel, problem)
         return CANNOT_RUN
     if command == 0:
         status = 1
@@ -108,16 +108,10 @@ def _execute(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         listener = () if nested else (install(),)
+        channel.send(messages.LISTENER, listener)
     except OSError as problem:
-        if problem.errno != errno.EBUSY:
-            raise
-        print(
-            "loopfs: another program traps the system calls of this process"
-            " (seccomp user notification), and the kernel allows only one to do so",
-            file=sys.stderr,
-        )
+        messages.fail(channel, _busy() if problem.errno == errno.EBUSY else problem)
         return CANNOT_RUN
-    channel.send(messages.LISTENER, listener)
     channel.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
@@ -128,6 +122,14 @@ def _execute(
     except OSError as problem:
         print(f"loopfs: {shown(argv[0])}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
+
+
+def _busy() -> SetupError:
+    return SetupError(
+        errno.EBUSY,
+        "another program traps the system calls of this process (seccomp user notification),"
+        " and the kernel allows only one to do so",
+    )
 
 
 def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
