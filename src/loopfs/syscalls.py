@@ -75,6 +75,11 @@ def umount2(target: str, flags: int) -> None:
     _check("umount2", _libc.umount2(to_bytes(target), ctypes.c_int(flags)), target)
 
 
+def chroot(path: str) -> None:
+    """chroot(2)."""
+    _check("chroot", _libc.chroot(to_bytes(path)), path)
+
+
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
     _check(
@@ -170,7 +175,8 @@ def _process_vm(function: Callable[..., int], pid: int, own: object, its: int, s
     local, remote = (_Iovec(base, size) for base in (own, its))
     one, flags = ctypes.c_ulong(1), ctypes.c_ulong(0)
     return _check(
-        "process_vm", function(pid, ctypes.byref(local), one, ctypes.byref(remote), one, flags)
+        "process_vm_readv",
+        function(pid, ctypes.byref(local), one, ctypes.byref(remote), one, flags),
     )
 
 

@@ -262,10 +262,10 @@ def test_missing_is_the_first_that_is_required(monkeypatch: pytest.MonkeyPatch) 
     optional = Finding("optional", False, False, "that is slow", "do this")
     first = Finding("first", False, True, "nothing works", "run: sudo mend")
     second = Finding("second", False, True, "nothing works either", "run: sudo mend it all")
-    monkeypatch.setattr(doctor, "examine", lambda: iter([optional, first, second]))
+    monkeypatch.setattr(doctor, "_parts", lambda: iter([optional, first, second]))
     assert doctor.missing() == first
     assert doctor.sentence(first) == "nothing works; run: sudo mend"
-    monkeypatch.setattr(doctor, "examine", lambda: iter([optional]))
+    monkeypatch.setattr(doctor, "_parts", lambda: iter([optional]))
     assert doctor.missing() is None
 
 

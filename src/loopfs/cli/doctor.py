@@ -38,10 +38,21 @@ def main(argv: list[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at one thing after the other.
+    """Look at one thing after the other, and last at a sandbox, if nothing is missing for one.
 
     What rests on a thing that is missing is left out: its answer would name the wrong remedy.
     """
+    ready = True
+    for finding in _parts():
+        ready = ready and (finding.ok or not finding.required)
+        yield finding
+    if ready:
+        from loopfs.cli import probes
+
+        yield probes.sandbox()
+
+
+def _parts() -> Iterator[Finding]:
     machine = findings.machine()
     yield machine
     if not machine.ok:
@@ -60,6 +71,9 @@ def examine() -> Iterator[Finding]:
         if device.ok:
             yield probes.fuse_mount()
         yield probes.reach()
+        yield probes.mount_calls()
+        yield probes.mount_api()
+        yield probes.change_of_root()
     notification = probes.user_notification()
     yield notification
     if notification.ok:
@@ -92,7 +106,7 @@ def missing() -> Finding | None:
     Raises:
         OSError: a process for looking cannot be made.
     """
-    return next((f for f in examine() if f.required and not f.ok), None)
+    return next((f for f in _parts() if f.required and not f.ok), None)
 
 
 def cause(problem: LoopfsError | KeyError) -> str:

@@ -14,8 +14,10 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 from loopfs import syscalls
@@ -29,6 +31,7 @@ from loopfs.uapi import sched, seccomp
 from loopfs.uapi.syscalls import abis
 
 PR_SET_NO_NEW_PRIVS = 38
+TRIAL_WITHIN = 60  # seconds
 # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
 NOTIF_ADDFD = struct.Struct("=QIIII")
 
@@ -267,6 +270,8 @@ def reach() -> Finding:
 
 def _take_hold(pid: int) -> None:
     os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC))
+    here = ctypes.create_string_buffer(1)  # a fork has its memory at the same addresses
+    syscalls.process_vm_read(pid, ctypes.addressof(here), 1)
     any_descriptor = int(os.listdir(f"/proc/{pid}/fd")[0])
     pidfd = syscalls.pidfd_open(pid)
     try:
@@ -284,6 +289,94 @@ def _reach_remedy(problem: OSError) -> str:
         return "run: sudo sysctl kernel.yama.ptrace_scope=1"
     call = call_of(problem)
     return remedies.refused(call or "pidfd_getfd and the writing of /proc/PID/mem", errno.EPERM)
+
+
+# --- mounts --------------------------------------------------------------------
+
+
+def mount_calls() -> Finding:
+    """What a mount of a device is made of can be done in the namespaces of a child."""
+    code, call = _attempt(_mount_by_parts)
+    if not code:
+        with _waiting_child(_enter) as pid:
+            code, call = _attempt(partial(_join, pid))
+    return _of_calls("mount calls", "mounting a device fails", code, call)
+
+
+def mount_api() -> Finding:
+    """A superblock can be made by the new mount API (Linux 5.2)."""
+    code, call = _attempt(_mount_by_context)
+    return _of_calls("mount API", "mounting vfat, an instance or a context fails", code, call)
+
+
+def change_of_root() -> Finding:
+    """chroot(2) works in a user namespace of ours."""
+
+    def probe() -> None:
+        _enter()
+        syscalls.chroot("/")
+
+    why = "mounting for a process that is in a chroot fails"
+    return _of_calls("chroot", why, *_attempt(probe), required=False)
+
+
+def sandbox() -> Finding:
+    """A sandbox can be made, a device bound, a filesystem and an instance mounted: by doing it."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = ":".join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    python = [sys.executable, "-m"]
+    try:
+        done = subprocess.run(
+            [*python, "loopfs", "run", "--config", "/dev/null", "--", *python, "loopfs.cli.trial"],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=TRIAL_WITHIN,
+            check=False,
+        )
+        said = (done.stdout or done.stderr).strip()
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        failed, said = True, f"it has not ended within {TRIAL_WITHIN} seconds"
+    if not failed:
+        return Finding("a sandbox", True, True)
+    why = f"a sandbox in which all this was tried failed ({said.splitlines()[-1] if said else ''})"
+    remedy = "run: loopfs run -vv -- mount -o loop FILE DIRECTORY (it says which call failed)"
+    return Finding("a sandbox", False, True, why, remedy)
+
+
+def _mount_by_parts() -> None:
+    _enter()
+    syscalls.mount("none", "/dev", "tmpfs", 0, None)
+    clone = uapi_mount.OPEN_TREE_CLONE | uapi_mount.OPEN_TREE_CLOEXEC
+    tree = syscalls.open_tree(uapi_mount.AT_FDCWD, "/dev", clone)
+    syscalls.mount_setattr(tree, uapi_mount.MOUNT_ATTR_RDONLY, 0)
+    syscalls.move_mount(tree, os.open("/dev", os.O_PATH | os.O_CLOEXEC))
+    syscalls.umount2("/dev", uapi_mount.MNT_DETACH)
+
+
+def _mount_by_context() -> None:
+    _enter()
+    context = syscalls.fsopen("tmpfs")
+    syscalls.fsconfig(context, uapi_mount.FSCONFIG_CMD_CREATE)
+    syscalls.fsmount(context, 0)
+
+
+def _join(pid: int) -> None:
+    mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(syscalls.pidfd_open(pid), sched.CLONE_NEWUSER)
+    syscalls.setns(mounts, sched.CLONE_NEWNS)
+    syscalls.set_ids((0, 0, 0), (0, 0, 0))
+
+
+def _of_calls(name: str, what: str, code: int, call: str, *, required: bool = True) -> Finding:
+    if not code:
+        return Finding(name, True, required)
+    why = f"{what} ({call or 'it'}: {os.strerror(code)})"
+    remedy = remedies.refused(call, code)
+    return Finding(name, False, required, why, remedy)
 
 
 # --- trying ------------------------------------------------------------------

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 
-from loopfs.sandbox.idmap import MAP
+from loopfs.sandbox.idmap import MAP, no_new_privs
 from loopfs.uapi.sched import CAP_SETFCAP
 
 NO_DEV_NULL = "give the container a /dev (bwrap: --dev /dev)"
@@ -114,7 +114,7 @@ def lacks_setfcap() -> bool:
 
 def ids(tool: str) -> str:
     """What to do where newuidmap or newgidmap may not write a map of subordinate ids."""
-    if _no_new_privs():
+    if no_new_privs():
         return "nothing can be done under no_new_privs (allowPrivilegeEscalation: false)"
     if container():
         # The kernel asks for a capability over the new namespace, which set-user-id gives to no
@@ -125,11 +125,6 @@ def ids(tool: str) -> str:
             f" /usr/bin/{tool}; and let /etc/sub{kind} name ids that the container has"
         )
     return f"let {tool} have its privilege (in a container, by file capabilities); see {tool}(1)"
-
-
-def _no_new_privs() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return any(line.split() == ["NoNewPrivs:", "1"] for line in file)
 
 
 def fuse_device(code: int | None) -> str:
