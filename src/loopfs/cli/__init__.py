@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
        loopfs doctor [--json]
+       loopfs seccomp-profile [--base FILE] | apparmor-profile [--path PATH]
        loopfs --version
 
 run     runs COMMAND as root of a sandbox that has its own loop devices
@@ -31,6 +32,8 @@ run     runs COMMAND as root of a sandbox that has its own loop devices
           -v, -vv               shows those that mount (or all) on standard error
           --config FILE         read this instead of ~/.config/loopfs/config.toml
 doctor  says what loopfs needs, what is missing, and how to mend it
+seccomp-profile, apparmor-profile
+        print what a container, or Ubuntu, needs to let loopfs run (docs/containers.md)
 
 example: loopfs run -- mount -o loop disk.img /mnt
 """
@@ -48,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         from loopfs.cli import doctor
 
         return doctor.main(rest)
+    if command in ("seccomp-profile", "apparmor-profile"):
+        from loopfs.cli import profiles
+
+        return profiles.seccomp(rest) if command == "seccomp-profile" else profiles.apparmor(rest)
     if command == "--version":
         print(f"loopfs {__version__}")
         return 0
