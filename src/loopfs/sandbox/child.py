@@ -50,7 +50,7 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
 
 def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: bool) -> int:
     """Make it; returns the process id of its process 1, which has begun with the command."""
-    parent = os.getppid()
+    parent, ids = os.getppid(), (os.geteuid(), os.getegid())
     syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
@@ -70,7 +70,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
     found = _Found(nested.is_nested(), dev.terminal(), own_sysfs.mounted_below())
-    environment = init.command_environment()
+    environment = init.command_environment(*ids)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
     syscalls.set_dumpable(False)  # and so is process 1

@@ -18,6 +18,7 @@ CANNOT_RUN = 125
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
+CONTAINER_TOOLS = ("podman", "buildah")
 # Where the tools of root are; an ordinary user's PATH need not have them.
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -161,15 +162,29 @@ def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> N
         os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
 
 
-def command_environment() -> dict[str, str]:
+def command_environment(uid: int, gid: int) -> dict[str, str]:
     """Ours with root's directories on PATH, without the LC_CTYPE that Python sets in the locale C
-    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it."""
+    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it.
+
+    Args:
+        uid, gid: the caller's.
+    """
     environment = dict(os.environ)
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     if "LC_CTYPE" in environment:
         with open("/proc/self/environ", "rb") as file:
             if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
                 del environment["LC_CTYPE"]
+    if uid and any(
+        os.access(f"{directory}/{tool}", os.X_OK)
+        for directory in environment["PATH"].split(":")
+        for tool in CONTAINER_TOOLS
+    ):
+        # As podman itself sets them in a user namespace that it has made: who is root there
+        # without them is taken for the host's root (containers/storage, unshare_linux.go).
+        environment.setdefault("_CONTAINERS_USERNS_CONFIGURED", "done")
+        environment.setdefault("_CONTAINERS_ROOTLESS_UID", str(uid))
+        environment.setdefault("_CONTAINERS_ROOTLESS_GID", str(gid))
     return environment
 
 
