@@ -35,7 +35,36 @@ class Unsupported(LoopfsError):
 
 
 class SetupError(LoopfsError):
-    """A sandbox that cannot be built; the sentence goes to the person."""
+    """A sandbox that cannot be built; the sentence goes to the person.
+
+    Args:
+        call: the system call that the kernel refused, if one is to blame; empty: not known.
+    """
+
+    def __init__(self, code: int, sentence: str | None = None, call: str | None = None) -> None:
+        super().__init__(code, sentence)
+        self.call = call
+
+
+def call_of(problem: OSError) -> str:
+    """The system call that failed, where who made it has noted that (``syscalls``)."""
+    notes: list[str] = getattr(problem, "__notes__", [])
+    return notes[0] if notes else ""
+
+
+def of_start(problem: OSError) -> SetupError:
+    """What a system call that failed means for a start: what was refused, in a sentence.
+
+    What is to be done about it, `loopfs.cli.remedies` says.
+    """
+    if isinstance(problem, SetupError):
+        return problem
+    if problem.errno in (errno.EAGAIN, errno.ENOMEM):
+        return no_room()
+    call = call_of(problem)
+    what = " of ".join(str(word) for word in (call, problem.filename) if word)
+    why = f"{what}: {problem.strerror}" if what else problem.strerror
+    return SetupError(problem.errno or 0, f"no sandbox can be made ({why})", call)
 
 
 def no_room() -> SetupError:
@@ -48,11 +77,12 @@ def no_room() -> SetupError:
 
 
 def fork() -> int:
-    """fork(2) of a process that a sandbox cannot do without. Raises SetupError EAGAIN, ENOMEM."""
+    """fork(2) of a process that a sandbox cannot do without. Raises SetupError."""
     try:
         return os.fork()
-    except OSError:
-        raise no_room() from None
+    except OSError as problem:
+        problem.add_note("clone")
+        raise of_start(problem) from None
 
 
 def errno_of(problem: BaseException) -> int:

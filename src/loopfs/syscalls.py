@@ -39,21 +39,25 @@ class _Iovec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
 
 
-def _check(result: int, what: str | None = None) -> int:
+def _check(call: str, result: int, what: str | None = None) -> int:
+    """The result of a system call. Raises OSError with a note that names the call: a start that
+    fails tells the person which one was refused (errors.of_start)."""
     if result < 0:
         code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code), what)
+        problem = OSError(code, os.strerror(code), what)
+        problem.add_note(call)
+        raise problem
     return result
 
 
 def unshare(flags: int) -> None:
     """unshare(2) with CLONE_* ``flags``."""
-    _check(_libc.unshare(ctypes.c_int(flags)))
+    _check("unshare", _libc.unshare(ctypes.c_int(flags)))
 
 
 def setns(fd: int, nstype: int) -> None:
     """setns(2): ``fd`` is a namespace's file or, with several types, a pidfd (5.8)."""
-    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(nstype)))
+    _check("setns", _libc.setns(ctypes.c_int(fd), ctypes.c_int(nstype)))
 
 
 def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None) -> None:
@@ -63,17 +67,24 @@ def mount(source: str, target: str, fstype: str | None, flags: int, data: str | 
         return None if s is None else to_bytes(s)
 
     args = (text(source), text(target), text(fstype), ctypes.c_ulong(flags), text(data))
-    _check(_libc.mount(*args), target)
+    _check("mount", _libc.mount(*args), target)
 
 
 def umount2(target: str, flags: int) -> None:
     """umount2(2)."""
-    _check(_libc.umount2(to_bytes(target), ctypes.c_int(flags)), target)
+    _check("umount2", _libc.umount2(to_bytes(target), ctypes.c_int(flags)), target)
+
+
+def chroot(path: str) -> None:
+    """chroot(2)."""
+    _check("chroot", _libc.chroot(to_bytes(path)), path)
 
 
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
-    _check(_libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(v) for v in (value, 0, 0, 0))))
+    _check(
+        "prctl", _libc.prctl(ctypes.c_int(option), *(ctypes.c_ulong(v) for v in (value, 0, 0, 0)))
+    )
 
 
 def set_ids(uids: Sequence[int], gids: Sequence[int]) -> None:
@@ -84,7 +95,7 @@ def set_ids(uids: Sequence[int], gids: Sequence[int]) -> None:
     """
     for call, numbers in (("setresgid", gids), ("setresuid", uids)):
         arguments = (ctypes.c_uint(number) for number in numbers)
-        _check(_syscall(ctypes.c_long(_NR[call]), *arguments))
+        _check(call, _syscall(ctypes.c_long(_NR[call]), *arguments))
 
 
 def set_filesystem_ids(uid: int, gid: int) -> None:
@@ -104,29 +115,40 @@ def set_effective_capabilities(wanted: int) -> None:
     """capset(2): have those capabilities of the permitted ones effective that are in ``wanted``."""
     header = struct.pack("=Ii", sched.LINUX_CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable: low words, high
-    _check(_libc.capget(header, data))
+    _check("capget", _libc.capget(header, data))
     words = list(struct.unpack("=6I", data.raw))
     words[0], words[3] = words[1] & wanted & 0xFFFFFFFF, words[4] & wanted >> 32
-    _check(_libc.capset(header, struct.pack("=6I", *words)))
+    _check("capset", _libc.capset(header, struct.pack("=6I", *words)))
 
 
 def landlock_create_ruleset(attributes: bytes) -> int:
     """landlock_create_ruleset(2) of a struct landlock_ruleset_attr; close-on-exec."""
     nr = ctypes.c_long(_NR["landlock_create_ruleset"])
     size = ctypes.c_size_t(len(attributes))
-    return _check(_syscall(nr, attributes, size, ctypes.c_uint(0)))
+    return _check("landlock_create_ruleset", _syscall(nr, attributes, size, ctypes.c_uint(0)))
 
 
 def landlock_restrict_self(ruleset: int) -> None:
     """landlock_restrict_self(2)."""
     nr = ctypes.c_long(_NR["landlock_restrict_self"])
-    _check(_syscall(nr, ctypes.c_int(ruleset), ctypes.c_uint(0)))
+    _check("landlock_restrict_self", _syscall(nr, ctypes.c_int(ruleset), ctypes.c_uint(0)))
+
+
+def pidfd_open(pid: int) -> int:
+    """pidfd_open(2) of a process, whose refusal is named as those of the others here."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError as problem:
+        problem.add_note("pidfd_open")
+        raise
 
 
 def pidfd_getfd(pidfd: int, fd: int) -> int:
     """pidfd_getfd(2): a duplicate of another process's descriptor, close-on-exec."""
     nr = ctypes.c_long(_NR["pidfd_getfd"])
-    return _check(_syscall(nr, ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0)))
+    return _check(
+        "pidfd_getfd", _syscall(nr, ctypes.c_int(pidfd), ctypes.c_int(fd), ctypes.c_uint(0))
+    )
 
 
 def pidfd_pid(pidfd: int) -> int:
@@ -152,21 +174,24 @@ def process_vm_write(pid: int, address: int, data: bytes) -> int:
 def _process_vm(function: Callable[..., int], pid: int, own: object, its: int, size: int) -> int:
     local, remote = (_Iovec(base, size) for base in (own, its))
     one, flags = ctypes.c_ulong(1), ctypes.c_ulong(0)
-    return _check(function(pid, ctypes.byref(local), one, ctypes.byref(remote), one, flags))
+    return _check(
+        "process_vm_readv",
+        function(pid, ctypes.byref(local), one, ctypes.byref(remote), one, flags),
+    )
 
 
 def open_tree(dirfd: int, path: str, flags: int) -> int:
     """open_tree(2)."""
     nr = ctypes.c_long(_NR["open_tree"])
     raw = to_bytes(path)
-    return _check(_syscall(nr, ctypes.c_int(dirfd), raw, ctypes.c_uint(flags)), path)
+    return _check("open_tree", _syscall(nr, ctypes.c_int(dirfd), raw, ctypes.c_uint(flags)), path)
 
 
 def fsopen(fstype: str) -> int:
     """fsopen(2), close-on-exec."""
     nr = ctypes.c_long(_NR["fsopen"])
     flags = ctypes.c_uint(uapi_mount.FSOPEN_CLOEXEC)
-    return _check(_syscall(nr, to_bytes(fstype), flags), fstype)
+    return _check("fsopen", _syscall(nr, to_bytes(fstype), flags), fstype)
 
 
 def fsconfig(context: int, command: int, key: str | None = None, value: str | None = None) -> None:
@@ -174,21 +199,21 @@ def fsconfig(context: int, command: int, key: str | None = None, value: str | No
     texts = (None if text is None else to_bytes(text) for text in (key, value))
     nr = ctypes.c_long(_NR["fsconfig"])
     fd, number = ctypes.c_int(context), ctypes.c_uint(command)
-    _check(_syscall(nr, fd, number, *texts, ctypes.c_int(0)), key)
+    _check("fsconfig", _syscall(nr, fd, number, *texts, ctypes.c_int(0)), key)
 
 
 def fsmount(context: int, attributes: int) -> int:
     """fsmount(2) with MOUNT_ATTR_* ``attributes``: the detached mount, close-on-exec."""
     nr = ctypes.c_long(_NR["fsmount"])
     flags = ctypes.c_uint(uapi_mount.FSMOUNT_CLOEXEC)
-    return _check(_syscall(nr, ctypes.c_int(context), flags, ctypes.c_uint(attributes)))
+    return _check("fsmount", _syscall(nr, ctypes.c_int(context), flags, ctypes.c_uint(attributes)))
 
 
 def fspick(dirfd: int) -> int:
     """fspick(2) of the mount whose root a descriptor is, close-on-exec."""
     nr = ctypes.c_long(_NR["fspick"])
     flags = ctypes.c_uint(uapi_mount.FSPICK_CLOEXEC | uapi_mount.FSPICK_EMPTY_PATH)
-    return _check(_syscall(nr, ctypes.c_int(dirfd), b"", flags))
+    return _check("fspick", _syscall(nr, ctypes.c_int(dirfd), b"", flags))
 
 
 def move_mount(from_fd: int, to_fd: int) -> None:
@@ -196,7 +221,7 @@ def move_mount(from_fd: int, to_fd: int) -> None:
     flags = uapi_mount.MOVE_MOUNT_F_EMPTY_PATH | uapi_mount.MOVE_MOUNT_T_EMPTY_PATH
     nr = ctypes.c_long(_NR["move_mount"])
     fds = (ctypes.c_int(from_fd), b"", ctypes.c_int(to_fd), b"")
-    _check(_syscall(nr, *fds, ctypes.c_uint(flags)))
+    _check("move_mount", _syscall(nr, *fds, ctypes.c_uint(flags)))
 
 
 def mount_setattr(fd: int, attr_set: int, attr_clr: int) -> None:
@@ -204,7 +229,10 @@ def mount_setattr(fd: int, attr_set: int, attr_clr: int) -> None:
     attr = uapi_mount.MOUNT_ATTR.pack(attr_set, attr_clr, 0, 0)
     nr = ctypes.c_long(_NR["mount_setattr"])
     flags = ctypes.c_uint(uapi_mount.AT_EMPTY_PATH)
-    _check(_syscall(nr, ctypes.c_int(fd), b"", flags, attr, ctypes.c_size_t(len(attr))))
+    _check(
+        "mount_setattr",
+        _syscall(nr, ctypes.c_int(fd), b"", flags, attr, ctypes.c_size_t(len(attr))),
+    )
 
 
 def seccomp_listener(program: bytes, flags: int) -> int:
@@ -224,7 +252,7 @@ def seccomp_listener(program: bytes, flags: int) -> int:
     nr = ctypes.c_long(_NR["seccomp"])
     operation = ctypes.c_uint(seccomp.SECCOMP_SET_MODE_FILTER)
     all_flags = ctypes.c_uint(flags | seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
-    return _check(_syscall(nr, operation, all_flags, ctypes.byref(fprog)))
+    return _check("seccomp", _syscall(nr, operation, all_flags, ctypes.byref(fprog)))
 
 
 def statx_dev(dirfd: int, path: str = "") -> int:
@@ -257,14 +285,14 @@ def _statx(dirfd: int, path: str, mask: int) -> ctypes.Array[ctypes.c_char]:
     flags = uapi_mount.AT_STATX_DONT_SYNC | (0 if path else uapi_mount.AT_EMPTY_PATH)
     nr = ctypes.c_long(_NR["statx"])
     args = (ctypes.c_int(dirfd), to_bytes(path), ctypes.c_int(flags), ctypes.c_uint(mask))
-    _check(_syscall(nr, *args, buffer), path)
+    _check("statx", _syscall(nr, *args, buffer), path)
     return buffer
 
 
 def filesystem_type(fd: int) -> int:
     """statfs(2)'s f_type of the filesystem that an open file lies on."""
     buffer = ctypes.create_string_buffer(256)  # struct statfs, whose first member it is
-    _check(_libc.fstatfs(ctypes.c_int(fd), buffer))
+    _check("fstatfs", _libc.fstatfs(ctypes.c_int(fd), buffer))
     return ctypes.c_ulong.from_buffer(buffer).value
 
 
@@ -273,25 +301,25 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
     how = uapi_mount.OPEN_HOW.pack(flags, 0, resolve)
     nr = ctypes.c_long(_NR["openat2"])
     args = (ctypes.c_int(dirfd), to_bytes(path), how, ctypes.c_size_t(len(how)))
-    return _check(_syscall(nr, *args), path)
+    return _check("openat2", _syscall(nr, *args), path)
 
 
 def fstatfs(fd: int) -> bytes:
     """fstatfs(2): struct statfs as it is."""
     buffer = ctypes.create_string_buffer(STATFS.size)
-    _check(_libc.fstatfs(ctypes.c_int(fd), buffer))
+    _check("fstatfs", _libc.fstatfs(ctypes.c_int(fd), buffer))
     return buffer.raw
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """fallocate(2) with FALLOC_FL_* ``mode``; ``offset`` and ``length`` are bytes."""
     sizes = ctypes.c_longlong(offset), ctypes.c_longlong(length)
-    _check(_libc.fallocate64(ctypes.c_int(fd), ctypes.c_int(mode), *sizes))
+    _check("fallocate", _libc.fallocate64(ctypes.c_int(fd), ctypes.c_int(mode), *sizes))
 
 
 def syncfs(fd: int) -> None:
     """syncfs(2) of the filesystem that an open file lies on."""
-    _check(_libc.syncfs(ctypes.c_int(fd)))
+    _check("syncfs", _libc.syncfs(ctypes.c_int(fd)))
 
 
 class DescriptorInfo(NamedTuple):
@@ -322,7 +350,7 @@ def set_dumpable(dumpable: bool) -> None:
 
 def set_name(name: str) -> None:
     """prctl(PR_SET_NAME): what /proc says that this thread is called; 15 bytes."""
-    _check(_libc.prctl(ctypes.c_int(sched.PR_SET_NAME), to_bytes(name)))
+    _check("prctl", _libc.prctl(ctypes.c_int(sched.PR_SET_NAME), to_bytes(name)))
 
 
 def become_subreaper() -> None:

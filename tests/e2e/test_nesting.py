@@ -91,6 +91,18 @@ def test_in_a_chroot(loopfs_run: Run, disk: Path, run_as_user: Run) -> None:
     assert lines[1:] == ["0"]
 
 
+def test_what_a_chroot_into_a_bind_mount_of_the_root_names(loopfs_run: Run) -> None:
+    """It looks like the root, and paths there lead elsewhere."""
+    script = """
+        truncate -s 1M disk.img; mkfs.vfat disk.img >disk.log; mkdir mnt root
+        mount --rbind / root; mount --rbind "$PWD" root/mnt
+        chroot root mount -o loop /mnt/disk.img /mnt/mnt
+        mountpoint -q root/mnt/mnt; ! mountpoint -q mnt
+    """
+    result = loopfs_run(["sh", "-ec", script])
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_two_of_one_image(run_as_user: Run, loopfs_bin: list[str], disk: Path) -> None:
     """As root can on one kernel: two devices on one file, here of two instances."""
     script = """

@@ -6,7 +6,6 @@ quarter of its start-up time for two subcommands.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 
@@ -16,11 +15,13 @@ from loopfs.settings import Settings, SettingsError
 from loopfs.text import shown
 
 if TYPE_CHECKING:
+    from loopfs.errors import LoopfsError
     from loopfs.intercept.log import Log
 
 USAGE = """\
 usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
        loopfs doctor [--json]
+       loopfs seccomp-profile [--base FILE] | apparmor-profile [--path PATH]
        loopfs --version
 
 run     runs COMMAND as root of a sandbox that has its own loop devices
@@ -31,6 +32,8 @@ run     runs COMMAND as root of a sandbox that has its own loop devices
           -v, -vv               shows those that mount (or all) on standard error
           --config FILE         read this instead of ~/.config/loopfs/config.toml
 doctor  says what loopfs needs, what is missing, and how to mend it
+seccomp-profile, apparmor-profile
+        print what a container, or Ubuntu, needs to let loopfs run (docs/containers.md)
 
 example: loopfs run -- mount -o loop disk.img /mnt
 """
@@ -48,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         from loopfs.cli import doctor
 
         return doctor.main(rest)
+    if command in ("seccomp-profile", "apparmor-profile"):
+        from loopfs.cli import profiles
+
+        return profiles.seccomp(rest) if command == "seccomp-profile" else profiles.apparmor(rest)
     if command == "--version":
         print(f"loopfs {__version__}")
         return 0
@@ -69,30 +76,36 @@ def _run(arguments: list[str]) -> int:
         return _misused("run needs a command")
     from loopfs.errors import LoopfsError
 
-    _reserve_standard_streams()
     try:
+        _reserve_standard_streams()
         log = _log(chosen, command)
-    except LoopfsError as problem:
-        print(f"loopfs: {shown(str(problem.strerror))}", file=sys.stderr)
-        return CANNOT_RUN
-    try:
         from loopfs.sandbox.run import run
-
+    except LoopfsError as problem:
+        return _cannot_run(str(problem.strerror))
+    except KeyError as problem:  # there is no table of system calls for this machine
+        return _cannot_run(_cause(problem))
+    try:
         status = run(command, chosen, log)
-    except (LoopfsError, KeyError) as problem:
-        from loopfs.cli import doctor
-
-        full = isinstance(problem, LoopfsError) and problem.errno == errno.EAGAIN
-        missing = None if full else doctor.missing()  # which starts processes
-        sentence = doctor.sentence(missing) if missing else str(problem.args[-1])
-        print(f"loopfs: {shown(sentence)}", file=sys.stderr)
-        return CANNOT_RUN
+    except LoopfsError as problem:
+        return _cannot_run(_cause(problem))
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # it was closed from the start
             stream.flush()
     # Threads that serve the sandbox may still wait in the kernel; nothing of theirs is
     # left to do.
     os._exit(status)
+
+
+def _cannot_run(sentence: str) -> int:
+    print(f"loopfs: {shown(sentence)}", file=sys.stderr)
+    return CANNOT_RUN
+
+
+def _cause(problem: LoopfsError | KeyError) -> str:
+    """Why no sandbox can be made, and what to do, in a sentence."""
+    from loopfs.cli import doctor
+
+    return doctor.cause(problem)
 
 
 def _log(chosen: Settings, command: list[str]) -> Log | None:
@@ -140,9 +153,20 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
 
 
 def _reserve_standard_streams() -> None:
-    """Let no descriptor of ours get the number of a closed one; the command finds it closed."""
-    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        continue
+    """Let no descriptor of ours get the number of a closed one; the command finds it closed.
+
+    Raises:
+        SetupError: there is no /dev/null, without which few programs work.
+    """
+    try:
+        while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+            continue
+    except OSError as problem:
+        from loopfs.cli.remedies import NO_DEV_NULL
+        from loopfs.errors import SetupError
+
+        why = f"/dev/null cannot be opened ({problem.strerror})"
+        raise SetupError(problem.errno or 0, f"{why}; {NO_DEV_NULL}") from None
     os.close(fd)
 
 

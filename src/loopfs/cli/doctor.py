@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import sys
 import textwrap
 from collections.abc import Iterator
+from contextlib import suppress
 
-from loopfs.cli import findings
+from loopfs.cli import findings, remedies
 from loopfs.cli.findings import Finding
+from loopfs.errors import LoopfsError, SetupError
 from loopfs.text import shown
 
 WIDTH = 100  # columns of the table
@@ -35,10 +38,21 @@ def main(argv: list[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at one thing after the other.
+    """Look at one thing after the other, and last at a sandbox, if nothing is missing for one.
 
     What rests on a thing that is missing is left out: its answer would name the wrong remedy.
     """
+    ready = True
+    for finding in _parts():
+        ready = ready and (finding.ok or not finding.required)
+        yield finding
+    if ready:
+        from loopfs.cli import probes
+
+        yield probes.sandbox()
+
+
+def _parts() -> Iterator[Finding]:
     machine = findings.machine()
     yield machine
     if not machine.ok:
@@ -57,6 +71,9 @@ def examine() -> Iterator[Finding]:
         if device.ok:
             yield probes.fuse_mount()
         yield probes.reach()
+        yield probes.mount_calls()
+        yield probes.mount_api()
+        yield probes.change_of_root()
     notification = probes.user_notification()
     yield notification
     if notification.ok:
@@ -83,8 +100,37 @@ def _printable(finding: Finding) -> Finding:
 
 
 def missing() -> Finding | None:
-    """The first thing missing that loopfs cannot run without; for a run that failed to start."""
-    return next((f for f in examine() if f.required and not f.ok), None)
+    """The first thing missing that loopfs cannot run without; for a run that failed to start.
+
+    Raises:
+        OSError: a process for looking cannot be made.
+    """
+    return next((f for f in _parts() if f.required and not f.ok), None)
+
+
+def cause(problem: LoopfsError | KeyError) -> str:
+    """Why no sandbox can be made, and what to do about it, in one sentence.
+
+    Args:
+        problem: what a start has failed with; KeyError: there is no table of system calls.
+    """
+    code = problem.code if isinstance(problem, LoopfsError) else 0
+    if code != errno.EAGAIN:  # looking starts processes
+        with suppress(OSError):  # then we can look as little as a sandbox can be made
+            is_known = isinstance(problem, LoopfsError)  # the machine
+            lacking = _missing_after_a_start() if is_known else missing()
+            if lacking is not None:
+                return sentence(lacking)
+    call = problem.call if isinstance(problem, SetupError) else None
+    said = str(problem.args[-1])
+    return said if call is None else f"{said}; {remedies.refused(call, code)}"
+
+
+def _missing_after_a_start() -> Finding | None:
+    from loopfs import syscalls
+
+    syscalls.set_dumpable(True)  # who is not can write no map of ids
+    return missing()
 
 
 def sentence(finding: Finding) -> str:

@@ -14,50 +14,39 @@ import os
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn
 
 from loopfs import syscalls
+from loopfs.cli import remedies
 from loopfs.cli.findings import SUBORDINATE_IDS, Finding, id_ranges, no_ids
+from loopfs.errors import call_of
+from loopfs.sandbox.idmap import MAP
 from loopfs.sandbox.nested import is_nested
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
 from loopfs.uapi.syscalls import abis
 
 PR_SET_NO_NEW_PRIVS = 38
+TRIAL_WITHIN = 60  # seconds
 # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
 NOTIF_ADDFD = struct.Struct("=QIIII")
-
-CONTAINER = "in a container, let its seccomp profile and its security module allow"
-
-# A setting below /proc/sys, the value that forbids user namespaces, and what mends it.
-_SETTINGS = (
-    ("user/max_user_namespaces", "0", "run: sudo sysctl user.max_user_namespaces=15000"),
-    (
-        "kernel/unprivileged_userns_clone",
-        "0",
-        "run: sudo sysctl kernel.unprivileged_userns_clone=1",
-    ),
-    (
-        "kernel/apparmor_restrict_unprivileged_userns",
-        "1",
-        "give loopfs an AppArmor profile with the rule 'userns,', "
-        "or run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
-    ),
-)
-
 
 # --- namespaces and FUSE -----------------------------------------------------
 
 
 def user_namespaces() -> Finding:
     """unshare(CLONE_NEWUSER | CLONE_NEWNS) and an id map succeed."""
-    code = _try(_enter)
+    code, call = _attempt(_enter)
     if not code:
         return Finding("user namespaces", True, True)
-    why = f"this system lets you make no user namespace ({os.strerror(code)})"
-    return Finding("user namespaces", False, True, why, _namespace_remedy(code))
+    why = f"this system lets you make no user namespace ({call}: {os.strerror(code)})"
+    if call == MAP and remedies.lacks_setfcap():
+        why = "root here has not CAP_SETFCAP, without which it can make no user namespace for root"
+    return Finding("user namespaces", False, True, why, _namespace_remedy(code, call))
 
 
 def pid_namespace() -> Finding:
@@ -76,8 +65,7 @@ def pid_namespace() -> Finding:
         f"a new /proc cannot be mounted ({os.strerror(code)}), so a sandbox cannot have "
         "process ids of its own"
     )
-    remedy = "in a container, unmask its /proc (podman, docker: --security-opt unmask=ALL)"
-    return Finding("own /proc", False, False, why, remedy)
+    return Finding("own /proc", False, False, why, remedies.covered_proc())
 
 
 def fuse_device() -> Finding:
@@ -86,17 +74,17 @@ def fuse_device() -> Finding:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as problem:
         why = f"/dev/fuse cannot be opened ({problem.strerror})"
-        return Finding("/dev/fuse", False, True, why, _fuse_device_remedy(problem.errno))
+        return Finding("/dev/fuse", False, True, why, remedies.fuse_device(problem.errno))
     return Finding("/dev/fuse", True, True)
 
 
 def fuse_mount() -> Finding:
     """A FUSE filesystem can be mounted in a user namespace (Linux 4.18)."""
-    code = _try(_mount_fuse)
+    code, call = _attempt(_mount_fuse)
     if not code:
         return Finding("FUSE mounts", True, True)
     why = f"FUSE cannot be mounted in a user namespace ({os.strerror(code)})"
-    remedy = _forbidding_setting() or f"use Linux 4.18 or newer; {CONTAINER} mount"
+    remedy = f"use Linux 4.18 or newer; {remedies.refused(call or 'mount', code)}"
     return Finding("FUSE mounts", False, True, why, remedy)
 
 
@@ -110,10 +98,12 @@ def subordinate_ids() -> Finding:
         for tool, own_id, others in zip(("newuidmap", "newgidmap"), own, ranges, strict=True):
             numbers = (pid, 0, own_id, 1, 1, others.start, 1)
             command = [tool, *map(str, numbers)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as problem:
+                return no_ids(f"{tool} cannot be executed ({problem.strerror})", remedies.ids(tool))
             if done.returncode:
-                why = done.stderr.strip() or f"{tool} fails"
-                return no_ids(why, f"{CONTAINER} {tool} its privilege; see {tool}(1)")
+                return no_ids(done.stderr.strip() or f"{tool} fails", remedies.ids(tool))
     return Finding(SUBORDINATE_IDS, True, False)
 
 
@@ -121,9 +111,17 @@ def _enter(flags: int = 0) -> None:
     """Become root of a new user namespace that has a mount namespace."""
     uid, gid = os.geteuid(), os.getegid()
     syscalls.unshare(sched.CLONE_NEWUSER | sched.CLONE_NEWNS | flags)
-    for name, text in ("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1"):
-        with open(f"/proc/self/{name}", "wb", buffering=0) as file:
-            file.write(text.encode())
+    try:
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"0 {uid} 1"),
+            ("gid_map", f"0 {gid} 1"),
+        ):
+            with open(f"/proc/self/{name}", "wb", buffering=0) as file:
+                file.write(text.encode())
+    except OSError as problem:
+        problem.add_note(MAP)
+        raise
     syscalls.mount("none", "/", None, uapi_mount.MS_REC | uapi_mount.MS_SLAVE, None)
 
 
@@ -142,30 +140,15 @@ def _mount_fuse() -> None:
     syscalls.mount("loopfs-doctor", "/dev", "fuse", flags, options)
 
 
-def _namespace_remedy(code: int) -> str:
+def _namespace_remedy(code: int, call: str) -> str:
     if code == errno.EINVAL:
         return "use a kernel that is built with CONFIG_USER_NS"
-    if code in (errno.ENOSPC, errno.EUSERS) and _setting("user/max_user_namespaces") != "0":
+    full = code in (errno.ENOSPC, errno.EUSERS)
+    if full and remedies.setting("user/max_user_namespaces") != "0":
         return "end some sandboxes, nest fewer, or raise the sysctl user.max_user_namespaces"
-    return _forbidding_setting() or f"leave the chroot if this is one; {CONTAINER} unshare"
-
-
-def _forbidding_setting() -> str | None:
-    for name, forbids, remedy in _SETTINGS:
-        if _setting(name) == forbids:
-            return f"{remedy} (a file in /etc/sysctl.d keeps a setting)"
-    return None
-
-
-def _fuse_device_remedy(code: int | None) -> str:
-    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        return "run: sudo modprobe fuse (a container needs the option --device /dev/fuse)"
-    if code == errno.EACCES:
-        return (
-            "run: sudo chmod 0666 /dev/fuse (the udev rule "
-            """KERNEL=="fuse", MODE="0666" keeps it so)"""
-        )
-    return "in a container, let its device policy allow /dev/fuse (--device /dev/fuse)"
+    remedy = remedies.refused(call, code)
+    may_be_chroot = call == "unshare" and code == errno.EPERM
+    return f"{remedy}, or leave the chroot if this is one" if may_be_chroot else remedy
 
 
 # --- seccomp -----------------------------------------------------------------
@@ -177,7 +160,9 @@ def user_notification() -> Finding:
     if not code:
         return Finding("seccomp notification", True, True)
     why = f"the kernel has no seccomp user notification ({os.strerror(code)})"
-    remedy = f"use Linux 5.9 or newer with CONFIG_SECCOMP_FILTER; {CONTAINER} seccomp"
+    remedy = (
+        f"use Linux 5.9 or newer with CONFIG_SECCOMP_FILTER; {remedies.refused('seccomp', code)}"
+    )
     return Finding("seccomp notification", False, True, why, remedy)
 
 
@@ -193,7 +178,7 @@ def listener() -> Finding:
         remedy = "start loopfs run outside of the sandbox (loopfs run or a container) you are in"
     else:
         why = f"no seccomp listener can be installed ({os.strerror(code)})"
-        remedy = f"{CONTAINER} seccomp"
+        remedy = remedies.refused("seccomp", code)
     return Finding("seccomp listener", False, True, why, remedy)
 
 
@@ -277,29 +262,121 @@ def reach() -> Finding:
         with _waiting_child(_enter) as pid:
             _take_hold(pid)
     except OSError as problem:
-        why = f"a supervisor may not reach into its own child ({problem.strerror})"
-        return Finding("access to children", False, True, why, _reach_remedy(problem.errno))
+        what = ": ".join(word for word in (call_of(problem), problem.strerror) if word)
+        why = f"a supervisor may not reach into its own child ({what})"
+        return Finding("access to children", False, True, why, _reach_remedy(problem))
     return Finding("access to children", True, True)
 
 
 def _take_hold(pid: int) -> None:
     os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC))
+    here = ctypes.create_string_buffer(1)  # a fork has its memory at the same addresses
+    syscalls.process_vm_read(pid, ctypes.addressof(here), 1)
     any_descriptor = int(os.listdir(f"/proc/{pid}/fd")[0])
-    pidfd = os.pidfd_open(pid)
+    pidfd = syscalls.pidfd_open(pid)
     try:
         os.close(syscalls.pidfd_getfd(pidfd, any_descriptor))
     finally:
         os.close(pidfd)
 
 
-def _reach_remedy(code: int | None) -> str:
-    if code == errno.ENOSYS:
+def _reach_remedy(problem: OSError) -> str:
+    if problem.errno == errno.ENOSYS:
         return "use Linux 5.6 or newer (pidfd_getfd)"
-    if _setting("kernel/yama/ptrace_scope") == "3":
+    if remedies.setting("kernel/yama/ptrace_scope") == "3":
         return "set kernel.yama.ptrace_scope to 1 in /etc/sysctl.d and boot anew: 3 is final"
-    if _setting("kernel/yama/ptrace_scope") == "2":
+    if remedies.setting("kernel/yama/ptrace_scope") == "2":
         return "run: sudo sysctl kernel.yama.ptrace_scope=1"
-    return f"{CONTAINER} pidfd_getfd and the writing of /proc/PID/mem"
+    call = call_of(problem)
+    return remedies.refused(call or "pidfd_getfd and the writing of /proc/PID/mem", errno.EPERM)
+
+
+# --- mounts --------------------------------------------------------------------
+
+
+def mount_calls() -> Finding:
+    """What a mount of a device is made of can be done in the namespaces of a child."""
+    code, call = _attempt(_mount_by_parts)
+    if not code:
+        with _waiting_child(_enter) as pid:
+            code, call = _attempt(partial(_join, pid))
+    return _of_calls("mount calls", "mounting a device fails", code, call)
+
+
+def mount_api() -> Finding:
+    """A superblock can be made by the new mount API (Linux 5.2)."""
+    code, call = _attempt(_mount_by_context)
+    return _of_calls("mount API", "mounting vfat, an instance or a context fails", code, call)
+
+
+def change_of_root() -> Finding:
+    """chroot(2) works in a user namespace of ours."""
+
+    def probe() -> None:
+        _enter()
+        syscalls.chroot("/")
+
+    why = "mounting for a process that is in a chroot fails"
+    return _of_calls("chroot", why, *_attempt(probe), required=False)
+
+
+def sandbox() -> Finding:
+    """A sandbox can be made, a device bound, a filesystem and an instance mounted: by doing it."""
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    path = ":".join(filter(None, (package, os.environ.get("PYTHONPATH"))))
+    python = [sys.executable, "-m"]
+    try:
+        done = subprocess.run(
+            [*python, "loopfs", "run", "--config", "/dev/null", "--", *python, "loopfs.cli.trial"],
+            env=os.environ | {"PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=TRIAL_WITHIN,
+            check=False,
+        )
+        said = (done.stdout or done.stderr).strip()
+        failed = done.returncode != 0
+    except subprocess.TimeoutExpired:
+        failed, said = True, f"it has not ended within {TRIAL_WITHIN} seconds"
+    if not failed:
+        return Finding("a sandbox", True, True)
+    why = f"a sandbox in which all this was tried failed ({said.splitlines()[-1] if said else ''})"
+    remedy = "run: loopfs run -vv -- mount -o loop FILE DIRECTORY (it says which call failed)"
+    return Finding("a sandbox", False, True, why, remedy)
+
+
+def _mount_by_parts() -> None:
+    _enter()
+    syscalls.mount("none", "/dev", "tmpfs", 0, None)
+    clone = uapi_mount.OPEN_TREE_CLONE | uapi_mount.OPEN_TREE_CLOEXEC
+    tree = syscalls.open_tree(uapi_mount.AT_FDCWD, "/dev", clone)
+    syscalls.mount_setattr(tree, uapi_mount.MOUNT_ATTR_RDONLY, 0)
+    syscalls.move_mount(tree, os.open("/dev", os.O_PATH | os.O_CLOEXEC))
+    syscalls.umount2("/dev", uapi_mount.MNT_DETACH)
+
+
+def _mount_by_context() -> None:
+    _enter()
+    context = syscalls.fsopen("tmpfs")
+    syscalls.fsconfig(context, uapi_mount.FSCONFIG_CMD_CREATE)
+    syscalls.fsmount(context, 0)
+
+
+def _join(pid: int) -> None:
+    mounts = os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    syscalls.setns(syscalls.pidfd_open(pid), sched.CLONE_NEWUSER)
+    syscalls.setns(mounts, sched.CLONE_NEWNS)
+    syscalls.set_ids((0, 0, 0), (0, 0, 0))
+
+
+def _of_calls(name: str, what: str, code: int, call: str, *, required: bool = True) -> Finding:
+    if not code:
+        return Finding(name, True, required)
+    why = f"{what} ({call or 'it'}: {os.strerror(code)})"
+    remedy = remedies.refused(call, code)
+    return Finding(name, False, required, why, remedy)
 
 
 # --- trying ------------------------------------------------------------------
@@ -307,12 +384,30 @@ def _reach_remedy(code: int | None) -> str:
 
 def _try(action: Callable[[], object]) -> int:
     """Do ``action`` in a forked child: 0 when it succeeds, else the errno that it fails with."""
-    pid = os.fork()
-    if pid == 0:
-        _leave_with(lambda: _errno_of(action))
+    return _attempt(action)[0]
+
+
+def _attempt(action: Callable[[], object]) -> tuple[int, str]:
+    """As :func:`_try`, with the name of the system call that failed where that is known."""
+    told, tells = os.pipe()
+    with open(told, encoding="ascii") as said:
+        pid = os.fork()
+        if pid == 0:
+            _leave_with(lambda: _told(action, tells))
+        os.close(tells)
+        call = said.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     # A filter may answer a system call with death.
-    return status if status >= 0 else errno.EPERM
+    return (status, call) if status >= 0 else (errno.EPERM, call)
+
+
+def _told(action: Callable[[], object], tells: int) -> int:
+    try:
+        action()
+    except OSError as problem:
+        os.write(tells, call_of(problem).encode())
+        return problem.errno or errno.EIO
+    return 0
 
 
 @contextmanager
@@ -359,12 +454,3 @@ def _errno_of(action: Callable[[], object]) -> int:
     except OSError as problem:
         return problem.errno or errno.EIO
     return 0
-
-
-def _setting(name: str) -> str | None:
-    """The text of a file below /proc/sys; None when the kernel has no such setting."""
-    try:
-        with open(f"/proc/sys/{name}", encoding="utf-8") as file:
-            return file.read().strip()
-    except OSError:
-        return None

@@ -20,7 +20,7 @@ from loopfs.engines.engine import Mounter
 from loopfs.engines.own_modules import refuse_imports
 from loopfs.engines.paths import CallerProc
 from loopfs.lean import signal
-from loopfs.uapi.mount import NS_GET_PARENT
+from loopfs.uapi.mount import AT_FDCWD, NS_GET_PARENT
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
 
 _guardian = [os.getppid()]  # the process that we end with
@@ -64,8 +64,9 @@ class Caller:
         what would be found is not ours."""
         refuse_imports()
         self.enter_mounts()
-        os.fchdir(self._root)
-        os.chroot(".")
+        if not _is_root(self._root):  # containers can refuse chroot(2)
+            os.fchdir(self._root)
+            os.chroot(".")
         os.fchdir(self._cwd)
 
     @contextmanager
@@ -124,6 +125,17 @@ def enter_user(userns: int, *, root: bool = True) -> None:
         if problem.errno != errno.EINVAL:  # it has no root
             raise
     guard()
+
+
+def _is_root(fd: int) -> bool:
+    """A directory is our root: on the same mount, as well, for a bind mount of a root is another
+    root that looks the same."""
+    if syscalls.mount_id(fd) != syscalls.mount_id(AT_FDCWD, "/"):
+        return False
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat("/"))
+    except OSError:  # a FUSE filesystem that does not let us look
+        return False
 
 
 def _outermost(userns: int) -> int:

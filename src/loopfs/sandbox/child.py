@@ -10,10 +10,10 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.errors import LoopfsError, SetupError, fork
+from loopfs.errors import fork
 from loopfs.lean import TYPE_CHECKING, NamedTuple, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
-from loopfs.text import to_bytes, to_str
+from loopfs.text import to_str
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
@@ -41,8 +41,8 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
     """
     try:
         pid = _make_sandbox(channel, argv, mask, bare)
-    except LoopfsError as problem:
-        channel.send(messages.FAILED + to_bytes(f"{problem.code}:{problem.strerror}"))
+    except OSError as problem:
+        messages.fail(channel, problem)
         return 1
     channel.close()
     return messages.exit_status(os.waitpid(pid, 0)[1])
@@ -50,14 +50,8 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
 
 def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: bool) -> int:
     """Make it; returns the process id of its process 1, which has begun with the command."""
-    parent = os.getppid()
-    try:
-        syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
-    except OSError as problem:
-        raise SetupError(
-            problem.errno or 0,
-            f"cannot make a user namespace ({problem.strerror}); `loopfs doctor` says what to do",
-        ) from None
+    parent, ids = os.getppid(), (os.geteuid(), os.getegid())
+    syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
     die_with_parent(parent)
     channel.send(messages.WANTS_MAPS)
     from loopfs.intercept.filter import install  # noqa: F401 - meanwhile: process 1 will need it
@@ -76,7 +70,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     _await_answer(channel)
     # What asks the caller's /proc for ourselves comes before there is another.
     found = _Found(nested.is_nested(), dev.terminal(), own_sysfs.mounted_below())
-    environment = init.command_environment()
+    environment = init.command_environment(*ids)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
     syscalls.set_dumpable(False)  # and so is process 1
@@ -110,14 +104,17 @@ def _be_init(
         from loopfs.sandbox import init, proc
 
         die_with_parent(0)  # as what a parent outside the namespace appears
-        proc.mount_proc(copy)
-        namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
+            proc.mount_proc(copy)
+            namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             gate.send(messages.OK, (namespace,))
+            os.close(namespace)
+            _await_start(gate)
         except BrokenPipeError:  # the child is killed, and so are we
             os._exit(1)
-        os.close(namespace)
-        _await_start(gate)
+        except OSError as problem:
+            messages.fail(channel, problem)
+            os._exit(1)
         gate.close()
         status = init.main(channel, *command)
     except BaseException:  # nothing may return into the child's code
@@ -146,30 +143,27 @@ def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
         if not bare:
             dev.mount_nested_instance()
         host.build()
-        channel.send(messages.MOUNTED.encode())
+        channel.send(messages.MOUNTED)
         return
-    try:
-        # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
-        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    except OSError as problem:
-        raise SetupError(
-            problem.errno or 0,
-            f"cannot open /dev/fuse ({problem.strerror}); `loopfs doctor` says what to do",
-        ) from None
+    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     has_own_sysfs = own_sysfs.replace(found.below_sys)
     views = sysfs.mount_views()  # while there is a /dev/fuse
     host.build()
     if bare:
+        os.close(fuse)
         dev.build(kept)
     else:
         dev.mount_instance(fuse)
+        channel.send(messages.FUSE, (fuse,))
         gate.send(messages.SERVE + ",".join(kept).encode(), (fuse,))
+        os.close(fuse)
         dev.furnish(kept)
         gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
     root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
-    fds = fuse, root, *(fd for _, fd in views.values())
+    fds = root, *(fd for _, fd in views.values())
     words = sysfs.described(views, has_own_sysfs)
-    channel.send(f"{messages.MOUNTED} {','.join(kept)} {words}".encode(), fds)
+    channel.send(messages.MOUNTED + f" {','.join(kept)} {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
 

@@ -49,19 +49,16 @@ def build(kept: Mapping[str, int]) -> None:
     Args:
         kept: see :func:`keep`; closed.
     Raises:
-        SetupError: the kernel refused a mount.
+        OSError: the kernel refused a mount.
     """
-    try:
-        flags = uapi.MS_NOSUID | uapi.MS_STRICTATIME
-        syscalls.mount("dev", "/dev", "tmpfs", flags, "mode=0755,size=1m")
-        for name, tree in kept.items():
-            _make_place(name)
-            _place(name, tree)
-        for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS):
-            os.makedirs(place)
-        _mount_terminals()
-    except OSError as problem:
-        raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
+    flags = uapi.MS_NOSUID | uapi.MS_STRICTATIME
+    syscalls.mount("dev", "/dev", "tmpfs", flags, "mode=0755,size=1m")
+    for name, tree in kept.items():
+        _make_place(name)
+        _place(name, tree)
+    for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS):
+        os.makedirs(place)
+    _mount_terminals()
     for name, target in LINKS.items():
         os.symlink(target, f"/dev/{name}")
 
@@ -73,14 +70,7 @@ def mount_instance(fuse: int) -> None:
     """
     flags = uapi.MS_NODEV | uapi.MS_NOSUID
     data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    try:
-        syscalls.mount("dev", "/dev", "fuse.devtmpfs", flags, data)
-    except OSError as problem:
-        raise SetupError(
-            problem.errno or 0,
-            f"the kernel does not let FUSE be mounted in a user namespace ({problem.strerror});"
-            " see `loopfs doctor`",
-        ) from None
+    syscalls.mount("dev", "/dev", "fuse.devtmpfs", flags, data)
 
 
 def furnish(kept: Mapping[str, int]) -> None:
@@ -89,23 +79,22 @@ def furnish(kept: Mapping[str, int]) -> None:
     Args:
         kept: see :func:`keep`; closed.
     Raises:
-        SetupError: the kernel refused a mount, or nobody serves us.
+        OSError: the kernel refused a mount, or nobody serves us.
     """
-    try:
-        for name, tree in kept.items():
-            _place(name, tree)
-        syscalls.mount(INSTANCE, INSTANCE, None, uapi.MS_BIND, None)  # stays when /dev is read-only
-        _mount_terminals()
-        for place in (WHOLE_PROC, WHOLE_SYSFS):
-            os.stat(place)  # so process 1 need not ask, who answers
-    except OSError as problem:
-        raise SetupError(problem.errno or 0, f"cannot build /dev: {problem.strerror}") from None
+    for name, tree in kept.items():
+        _place(name, tree)
+    syscalls.mount(INSTANCE, INSTANCE, None, uapi.MS_BIND, None)  # stays when /dev is read-only
+    _mount_terminals()
+    for place in (WHOLE_PROC, WHOLE_SYSFS):
+        os.stat(place)  # so process 1 need not ask, who answers
 
 
 def _clone(path: str) -> int | None:
     try:
         return syscalls.open_tree(uapi.AT_FDCWD, path, _CLONE | uapi.AT_RECURSIVE)
-    except (FileNotFoundError, PermissionError):
+    except OSError as problem:
+        if problem.errno not in (errno.ENOENT, errno.EACCES):
+            raise
         return None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from loopfs import syscalls
-from loopfs.errors import SetupError
 from loopfs.uapi import mount as uapi
 
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
@@ -56,20 +56,17 @@ def build() -> None:
     """Arrange it in this mount namespace, as far as the host has it.
 
     Raises:
-        SetupError: the kernel refused a mount.
+        OSError: the kernel refused a mount.
     """
     if not os.path.isdir(RUN):
         return
-    try:
-        _build_run()
-        for path, (text, mode) in COVERED.items():
-            _cover(path, text, mode)
-        if os.path.isdir(SUDOERS_DIRECTORY):
-            _make(f"{STORE}/sudoers.d", 0o755)
-            syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
-        _wrap_fuse_helpers()
-    except OSError as problem:
-        raise SetupError(problem.errno or 0, f"cannot build {RUN}: {problem.strerror}") from None
+    _build_run()
+    for path, (text, mode) in COVERED.items():
+        _cover(path, text, mode)
+    if os.path.isdir(SUDOERS_DIRECTORY):
+        _make(f"{STORE}/sudoers.d", 0o755)
+        syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
+    _wrap_fuse_helpers()
 
 
 def _build_run() -> None:
@@ -109,7 +106,9 @@ def _clone(entry: os.DirEntry[str]) -> str | int | None:
         if entry.is_symlink():
             return os.readlink(entry.path)
         return syscalls.open_tree(uapi.AT_FDCWD, entry.path, _CLONE)
-    except (FileNotFoundError, PermissionError):
+    except OSError as problem:
+        if problem.errno not in (errno.ENOENT, errno.EACCES):
+            raise
         return None
 
 

@@ -5,13 +5,16 @@ Source: user_namespaces(7), newuidmap(1), subuid(5).
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
+import sys
 
 from loopfs.errors import SetupError
 from loopfs.lean import Callable, NamedTuple
 
 SUBORDINATE = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
+MAP = "uid_map"  # stands for the name of the call that writes it
 TOOLS = {"uid": "newuidmap", "gid": "newgidmap"}
 
 
@@ -69,26 +72,42 @@ def write_maps(pid: int) -> Callable[[], None]:
         SetupError: the kernel refused (so does the function that is returned).
     """
     uid, gid = os.geteuid(), os.getegid()
+    lost: dict[str, str] = {}  # the kinds of ids that there should be, and why not
     if uid == 0:
         for kind in ("uid", "gid"):
             with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
-                _write(pid, kind, identity(file.read()))
-        return lambda: None
-    uid_tool, gid_tool = _start_tool("uid", pid, uid), _start_tool("gid", pid, gid)
+                _write_all_or_root(pid, kind, identity(file.read()), lost)
+        return lambda: _tell(lost)
+    uid_tool, gid_tool = (_start_tool(*of, lost) for of in (("uid", pid, uid), ("gid", pid, gid)))
 
     def finish() -> None:
-        if not _succeeded(uid_tool):
+        if not _succeeded("uid", uid_tool, lost):
             _write(pid, "uid", [Extent(0, uid, 1)])
-        if not _succeeded(gid_tool):
-            with open(f"/proc/{pid}/setgroups", "w", encoding="utf-8") as file:
-                file.write("deny")
+        if not _succeeded("gid", gid_tool, lost):
+            _deny_groups(pid)
             _write(pid, "gid", [Extent(0, gid, 1)])
+        _tell(lost)
 
     return finish
 
 
-def _start_tool(kind: str, pid: int, own: int) -> int | None:
-    """The process that writes a map; None where there is no tool or no subordinate id."""
+def _write_all_or_root(pid: int, kind: str, extents: list[Extent], lost: dict[str, str]) -> None:
+    """Map all ids; root alone where it lacks CAP_SETUID or CAP_SETGID, as in some containers."""
+    try:
+        _write(pid, kind, extents)
+        return
+    except SetupError as problem:
+        if problem.errno != errno.EPERM:
+            raise
+    if kind == "gid":
+        _deny_groups(pid)
+    _write(pid, kind, [Extent(0, 0, 1)])
+    lost[kind] = f"root here has not CAP_SET{kind.upper()}, with which it maps other ids"
+
+
+def _start_tool(kind: str, pid: int, own: int, lost: dict[str, str]) -> int | None:
+    """The process that writes a map; None where there is no tool or no subordinate id, or the tool
+    can do nothing."""
     uid = os.geteuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -101,6 +120,9 @@ def _start_tool(kind: str, pid: int, own: int) -> int | None:
         return None
     if not ranges:
         return None
+    if no_new_privs():
+        lost[kind] = f"{TOOLS[kind]} can do nothing under no_new_privs"
+        return None
     numbers = [str(n) for extent in with_ranges(own, ranges) for n in extent]
     try:
         return os.posix_spawnp(
@@ -112,10 +134,37 @@ def _start_tool(kind: str, pid: int, own: int) -> int | None:
         )
     except FileNotFoundError:
         return None
+    except OSError as problem:  # one with file capabilities that the container has not
+        lost[kind] = f"{TOOLS[kind]} cannot be executed ({problem.strerror})"
+        return None
 
 
-def _succeeded(tool: int | None) -> bool:
-    return tool is not None and os.waitpid(tool, 0)[1] == 0
+def no_new_privs() -> bool:
+    """No program that we execute gets privileges from its file (PR_SET_NO_NEW_PRIVS)."""
+    with open("/proc/self/status", "rb") as status:
+        return any(line.split() == [b"NoNewPrivs:", b"1"] for line in status)
+
+
+def _succeeded(kind: str, tool: int | None, lost: dict[str, str]) -> bool:
+    if tool is None:
+        return False
+    if os.waitpid(tool, 0)[1]:
+        lost[kind] = f"{TOOLS[kind]} fails, of which `loopfs doctor` says more"
+        return False
+    return True
+
+
+def _tell(lost: dict[str, str]) -> None:
+    """Say in one line which ids the sandbox lacks, if any."""
+    if lost:
+        whose = " and ".join({"uid": "user", "gid": "group"}[kind] for kind in lost)
+        why = next(iter(lost.values()))
+        print(f"loopfs: in the sandbox there is only your own {whose}: {why}", file=sys.stderr)
+
+
+def _deny_groups(pid: int) -> None:
+    with open(f"/proc/{pid}/setgroups", "w", encoding="utf-8") as file:
+        file.write("deny")
 
 
 def _write(pid: int, kind: str, extents: list[Extent]) -> None:
@@ -124,9 +173,11 @@ def _write(pid: int, kind: str, extents: list[Extent]) -> None:
     try:
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
     except OSError as problem:
         raise SetupError(
             problem.errno or 0,
-            f"the kernel refused the {kind} map of the sandbox ({problem.strerror});"
-            " `loopfs doctor` says what user namespaces need",
+            f"the kernel refused the {kind} map of the sandbox ({problem.strerror})",
+            MAP,
         ) from None

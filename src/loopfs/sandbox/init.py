@@ -18,6 +18,7 @@ CANNOT_RUN = 125
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
+CONTAINER_TOOLS = ("podman", "buildah")
 # Where the tools of root are; an ordinary user's PATH need not have them.
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
@@ -38,13 +39,13 @@ def main(
         mask: the signals that it starts with blocked.
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
     """
-    proc.mount_whole_proc()
-    own_sysfs.mount_whole_sysfs()
-    landlock.restrict()
     try:
+        proc.mount_whole_proc()
+        own_sysfs.mount_whole_sysfs()
+        landlock.restrict()
         command = fork()
-    except SetupError as problem:
-        print(f"loopfs: {problem.strerror}", file=sys.stderr)
+    except OSError as problem:
+        messages.fail(channel, problem)
         return CANNOT_RUN
     if command == 0:
         status = 1
@@ -108,16 +109,10 @@ def _execute(
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         listener = () if nested else (install(),)
+        channel.send(messages.LISTENER, listener)
     except OSError as problem:
-        if problem.errno != errno.EBUSY:
-            raise
-        print(
-            "loopfs: another program traps the system calls of this process"
-            " (seccomp user notification), and the kernel allows only one to do so",
-            file=sys.stderr,
-        )
+        messages.fail(channel, _busy() if problem.errno == errno.EBUSY else problem)
         return CANNOT_RUN
-    channel.send(messages.LISTENER, listener)
     channel.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     try:
@@ -128,6 +123,14 @@ def _execute(
     except OSError as problem:
         print(f"loopfs: {shown(argv[0])}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
+
+
+def _busy() -> SetupError:
+    return SetupError(
+        errno.EBUSY,
+        "another program traps the system calls of this process (seccomp user notification),"
+        " and the kernel allows only one to do so",
+    )
 
 
 def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
@@ -159,15 +162,29 @@ def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> N
         os.execve("/bin/sh", ["/bin/sh", path, *argv[1:]], environment)
 
 
-def command_environment() -> dict[str, str]:
+def command_environment(uid: int, gid: int) -> dict[str, str]:
     """Ours with root's directories on PATH, without the LC_CTYPE that Python sets in the locale C
-    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it."""
+    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it.
+
+    Args:
+        uid, gid: the caller's.
+    """
     environment = dict(os.environ)
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
     if "LC_CTYPE" in environment:
         with open("/proc/self/environ", "rb") as file:
             if not any(entry.startswith(b"LC_CTYPE=") for entry in file.read().split(b"\0")):
                 del environment["LC_CTYPE"]
+    if uid and any(
+        os.access(f"{directory}/{tool}", os.X_OK)
+        for directory in environment["PATH"].split(":")
+        for tool in CONTAINER_TOOLS
+    ):
+        # As podman itself sets them in a user namespace that it has made: who is root there
+        # without them is taken for the host's root (containers/storage, unshare_linux.go).
+        environment.setdefault("_CONTAINERS_USERNS_CONFIGURED", "done")
+        environment.setdefault("_CONTAINERS_ROOTLESS_UID", str(uid))
+        environment.setdefault("_CONTAINERS_ROOTLESS_GID", str(gid))
     return environment
 
 

@@ -11,12 +11,13 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.errors import SetupError, fork
+from loopfs.errors import SetupError, fork, of_start
 from loopfs.lean import TYPE_CHECKING, NoReturn, Sequence, signal
 from loopfs.settings import Settings
 
 if TYPE_CHECKING:
     from loopfs.intercept.log import Log
+    from loopfs.sandbox.supervisor import Supervisor
 
 # What is passed on to the command when somebody sends it to the supervisor alone.
 FORWARDED = frozenset(
@@ -50,7 +51,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
     # Before any thread is there: all threads must have these signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
-        channel, childs_end = Channel.pair()
+        channel, childs_end = _channel()
         pid = fork()
         if pid == 0:
             channel.close()
@@ -59,11 +60,16 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
         return _supervise(channel, pid, settings, log)
-    except SetupError:
-        syscalls.set_dumpable(True)  # as `doctor`'s children, who will say why
-        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _channel() -> tuple[Channel, Channel]:
+    try:
+        return Channel.pair()
+    except OSError as problem:
+        problem.add_note("socketpair")
+        raise of_start(problem) from None
 
 
 def _check_proc() -> None:
@@ -72,10 +78,29 @@ def _check_proc() -> None:
             return
     except FileNotFoundError:
         pass
+    except OSError as problem:
+        problem.add_note("readlink")
+        raise of_start(problem) from None
     raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
 def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None) -> int:
+    from loopfs.sandbox import messages
+
+    try:
+        supervisor = _begin(channel, child, settings, log)
+    except OSError as problem:
+        # The child's end is what we find of its failure.
+        told = messages.waiting(channel) if isinstance(problem, ProcessLookupError) else None
+        raise (told and messages.failure(told)) or of_start(problem) from None
+    try:
+        return supervisor.wait()
+    finally:
+        supervisor.dismiss()
+
+
+def _begin(channel: Channel, child: int, settings: Settings, log: Log | None) -> Supervisor:
+    """Take part in the sandbox that the child makes, and begin to serve it. Raises OSError."""
     from loopfs.process import Process
     from loopfs.sandbox import idmap, messages
 
@@ -91,9 +116,12 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
         channel.send(messages.OK)
         from loopfs.sandbox.supervisor import Supervisor
 
-        return Supervisor(helper, channel, child, userns, settings, log).supervise()
-    finally:
+        supervisor = Supervisor(helper, channel, child, userns, settings, log)
+        supervisor.begin()
+        return supervisor
+    except BaseException:
         helper.dismiss()
+        raise
 
 
 def _enter_user_namespace(child: int) -> None:
@@ -104,7 +132,7 @@ def _enter_user_namespace(child: int) -> None:
     """
     from loopfs.uapi.sched import CLONE_NEWUSER
 
-    pidfd = os.pidfd_open(child)
+    pidfd = syscalls.pidfd_open(child)
     syscalls.setns(pidfd, CLONE_NEWUSER)
     os.close(pidfd)
     syscalls.set_dumpable(False)

@@ -11,7 +11,7 @@ from time import monotonic
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.engines.helper import ABORT, Helper
-from loopfs.errors import SetupError, no_room
+from loopfs.errors import SetupError, no_room, of_start
 from loopfs.filesystems.threads import start
 from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
@@ -68,24 +68,37 @@ class Supervisor:
         ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
         self._enders = ENDERS - ignored
         self._failure: SetupError | None = None
+        self._instance: int | None = None  # the /dev/fuse of the sandbox's /dev
 
-    def supervise(self) -> int:
-        """Serve the sandbox; return the command's exit status."""
+    def begin(self) -> None:
+        """Begin to serve the sandbox. Raises OSError: there will be none."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._mounted = threading.Event()
         self._serving = threading.Event()
+        self._told = threading.Event()  # what process 1 and the command have to say
         try:  # it imports what it needs while the child goes on
             start("fuse", self._serve_instance)
         except OSError:
             os.kill(self._child, signal.SIGKILL)
             os.waitpid(self._child, 0)
             raise no_room() from None
-        self._mounts_made = messages.expect(self._channel, messages.MOUNTED.encode())
-        if self._mounts_made.fds:
+        made = messages.expect(self._channel, messages.FUSE, messages.MOUNTED)
+        if made.data == messages.FUSE:
+            self._instance = made.fds[0]
+            made = messages.expect(self._channel, messages.MOUNTED)
+        self._mounts_made = made
+        if made.fds:
             self._mounted.set()
         elif chosen := self._settings.for_the_outer_one():
             raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
         self._begin("converse", self._converse)
+
+    def dismiss(self) -> None:
+        """Let the helper end, whatever has become of the sandbox."""
+        self._helper.dismiss()
+
+    def wait(self) -> int:
+        """Serve the sandbox to its end; return the command's exit status. Raises SetupError."""
         try:
             status = self._wait()
         finally:
@@ -105,17 +118,18 @@ class Supervisor:
     def _fail(self, problem: SetupError) -> None:
         """End the sandbox, before anybody waits for what there will not be."""
         self._failure = problem
+        self._told.set()
         os.kill(self._child, signal.SIGKILL)
 
     def _serve_instance(self) -> None:
         filesystem = None
         try:
             filesystem = self._prepare()
-        except Exception as problem:
-            if not isinstance(problem, SetupError):
-                sys.excepthook(*sys.exc_info())
-                problem = SetupError(0, f"the sandbox cannot be served: {problem}")
-            self._fail(problem)
+        except OSError as problem:
+            self._fail(of_start(problem))
+        except Exception as problem:  # a bug of ours
+            sys.excepthook(*sys.exc_info())
+            self._fail(SetupError(0, f"the sandbox cannot be served: {problem}"))
         if filesystem is not None:
             self._mounts.instances.serve(filesystem)
 
@@ -140,7 +154,7 @@ class Supervisor:
         minors = Minors(host_numbers_end() if number_from is None else number_from)
         room = raise_descriptor_limit()
         self._mounted.wait()
-        fuse, root, *views = self._mounts_made.fds
+        root, *views = self._mounts_made.fds
         _, kept, words = self._mounts_made.data.decode().split(" ", 2)
         instances = Instances(
             minors,
@@ -156,9 +170,9 @@ class Supervisor:
         copies = Copies(magic, own_sysfs, self._dev if bare else None)
         self._mounts = Mounts(self._helper, instances, copies)
         filesystem = None
-        if not bare:
+        if self._instance is not None:
             filesystem = instances.add(
-                fuse,
+                self._instance,
                 syscalls.statx_dev(root),
                 Owner(self._userns, Process(os.getpid()).id_map),
                 make=partial(DevFilesystem, kept.split(",") if kept else []),
@@ -180,8 +194,10 @@ class Supervisor:
         from then on, and we have no ear for a second message."""
         message = self._channel.receive()
         self._channel.close()
+        self._failure = self._failure or messages.failure(message)
+        self._told.set()
         if message.data != messages.LISTENER:
-            return  # it cannot be run
+            return  # it cannot be run, and the sandbox ends
         self._command = Command(message.pid)
         if self._log is not None:
             self._log.start(message.pid)
@@ -249,6 +265,7 @@ class Supervisor:
             elif info.si_signo == signal.SIGCHLD:
                 pid, status = os.waitpid(self._child, os.WNOHANG)
                 if pid:
+                    self._told.wait()
                     if self._failure is not None:
                         raise self._failure
                     if self._serving.is_set():

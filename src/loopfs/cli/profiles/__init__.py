@@ -1,0 +1,139 @@
+"""``loopfs seccomp-profile`` and ``loopfs apparmor-profile``: what lets a container, or a machine
+with restricted user namespaces, run loopfs.
+
+containers-common.json is the default profile of podman, buildah and CRI-O (containers/common 0.50,
+pkg/seccomp/seccomp.json, Apache-2.0), without its spaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from loopfs.text import shown
+
+# What loopfs calls and defaults refuse or tie to a capability. None gives a privilege that a user
+# namespace does not give anyhow; chroot(2) is called for who is in a chroot.
+CALLS = (
+    "chroot",
+    "fsconfig",
+    "fsmount",
+    "fsopen",
+    "fspick",
+    "landlock_add_rule",
+    "landlock_create_ruleset",
+    "landlock_restrict_self",
+    "mount",
+    "mount_setattr",
+    "move_mount",
+    "open_tree",
+    "pidfd_getfd",
+    "pidfd_open",
+    "process_vm_readv",
+    "process_vm_writev",
+    "seccomp",
+    "setns",
+    "umount",
+    "umount2",
+    "unshare",
+)
+ALLOW = "SCMP_ACT_ALLOW"
+ARCHITECTURES = {
+    "x86_64": ["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"],
+    "aarch64": ["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"],
+}
+NAMES = {"x86_64": {"amd64", "x86", "x32"}, "aarch64": {"arm64", "arm"}}  # as conditions have them
+
+APPARMOR = """\
+# /etc/apparmor.d/loopfs: loopfs may make user namespaces where the machine restricts them
+# (kernel.apparmor_restrict_unprivileged_userns). Nothing else is confined or allowed by it.
+# Load it: sudo apparmor_parser -r /etc/apparmor.d/loopfs
+abi <abi/4.0>,
+include <tunables/global>
+
+profile loopfs {path} flags=(unconfined) {{
+  userns,
+  include if exists <local/loopfs>
+}}
+"""
+PLACES = "/{usr,usr/local,home/*/.local}/bin/loopfs"
+
+
+def seccomp(argv: list[str]) -> int:
+    """The subcommand ``seccomp-profile``; returns an exit status.
+
+    Args:
+        argv: the arguments behind that word.
+    """
+    parser = argparse.ArgumentParser(
+        prog="loopfs seccomp-profile",
+        description="Print a seccomp profile with which a container can run loopfs.",
+    )
+    parser.add_argument("--base", metavar="FILE", help="a profile to add to; default: podman's own")
+    path = parser.parse_args(argv).base
+    kept = os.path.join(os.path.dirname(__file__), "containers-common.json")
+    try:
+        with open(path or kept, encoding="utf-8") as file:
+            printed = json.dumps(extended(json.load(file), platform.machine()), indent=1)
+    except OSError as problem:
+        return _refuse(f"{path}: {problem.strerror}")
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return _refuse(f"{path} is no seccomp profile of docker, podman or the OCI")
+    print(printed)
+    return 0
+
+
+def apparmor(argv: list[str]) -> int:
+    """The subcommand ``apparmor-profile``; returns an exit status.
+
+    Args:
+        argv: the arguments behind that word.
+    """
+    parser = argparse.ArgumentParser(
+        prog="loopfs apparmor-profile",
+        description="Print an AppArmor profile with which loopfs can make user namespaces.",
+    )
+    parser.add_argument("--path", default=PLACES, help=f"where loopfs is; default: {PLACES}")
+    print(APPARMOR.format(path=parser.parse_args(argv).path), end="")
+    return 0
+
+
+def extended(base: dict[str, Any], machine: str) -> dict[str, Any]:
+    """A profile that allows what ``base`` allows to a container without capabilities, and CALLS.
+
+    It has no conditions: docker and podman know those on capabilities and architectures, the OCI's
+    format, which containerd reads, does not.
+
+    Args:
+        machine: as uname -m says.
+    Raises:
+        KeyError, TypeError, AttributeError: it is no profile.
+    """
+    kept = "defaultAction", "defaultErrnoRet"
+    profile: dict[str, Any] = {key: base[key] for key in kept if key in base}
+    profile["architectures"] = ARCHITECTURES[machine]
+    profile["syscalls"] = [{"names": list(CALLS), "action": ALLOW}, *_rules(base, NAMES[machine])]
+    return profile
+
+
+def _rules(base: dict[str, Any], machines: set[str]) -> Iterator[dict[str, Any]]:
+    for rule in base["syscalls"]:
+        includes, excludes = rule.get("includes") or {}, rule.get("excludes") or {}
+        if includes.get("caps") or machines & set(excludes.get("arches") or ()):
+            continue
+        if includes.get("arches") and not machines & set(includes["arches"]):
+            continue
+        names = [name for name in rule["names"] if name not in CALLS]
+        if names:
+            kept = {key: rule[key] for key in ("args", "errnoRet") if rule.get(key)}
+            yield {"names": names, "action": rule["action"], **kept}
+
+
+def _refuse(sentence: str) -> int:
+    print(f"loopfs: {shown(sentence)}", file=sys.stderr)
+    return 2

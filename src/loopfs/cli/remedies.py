@@ -1,0 +1,169 @@
+"""What to do about what the kernel refuses, in the words of the container that we run in."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+
+from loopfs.sandbox.idmap import MAP, no_new_privs
+from loopfs.uapi.sched import CAP_SETFCAP
+
+NO_DEV_NULL = "give the container a /dev (bwrap: --dev /dev)"
+
+PROFILE = "`loopfs seccomp-profile` prints one"
+# How a container gets a seccomp profile.
+_SECCOMP = {
+    "podman": f"start the container with --security-opt seccomp=FILE ({PROFILE})",
+    "docker": f"start the container with --security-opt seccomp=FILE ({PROFILE})",
+    "kubernetes": "let the securityContext of the pod have a seccompProfile of type Localhost"
+    f" ({PROFILE})",
+    "systemd-nspawn": "start the container with --system-call-filter={call}",
+    "": f"in a container, give it a seccomp profile that allows {{call}} ({PROFILE})",
+}
+_APPARMOR = {
+    "podman": "start the container with --security-opt apparmor=unconfined",
+    "docker": "start the container with --security-opt apparmor=unconfined",
+    "kubernetes": "let the securityContext of the pod have an appArmorProfile of type Unconfined",
+    "": "in a container, let its security module allow {call}",
+}
+_DEVICE = {
+    "podman": "start the container with --device /dev/fuse",
+    "docker": "start the container with --device /dev/fuse",
+    "kubernetes": "let a device plugin give the pod /dev/fuse (docs/containers.md has one)",
+    "systemd-nspawn": "start the container with --bind=/dev/fuse",
+    "": "run: sudo modprobe fuse (a container needs the option --device /dev/fuse)",
+}
+_CAPABILITIES = {
+    "podman": "start the container with --user 1000, or --cap-add SETFCAP,SETUID,SETGID",
+    "docker": "start the container with --user 1000, or --cap-add SETFCAP,SETUID,SETGID",
+    "kubernetes": "let the securityContext of the container have runAsUser: 1000,"
+    " or add the capabilities SETFCAP, SETUID and SETGID",
+    "": "run loopfs as another user, or give root the capabilities SETFCAP, SETUID and SETGID",
+}
+_PROC = {
+    "podman": "start the container with --security-opt unmask=ALL",
+    "docker": "start the container with --security-opt systempaths=unconfined",
+    "kubernetes": "let the securityContext of the container have procMount: Unmasked"
+    " (with hostUsers: false)",
+    "": "in a container, unmask its /proc (podman: --security-opt unmask=ALL,"
+    " docker: --security-opt systempaths=unconfined)",
+}
+
+# A setting below /proc/sys, the value that forbids user namespaces, and what mends it.
+_SETTINGS = (
+    ("user/max_user_namespaces", "0", "run: sudo sysctl user.max_user_namespaces=15000"),
+    (
+        "kernel/unprivileged_userns_clone",
+        "0",
+        "run: sudo sysctl kernel.unprivileged_userns_clone=1",
+    ),
+    (
+        "kernel/apparmor_restrict_unprivileged_userns",
+        "1",
+        "give loopfs an AppArmor profile (`loopfs apparmor-profile` prints it), "
+        "or run: sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0",
+    ),
+)
+
+
+def container() -> str:
+    """What the container that we run in was made by: podman, docker, kubernetes, systemd-nspawn;
+    empty if we are in none, or in one that does not say so."""
+    if "KUBERNETES_SERVICE_HOST" in os.environ or os.path.isdir("/run/secrets/kubernetes.io"):
+        return "kubernetes"
+    if os.path.exists("/run/.containerenv"):
+        return "podman"
+    if os.path.exists("/.dockerenv"):
+        return "docker"
+    named = os.environ.get("container", "")  # noqa: SIM112 - so systemd and podman call it
+    if not named:
+        try:
+            with open("/run/host/container-manager", encoding="utf-8") as file:
+                named = file.read().strip()
+        except OSError:
+            return ""
+    return named if named in _SECCOMP else ""
+
+
+def refused(call: str, code: int) -> str:
+    """What to do where the kernel refuses a system call that a sandbox is made with.
+
+    Args:
+        call: its name; empty: not known.
+        code: the errno.
+    """
+    if call == MAP and lacks_setfcap():
+        return _here(_CAPABILITIES)
+    if (mended_by := forbidding_setting()) is not None:
+        return mended_by
+    if call == MAP:
+        return "in a container, let its security module allow the writing of /proc/PID/uid_map"
+    table = _APPARMOR if code == errno.EACCES else _SECCOMP
+    return _here(table).format(call=call or "it")
+
+
+def lacks_setfcap() -> bool:
+    """We are root without the capability to map root (Linux 5.12; user_namespaces(7))."""
+    if os.geteuid():
+        return False
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        fields = dict(line.split(":", 1) for line in file)
+    return not int(fields["CapEff"], 16) >> CAP_SETFCAP & 1
+
+
+def ids(tool: str) -> str:
+    """What to do where newuidmap or newgidmap may not write a map of subordinate ids."""
+    if no_new_privs():
+        return "nothing can be done under no_new_privs (allowPrivilegeEscalation: false)"
+    if container():
+        # The kernel asks for a capability over the new namespace, which set-user-id gives to no
+        # other than its owner: capabilities of the file do.
+        kind = "gid" if "gid" in tool else "uid"
+        return (
+            f"in the image, run: chmod u-s /usr/bin/{tool} && setcap cap_set{kind}=ep"
+            f" /usr/bin/{tool}; and let /etc/sub{kind} name ids that the container has"
+        )
+    return f"let {tool} have its privilege (in a container, by file capabilities); see {tool}(1)"
+
+
+def fuse_device(code: int | None) -> str:
+    """What to do where /dev/fuse cannot be opened, by the errno."""
+    if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return _here(_DEVICE)
+    if code == errno.EACCES:
+        return (
+            "run: sudo chmod 0666 /dev/fuse (the udev rule "
+            """KERNEL=="fuse", MODE="0666" keeps it so)"""
+        )
+    if container() in ("", "systemd-nspawn"):
+        return "in a container, let its device policy allow /dev/fuse (--device /dev/fuse)"
+    return _here(_DEVICE)
+
+
+def covered_proc() -> str:
+    """What to do where no /proc can be mounted."""
+    return _here(_PROC)
+
+
+def forbidding_setting() -> str | None:
+    """What to do about a setting of the machine that forbids user namespaces; None if none does."""
+    for name, forbids, remedy in _SETTINGS:
+        if setting(name) == forbids:
+            in_podman = "apparmor" in name and shutil.which("podman")  # which may make them
+            first = "run: podman unshare loopfs run ...; or " if in_podman else ""
+            return f"{first}{remedy} (a file in /etc/sysctl.d keeps a setting)"
+    return None
+
+
+def setting(name: str) -> str | None:
+    """The text of a file below /proc/sys; None when the kernel has no such setting."""
+    try:
+        with open(f"/proc/sys/{name}", encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _here(table: dict[str, str]) -> str:
+    return table.get(container(), table[""])
