@@ -81,7 +81,7 @@ NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
 NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
-NUMBER(__NR_ioctl); NUMBER(__NR_mknodat);
+NUMBER(__NR_ioctl); NUMBER(__NR_mknodat); NUMBER(__NR_socket);
 #ifdef __LP64__
 NUMBER(__NR_setresuid); NUMBER(__NR_setresgid); NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
@@ -121,6 +121,7 @@ NUMBER(__NR_open); NUMBER(__NR_creat); NUMBER(__NR_mknod);
 #include <linux/openat2.h>
 #include <linux/pr.h>
 #include <linux/prctl.h>
+#include <linux/netlink.h>
 #include <linux/securebits.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -326,6 +327,10 @@ STRUCT(seccomp_notif_resp, struct seccomp_notif_resp, {
 	.id = F(1), .val = F(2), .error = F(3), .flags = F(4) });
 STRUCT(seccomp_notif_addfd, struct seccomp_notif_addfd, {
 	.id = F(1), .flags = F(2), .srcfd = F(3), .newfd = F(4), .newfd_flags = F(5) });
+STRUCT(nlmsghdr, struct nlmsghdr, {
+	.nlmsg_len = F(1), .nlmsg_type = F(2), .nlmsg_flags = F(3), .nlmsg_seq = F(4),
+	.nlmsg_pid = F(5) });
+NUMBER(NETLINK_KOBJECT_UEVENT); NUMBER(NLMSG_MIN_TYPE); NUMBER(NLM_F_REQUEST);
 STRUCT(sock_filter, struct sock_filter, { .code = F(1), .jt = F(2), .jf = F(3), .k = F(4) });
 
 NUMBER(SECCOMP_ADDFD_FLAG_SETFD); NUMBER(SECCOMP_ADDFD_FLAG_SEND);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from loopfs.driver.event import Event, Uevent
+from loopfs.driver.event import Event, uevent
 from loopfs.driver.loop import LoopDevice, State
 from loopfs.driver.minors import MINORMASK, Minors, NumberSet
 from loopfs.errors import DriverError
@@ -63,7 +63,7 @@ class Instance:
         self.minors.claim(number, self)
         device = LoopDevice(number, self.minors, self.events, self._unbound)
         self.devices[number] = device
-        self.events.append(Uevent("add", device))
+        self.events.append(uevent("add", device))
         return number
 
     def ctl_remove(self, number: int) -> int:
@@ -131,4 +131,4 @@ class Instance:
         self._unbound.discard(device.number)
         self._forget_name(device)
         self.minors.free(device.number)
-        self.events.append(Uevent("remove", device))
+        self.events.append(uevent("remove", device))

@@ -15,11 +15,13 @@ from loopfs.driver.instance import MAX_DEVICES, Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
 from loopfs.driver.partition import Partition
+from loopfs.driver.sysfs import Attribute
 from loopfs.filesystems.backing import BackingFile, Stat
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
 from loopfs.filesystems.shares import BACKING_FILE, ROOT, Share, Shares
 from loopfs.filesystems.threads import start
+from loopfs.filesystems.uevents import Uevents
 from loopfs.fuse.connection import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -62,6 +64,7 @@ class Instances:
         shares: Shares | None = None,
     ) -> None:
         self.shares = shares or Shares()
+        self.uevents = Uevents(self.shares)
         self.numbers = threading.Lock()  # for the one who takes or frees numbers
         self._minors = minors
         self._fstat = fstat
@@ -255,6 +258,20 @@ class Instances:
     def partition(self, minor: int) -> Partition | None:
         """The partition with a minor number, whoever may see it."""
         return self._minors.extended.get(minor)
+
+    def store(self, attribute: Attribute, text: str) -> None:
+        """Write to a device's attribute in /sys.
+
+        Raises:
+            OSError: ENODEV: it is gone; and what the attribute says.
+        """
+        device, store = attribute.device, attribute.stored
+        assert store is not None
+        for filesystem in self._filesystems.values():
+            if filesystem.instance.devices.get(device.disk.number) is device.disk:
+                filesystem.drive(lambda: store(device, text))
+                return
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def removed(self, device: BlockDevice) -> None:
         """Tell all who are to know. Raises the first OSError that one of them raised."""

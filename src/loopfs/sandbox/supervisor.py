@@ -218,6 +218,7 @@ class Supervisor:
         from loopfs.intercept.fslabel import FsLabelHandler
         from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
+        from loopfs.intercept.netlink import SocketHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
         from loopfs.intercept.umount import UmountHandler
@@ -230,6 +231,7 @@ class Supervisor:
             "umount": umount,
             "umount2": umount,
             "ioctl": FsLabelHandler(self._mounts),
+            "socket": SocketHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
             **dict.fromkeys(("mknod", "mknodat"), MknodHandler(self._mounts, self._dev)),
