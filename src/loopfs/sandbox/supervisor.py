@@ -122,10 +122,13 @@ class Supervisor:
     def _prepare(self) -> LoopFilesystem | None:
         """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
+        from loopfs.driver.ucounts import Ucounts
         from loopfs.engines.copies import Copies, Place
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems.devtmpfs import DevFilesystem
         from loopfs.filesystems.instances import Instances, Owner
+        from loopfs.filesystems.max_loop import PLACE as MAX_LOOP
+        from loopfs.filesystems.max_loop import MaxLoopFile
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
         from loopfs.filesystems.shares import Shares
@@ -147,6 +150,7 @@ class Supervisor:
             self._helper.fstat,
             self._helper.read_table,
             Shares(room),
+            Ucounts(*self._settings.devices()),
         )
         own_sysfs, numbers = understood(words)
         magic = {
@@ -160,7 +164,7 @@ class Supervisor:
             filesystem = instances.add(
                 fuse,
                 syscalls.statx_dev(root),
-                Owner(self._userns, Process(os.getpid()).id_map),
+                Owner((self._userns,), Process(os.getpid()).id_map),
                 make=partial(DevFilesystem, kept.split(",") if kept else []),
             )
         os.close(root)  # it would keep the instance mounted
@@ -168,6 +172,9 @@ class Supervisor:
         for place, view in zip(numbers, views, strict=True):
             if place == PARTITIONS:
                 session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
+            elif place == MAX_LOOP:
+                shares, numbers_lock = instances.shares, instances.numbers
+                session = Session(view, MaxLoopFile(instances.ucounts, numbers_lock, shares))
             else:
                 directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
                 session = Session(view, directory)
