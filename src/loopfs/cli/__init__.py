@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
+       loopfs ls [--json] [--all]
+       loopfs kill [--force] PID
+       loopfs detach PID DEVICE
        loopfs doctor [--json]
        loopfs --version
 
@@ -32,6 +35,8 @@ run     runs COMMAND as root of a sandbox that has its own loop devices
           --log FILE            writes each mount and other trapped call to FILE, as JSON lines
           -v, -vv               shows those that mount (or all) on standard error
           --config FILE         read this instead of ~/.config/loopfs/config.toml
+ls      lists your sandboxes with their devices and mounts; --all those of all users, for root
+kill    ends one; detach has a device of it detached
 doctor  says what loopfs needs, what is missing, and how to mend it
 
 example: loopfs run -- mount -o loop disk.img /mnt
@@ -55,6 +60,10 @@ def main(argv: list[str] | None = None) -> int:
         from loopfs.cli import doctor
 
         return doctor.main(rest)
+    if command in ("ls", "kill", "detach"):
+        from loopfs.cli import admin
+
+        return admin.main(command, rest)
     if command == "--version":
         print(f"loopfs {__version__}")
         return 0

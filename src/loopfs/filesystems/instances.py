@@ -187,6 +187,9 @@ class Instances:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return BackingFile(fd, node, self._fstat)
 
+    def all(self) -> list[LoopFilesystem]:
+        return list(self._filesystems.values())
+
     def device_numbers(self) -> tuple[int, ...]:
         return tuple(self._filesystems)
 

@@ -58,7 +58,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
                 log.close()  # the command can reach the descriptors of process 1
             _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
-        return _supervise(channel, pid, settings, log)
+        return _supervise(channel, pid, argv, settings, log)
     except SetupError:
         syscalls.set_dumpable(True)  # as `doctor`'s children, who will say why
         raise
@@ -75,12 +75,15 @@ def _check_proc() -> None:
     raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
-def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None) -> int:
+def _supervise(
+    channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
+) -> int:
     from loopfs.process import Process
-    from loopfs.sandbox import idmap, messages
+    from loopfs.sandbox import control_socket, idmap, messages
 
     messages.expect(channel, messages.WANTS_MAPS)
     userns = Process(child).namespace("user")
+    outside = control_socket.namespace_identity()
     finish_maps = idmap.write_maps(child)
     from loopfs.engines.helper import Helper
 
@@ -88,10 +91,12 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
     try:
         finish_maps()
         _enter_user_namespace(child)  # while we may look at it
+        listener = control_socket.listen()  # the helper must not have it, nor anybody miss it
         channel.send(messages.OK)
-        from loopfs.sandbox.supervisor import Supervisor
+        from loopfs.sandbox.supervisor import About, Supervisor
 
-        return Supervisor(helper, channel, child, userns, settings, log).supervise()
+        about = About(argv, userns, outside, listener)
+        return Supervisor(helper, channel, child, about, settings, log).supervise()
     finally:
         helper.dismiss()
 
