@@ -18,10 +18,13 @@ from loopfs.text import to_str
     [
         (
             b"36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n",
-            Mount(36, 35, "/mnt2", "ext3"),
+            Mount(36, 35, "/mnt2", "ext3", os.makedev(98, 0)),
         ),
-        (b"1 0 0:1 / / rw - rootfs none rw\n", Mount(1, 0, "/", "rootfs")),
-        (b"7 1 0:9 / /a rw shared:1 master:2 - fuse.loop - rw\n", Mount(7, 1, "/a", "fuse.loop")),
+        (b"1 0 0:1 / / rw - rootfs none rw\n", Mount(1, 0, "/", "rootfs", 1)),
+        (
+            b"7 1 0:9 / /a rw shared:1 master:2 - fuse.loop - rw\n",
+            Mount(7, 1, "/a", "fuse.loop", 9),
+        ),
     ],
 )
 def test_lines(line: bytes, mount: Mount) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
+
 from loopfs.lean import Iterable, NamedTuple
 from loopfs.text import to_str
 
 
 class Mount(NamedTuple):
-    """A mount: its id and its parent's, where it is, and its type."""
+    """A mount: its id and its parent's, where it is, its type, and the st_dev of its filesystem."""
 
     mount_id: int
     parent: int
     place: str
     fstype: str
+    device: int
 
 
 def parse(lines: Iterable[bytes]) -> list[Mount]:
@@ -21,7 +24,9 @@ def parse(lines: Iterable[bytes]) -> list[Mount]:
     for line in lines:
         fields = line.rstrip(b"\n").split(b" ")  # other blanks stand for themselves
         fstype = fields[fields.index(b"-") + 1]
-        mounts.append(Mount(int(fields[0]), int(fields[1]), _text(fields[4]), _text(fstype)))
+        device = os.makedev(*map(int, fields[2].split(b":")))
+        ids = int(fields[0]), int(fields[1])
+        mounts.append(Mount(*ids, _text(fields[4]), _text(fstype), device))
     return mounts
 
 

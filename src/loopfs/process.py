@@ -186,8 +186,8 @@ class Process:
         """What identifies its namespace (``user``, ``mnt``…): the inode number."""
         return os.stat(self.path(f"ns/{name}")).st_ino
 
-    def user_namespaces(self) -> set[int]:
-        """Its user namespace and those around it, up to ours (their inode numbers).
+    def user_namespaces(self) -> tuple[int, ...]:
+        """Its user namespace and those around it in their order, up to ours (inode numbers).
 
         Of a process of ours, which does not let itself be looked at, only ours."""
         try:
@@ -265,20 +265,20 @@ def _when_it_sleeps(fd: int) -> list[bytes]:
     return fields
 
 
-def user_namespaces(fd: int) -> set[int]:
-    """A user namespace and those around it, up to ours (their inode numbers).
+def user_namespaces(fd: int) -> tuple[int, ...]:
+    """A user namespace and those around it in their order, up to ours (their inode numbers).
 
     Args:
         fd: its file, which is closed.
     """
-    found = set()
+    found: list[int] = []
     try:
         while True:
-            found.add(os.fstat(fd).st_ino)
+            found.append(os.fstat(fd).st_ino)
             try:
                 parent = fcntl.ioctl(fd, NS_GET_PARENT)
             except PermissionError:  # beyond ours
-                return found
+                return tuple(found)
             os.close(fd)
             fd = parent
     finally:

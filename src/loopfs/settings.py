@@ -5,6 +5,10 @@ The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
     [engines]
     btrfs = "embedded"
     xfs = "deny"
+
+    [devices]
+    max = 64
+    reserve = 16
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from loopfs.errors import LoopfsError
 from loopfs.lean import Mapping, NamedTuple
 
 MINORMASK = (1 << 20) - 1  # the highest number of a device (linux/kdev_t.h)
+MAX_DEVICES = MINORMASK + 1
 
 
 class SettingsError(LoopfsError):
@@ -34,6 +39,8 @@ class Settings(NamedTuple):
         number_from: of the first loop device; None: after the host's.
         log: the path of a file for a record of each trapped call.
         verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
+        max_devices: that its user namespace and those within may have, together; None: any number.
+        reserve_devices: of these, those that only its own instances may have; None: a quarter.
     """
 
     bare: bool = False
@@ -41,6 +48,13 @@ class Settings(NamedTuple):
     number_from: int | None = None
     log: str | None = None
     verbose: int = 0
+    max_devices: int | None = None
+    reserve_devices: int | None = None
+
+    def devices(self) -> tuple[int, int | None]:
+        """The limit and the reserve of devices."""
+        most = MAX_DEVICES if self.max_devices is None else self.max_devices
+        return most, self.reserve_devices
 
     def for_the_outer_one(self) -> str | None:
         """What was chosen that a sandbox inside another has no say in."""
@@ -49,6 +63,8 @@ class Settings(NamedTuple):
             "--number-from": self.number_from is not None,
             "--log": self.log is not None,
             "-v": bool(self.verbose),
+            "--max-devices": self.max_devices is not None,
+            "--reserve-devices": self.reserve_devices is not None,
         }
         return next((option for option, is_chosen in chosen.items() if is_chosen), None)
 
@@ -96,15 +112,25 @@ def read(path: str, *, required: bool) -> Settings:
 
 
 def _of_table(path: str, table: dict[str, object]) -> Settings:
-    engines = table.pop("engines", {})
+    engines, devices = table.pop("engines", {}), table.pop("devices", {})
     if table:
         raise SettingsError(f"{path} has '{next(iter(table))}', which means nothing here")
     if not isinstance(engines, dict) or not all(isinstance(e, str) for e in engines.values()):
         raise SettingsError(f"{path}: [engines] names an engine for each filesystem type")
+    if not isinstance(devices, dict) or not all(map(_is_count, devices.values())):
+        raise SettingsError(f"{path}: [devices] has numbers from 0 to {MAX_DEVICES}")
+    if unknown := devices.keys() - {"max", "reserve"}:
+        raise SettingsError(f"{path}: [devices] has max and reserve, not '{min(unknown)}'")
+    most, reserve = devices.get("max"), devices.get("reserve")
     try:
-        return Settings(engines=engines).checked()
+        chosen = Settings(engines=engines, max_devices=most, reserve_devices=reserve)
+        return chosen.checked()
     except SettingsError as problem:
         raise SettingsError(f"{path}: {problem.strerror}") from None
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_DEVICES
 
 
 def engine_choice(word: str) -> tuple[str, str]:
@@ -115,10 +141,10 @@ def engine_choice(word: str) -> tuple[str, str]:
     return fstype, engine
 
 
-def number(word: str) -> int:
-    """The value of --number-from. Raises SettingsError."""
-    if not (word.isascii() and word.isdigit() and int(word) <= MINORMASK):
-        raise SettingsError(f"--number-from wants a number from 0 to {MINORMASK}, not '{word}'")
+def number(option: str, word: str, most: int) -> int:
+    """The value of an option, 0 to ``most``. Raises SettingsError."""
+    if not (word.isascii() and word.isdigit() and int(word) <= most):
+        raise SettingsError(f"{option} wants a number from 0 to {most}, not '{word}'")
     return int(word)
 
 
@@ -130,6 +156,8 @@ def of_user(
     number_from: int | None = None,
     log: str | None = None,
     verbose: int = 0,
+    max_devices: int | None = None,
+    reserve_devices: int | None = None,
 ) -> Settings:
     """The command line over the file.
 
@@ -141,4 +169,6 @@ def of_user(
     path = config if config is not None else default_path(os.environ)
     own = read(path, required=config is not None)
     chosen = {**own.engines, **engines}
-    return Settings(bare, chosen, number_from, log, verbose).checked()
+    most = own.max_devices if max_devices is None else max_devices
+    reserve = own.reserve_devices if reserve_devices is None else reserve_devices
+    return Settings(bare, chosen, number_from, log, verbose, most, reserve).checked()

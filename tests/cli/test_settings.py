@@ -47,6 +47,11 @@ def test_no_file(file: Path) -> None:
         ("[engines]\next4 = 1", "names an engine for each filesystem type"),
         ('[engines]\next4 = "x"', "config.toml: there is no engine 'x'"),
         ('[engines]\next4 = "fuseiso"', "does not mount ext4"),
+        ("devices = 3", "numbers from 0 to 1048576"),
+        ("[devices]\nmax = -1", "numbers from 0 to 1048576"),
+        ("[devices]\nmax = 1048577", "numbers from 0 to 1048576"),
+        ("[devices]\nmax = true", "numbers from 0 to 1048576"),
+        ("[devices]\nmin = 1", "has max and reserve, not 'min'"),
     ],
 )
 def test_a_file_that_means_nothing(file: Path, text: str, sentence: str) -> None:
@@ -72,10 +77,18 @@ def test_the_command_line_goes_before_the_file(file: Path) -> None:
     assert chosen == Settings(True, {"ext4": "deny", "xfs": "deny"})
 
 
+def test_the_numbers_of_devices(file: Path) -> None:
+    file.write_text("[devices]\nmax = 5\nreserve = 2\n")
+    assert settings.of_user(str(file), {}, bare=False).devices() == (5, 2)
+    assert settings.of_user(str(file), {}, bare=False, max_devices=0).devices() == (0, 2)
+    assert settings.of_user(str(file), {}, bare=False, reserve_devices=0).devices() == (5, 0)
+    assert Settings().devices() == (1 << 20, None)
+
+
 @pytest.mark.parametrize("word", ["", "-1", "1048576", "x", "1.5", "\u0661"])
 def test_a_number_that_is_none(word: str) -> None:
     with pytest.raises(SettingsError, match="from 0 to 1048575"):
-        settings.number(word)
+        settings.number("--number-from", word, settings.MINORMASK)
 
 
 @pytest.mark.parametrize("word", ["", "ext4", "ext4=", "=fuse2fs"])

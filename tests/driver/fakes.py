@@ -7,10 +7,11 @@ import os
 from itertools import count
 
 from loopfs.driver.bdev import Opener
-from loopfs.driver.instance import MAX_DEVICES, Instance
+from loopfs.driver.instance import Instance
 from loopfs.driver.ioctl import ioctl
 from loopfs.driver.loop import LoopDevice, State
 from loopfs.driver.minors import Minors
+from loopfs.driver.ucounts import MAX_DEVICES
 from loopfs.driver.world import Backing, FileIdentity
 from loopfs.uapi.loop import LoopConfig, LoopInfo64
 

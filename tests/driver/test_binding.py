@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from loopfs.driver.bdev import Opener
-from loopfs.driver.event import Event, Invalidate, Uevent
+from loopfs.driver.event import Event, Invalidate, uevent
 from loopfs.driver.loop import LoopDevice, State
 from loopfs.errors import DriverError
 from loopfs.uapi.loop import (
@@ -64,7 +64,7 @@ def test_binding_is_told() -> None:
     device = new_device(instance)
     instance.take_events()
     bind(device)
-    assert instance.take_events() == [Invalidate(device), Uevent("change", device)]
+    assert instance.take_events() == [Invalidate(device), uevent("change", device)]
 
 
 def test_a_bound_device_is_busy() -> None:
@@ -333,10 +333,11 @@ def test_freeing_is_told() -> None:
     device = new_device(instance)
     opener, _ = bind(device)
     instance.take_events()
+    change = uevent("change", device)
     device.clr_fd()
     device.release(opener)
     events: list[Event] = instance.take_events()
-    assert Uevent("change", device) in events
+    assert change in events
     assert Invalidate(device) in events
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loopfs.driver.event import Invalidate, ReadPartitions, Uevent
+from loopfs.driver.event import Invalidate, ReadPartitions, uevent
 from loopfs.errors import DriverError
 from loopfs.uapi import block, loop
 from loopfs.uapi.loop import (
@@ -48,7 +48,7 @@ def test_a_read_only_device_goes_on_with_another_file() -> None:
     assert device.extent(0, 512) == (new, 512, 512)
     assert closings(old, new) == [1, 0]
     assert device.diskseq > sequence
-    assert instance.take_events() == [Invalidate(device), Uevent("change", device)]
+    assert instance.take_events() == [Invalidate(device), uevent("change", device)]
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_the_size_is_seen_when_it_is_asked_for() -> None:
     assert device.capacity == MIB - 1024
     device.set_capacity()
     assert device.capacity == 2 * MIB - 1024
-    resized = Uevent("change", device, ("RESIZE=1",))
+    resized = uevent("change", device, "RESIZE=1")
     assert instance.take_events() == [Invalidate(device), resized]
     backing.length = 0
     device.set_capacity()
-    assert instance.take_events() == [Invalidate(device), Uevent("change", device)]
+    assert instance.take_events() == [Invalidate(device), uevent("change", device)]
     assert refusal(new_device().set_capacity) == errno.ENXIO
 
 

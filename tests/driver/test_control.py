@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from loopfs.driver.event import Uevent
+from loopfs.driver.event import Uevent, uevent
 from loopfs.driver.instance import Instance
 from loopfs.driver.ioctl import control_ioctl
 from loopfs.driver.loop import State
@@ -288,9 +288,9 @@ def test_a_number_below_the_first_can_be_asked_for_but_is_not_handed_out() -> No
 def test_adding_and_removing_is_told() -> None:
     instance = new_instance()
     device = new_device(instance)
-    assert instance.take_events() == [Uevent("add", device)]
+    assert instance.take_events() == [uevent("add", device)]
     remove(instance, device.number)
-    assert instance.take_events() == [Uevent("remove", device)]
+    assert instance.take_events() == [uevent("remove", device)]
     assert instance.take_events() == []
 
 

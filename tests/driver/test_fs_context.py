@@ -13,7 +13,7 @@ from loopfs.driver.fs_context import (
     ShownParameters,
     parse_uint,
 )
-from loopfs.driver.instance import MAX_DEVICES
+from loopfs.driver.ucounts import MAX_DEVICES
 from loopfs.errors import DriverError
 from loopfs.uapi.mount import MS_RDONLY, MS_SYNCHRONOUS
 

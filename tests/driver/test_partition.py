@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loopfs.driver.event import ReadPartitions, Uevent
+from loopfs.driver.event import ReadPartitions, uevent
 from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice, State
 from loopfs.driver.partition import Found, Partition
@@ -148,10 +148,11 @@ def test_names_come_and_go_with_uevents() -> None:
     device.partitions.scanned([Found(1, 0, K, "root")])
     part = device.partitions[1]
     assert part.label == "root"
-    assert instance.take_events() == [Uevent("add", part)]
+    assert instance.take_events() == [uevent("change", device), uevent("add", part)]
+    removal = uevent("remove", part)
     device.clr_fd()
     device.release(opener)
-    assert Uevent("remove", part) in instance.take_events()
+    assert removal in instance.take_events()
     assert not device.partitions
 
 

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from loopfs.driver.bdev import Opener
-from loopfs.driver.event import Invalidate, Uevent
+from loopfs.driver.event import Invalidate, uevent
 from loopfs.driver.loop import LoopDevice
 from loopfs.errors import DriverError
 from loopfs.uapi.loop import (
@@ -82,7 +82,7 @@ def test_another_window_is_shown_and_told() -> None:
     assert device.extent(0, MIB) == (backing, 8192, 4096)
     assert instance.take_events() == [
         Invalidate(device),
-        Uevent("change", device, ("RESIZE=1",)),
+        uevent("change", device, "RESIZE=1"),
     ]
     change(device, opener, LoopInfo64(offset=8192, sizelimit=0))
     assert device.capacity == MIB - 8192

@@ -85,7 +85,9 @@ def test_without_an_instance(nested: Nested) -> None:
     assert result.stdout.splitlines() == ["loop-control", "status 0"]
 
 
-@pytest.mark.parametrize("options", ["--number-from 0", "--engine ext4=deny", "-v", "--log file"])
+@pytest.mark.parametrize(
+    "options", ["--number-from 0", "--engine ext4=deny", "-v", "--log file", "--max-devices 5"]
+)
 def test_what_is_for_the_outer_one_to_choose(nested: Nested, options: str) -> None:
     result = nested("true", *options.split())
     assert result.stdout == "status 125\n"

@@ -37,7 +37,7 @@ def flags_at(argument: int, flags: int) -> list[int]:
 @pytest.mark.parametrize("machine", PROGRAMS)
 def test_the_kernel_takes_the_filter(machine: str) -> None:
     bpf.check(PROGRAMS[machine])
-    assert len(PROGRAMS[machine]) // 8 < 128, "every call of the sandbox runs through it"
+    assert len(PROGRAMS[machine]) // 8 < 136, "every call of the sandbox runs through it"
 
 
 @pytest.mark.parametrize(("machine", "abi", "trap"), CASES)
@@ -72,6 +72,14 @@ def test_io_uring_is_not_there(machine: str) -> None:
     for abi in MACHINES[machine]:
         verdict = bpf.run(PROGRAMS[machine], 425, abi.arch, 4, 0x1000)
         assert verdict == SECCOMP_RET_ERRNO | errno.ENOSYS
+
+
+@pytest.mark.parametrize("machine", PROGRAMS)
+def test_sockets_are_trapped_by_their_protocol(machine: str) -> None:
+    for abi in MACHINES[machine]:
+        for protocol, verdict in ((0, SECCOMP_RET_ALLOW), (15, SECCOMP_RET_USER_NOTIF)):
+            number = abi.numbers["socket"]
+            assert bpf.run(PROGRAMS[machine], number, abi.arch, 16, 3, protocol) == verdict
 
 
 @pytest.mark.parametrize("machine", PROGRAMS)

@@ -39,6 +39,7 @@ NOT_IN_HEADERS = {
         "__NR_ioctl": 54,
         "__NR_fsync": 118,
         "__NR_io_submit": 246,
+        "__NR_socket": 281,
         "__NR_io_uring_setup": 425,
         "__NR_fdatasync": 148,
         "__NR_fstat64": 197,

@@ -81,7 +81,7 @@ NUMBER(__NR_landlock_restrict_self); NUMBER(__NR_fsopen);
 NUMBER(__NR_fsconfig); NUMBER(__NR_fsmount); NUMBER(__NR_fspick);
 NUMBER(__NR_fsync); NUMBER(__NR_fdatasync); NUMBER(__NR_sync); NUMBER(__NR_syncfs);
 NUMBER(__NR_io_submit); NUMBER(__NR_io_uring_setup);
-NUMBER(__NR_ioctl); NUMBER(__NR_mknodat);
+NUMBER(__NR_ioctl); NUMBER(__NR_mknodat); NUMBER(__NR_socket);
 #ifdef __LP64__
 NUMBER(__NR_setresuid); NUMBER(__NR_setresgid); NUMBER(__NR_unshare); NUMBER(__NR_setns); NUMBER(__NR_seccomp); NUMBER(__NR_fstat);
 NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
@@ -121,6 +121,7 @@ NUMBER(__NR_open); NUMBER(__NR_creat); NUMBER(__NR_mknod);
 #include <linux/openat2.h>
 #include <linux/pr.h>
 #include <linux/prctl.h>
+#include <linux/netlink.h>
 #include <linux/securebits.h>
 #include <linux/sched.h>
 #include <linux/seccomp.h>
@@ -265,7 +266,8 @@ NUMBER(FUSE_READDIRPLUS_AUTO); NUMBER(FUSE_GETATTR_FH); NUMBER(FUSE_FSYNC_FDATAS
 NUMBER(FUSE_ASYNC_READ); NUMBER(FUSE_BIG_WRITES); NUMBER(FUSE_ASYNC_DIO);
 NUMBER(FUSE_WRITEBACK_CACHE); NUMBER(FUSE_PARALLEL_DIROPS); NUMBER(FUSE_MAX_PAGES); NUMBER(FUSE_CACHE_SYMLINKS);
 NUMBER(FOPEN_DIRECT_IO); NUMBER(FOPEN_KEEP_CACHE); NUMBER(FOPEN_CACHE_DIR); NUMBER(FOPEN_STREAM);
-NUMBER(FOPEN_NOFLUSH);
+NUMBER(FOPEN_NOFLUSH); NUMBER(FUSE_DONT_MASK); NUMBER(FUSE_POSIX_ACL); NUMBER(FUSE_HANDLE_KILLPRIV_V2);
+NUMBER(FUSE_OPEN_KILL_SUIDGID); NUMBER(FATTR_KILL_SUIDGID); NUMBER(FUSE_WRITE_KILL_SUIDGID);
 NUMBER(FATTR_MODE); NUMBER(FATTR_UID); NUMBER(FATTR_GID); NUMBER(FATTR_SIZE);
 NUMBER(FATTR_ATIME); NUMBER(FATTR_MTIME); NUMBER(FATTR_FH); NUMBER(FATTR_ATIME_NOW);
 NUMBER(FATTR_MTIME_NOW); NUMBER(FATTR_CTIME);
@@ -315,7 +317,7 @@ NUMBER(CLONE_NEWNS); NUMBER(CLONE_NEWUSER); NUMBER(CLONE_NEWPID); NUMBER(CLONE_N
 NUMBER(PR_SET_DUMPABLE); NUMBER(PR_SET_NAME); NUMBER(PR_SET_SECUREBITS); NUMBER(SECBIT_NO_SETUID_FIXUP);
 #define LINUX_CAPABILITY_VERSION_3 _LINUX_CAPABILITY_VERSION_3
 NUMBER(LINUX_CAPABILITY_VERSION_3);
-NUMBER(PR_SET_CHILD_SUBREAPER); NUMBER(CAP_SYS_ADMIN); NUMBER(CAP_SETFCAP);
+NUMBER(PR_SET_CHILD_SUBREAPER); NUMBER(CAP_SYS_ADMIN); NUMBER(CAP_SETFCAP); NUMBER(CAP_SYS_RESOURCE);
 
 /* linux/seccomp.h, linux/audit.h, linux/filter.h */
 STRUCT(seccomp_notif, struct seccomp_notif, {
@@ -326,6 +328,10 @@ STRUCT(seccomp_notif_resp, struct seccomp_notif_resp, {
 	.id = F(1), .val = F(2), .error = F(3), .flags = F(4) });
 STRUCT(seccomp_notif_addfd, struct seccomp_notif_addfd, {
 	.id = F(1), .flags = F(2), .srcfd = F(3), .newfd = F(4), .newfd_flags = F(5) });
+STRUCT(nlmsghdr, struct nlmsghdr, {
+	.nlmsg_len = F(1), .nlmsg_type = F(2), .nlmsg_flags = F(3), .nlmsg_seq = F(4),
+	.nlmsg_pid = F(5) });
+NUMBER(NETLINK_KOBJECT_UEVENT); NUMBER(NLMSG_MIN_TYPE); NUMBER(NLM_F_REQUEST);
 STRUCT(sock_filter, struct sock_filter, { .code = F(1), .jt = F(2), .jf = F(3), .k = F(4) });
 
 NUMBER(SECCOMP_ADDFD_FLAG_SETFD); NUMBER(SECCOMP_ADDFD_FLAG_SEND);

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from loopfs.uapi import aio, block, fuse, loop, mount, seccomp
+from loopfs.uapi import aio, block, fuse, loop, mount, netlink, seccomp
 from loopfs.uapi import fcntl as uapi_fcntl
 from loopfs.uapi import stat as uapi_stat
 from loopfs.uapi.fuse import Attr, encode_dev, pack_dirent
@@ -69,6 +69,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "seccomp_notif": (seccomp.NOTIF,),
     "seccomp_notif_resp": (seccomp.NOTIF_RESP,),
     "seccomp_notif_addfd": (seccomp.NOTIF_ADDFD,),
+    "nlmsghdr": (netlink.NLMSGHDR,),
     "statfs": (uapi_stat.STATFS,),
     "flock": (uapi_fcntl.FLOCK,),
     "open_how": (mount.OPEN_HOW,),

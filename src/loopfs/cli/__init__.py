@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 USAGE = """\
 usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
+       loopfs ls [--json] [--all]
+       loopfs kill [--force] PID
+       loopfs detach PID DEVICE
        loopfs doctor [--json]
        loopfs seccomp-profile [--base FILE] | apparmor-profile [--path PATH]
        loopfs --version
@@ -28,15 +31,24 @@ run     runs COMMAND as root of a sandbox that has its own loop devices
           --bare                has none before it mounts them (mount -t loop none DIRECTORY)
           --engine TYPE=ENGINE  have ENGINE mount filesystems of TYPE; "deny" refuses them
           --number-from N       numbers them from N on, not after the host's, which are hidden
+          --max-devices N       lets it have N loop devices, in all its user namespaces together
+          --reserve-devices N   keeps N of these for its first one (without: a quarter)
           --log FILE            writes each mount and other trapped call to FILE, as JSON lines
           -v, -vv               shows those that mount (or all) on standard error
           --config FILE         read this instead of ~/.config/loopfs/config.toml
+ls      lists your sandboxes with their devices and mounts; --all those of all users, for root
+kill    ends one; detach has a device of it detached
 doctor  says what loopfs needs, what is missing, and how to mend it
 seccomp-profile, apparmor-profile
         print what a container, or Ubuntu, needs to let loopfs run (docs/containers.md)
 
 example: loopfs run -- mount -o loop disk.img /mnt
 """
+_NUMBERS = {  # options, and the highest value of each
+    "--number-from": settings.MINORMASK,
+    "--max-devices": settings.MAX_DEVICES,
+    "--reserve-devices": settings.MAX_DEVICES,
+}
 USAGE_ERROR = 2
 CANNOT_RUN = 125
 
@@ -55,6 +67,10 @@ def main(argv: list[str] | None = None) -> int:
         from loopfs.cli import profiles
 
         return profiles.seccomp(rest) if command == "seccomp-profile" else profiles.apparmor(rest)
+    if command in ("ls", "kill", "detach"):
+        from loopfs.cli import admin
+
+        return admin.main(command, rest)
     if command == "--version":
         print(f"loopfs {__version__}")
         return 0
@@ -119,8 +135,9 @@ def _log(chosen: Settings, command: list[str]) -> Log | None:
 
 def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
     """What ``run`` is told, its options taken away. Raises SettingsError."""
-    bare, config, number_from, log, verbose = False, None, None, None, 0
+    bare, config, log, verbose = False, None, None, 0
     engines: dict[str, str] = {}
+    numbers: dict[str, int] = {}
     words = list(arguments)
     while words and words[0].startswith("-"):
         option, equals, value = words.pop(0).partition("=")
@@ -132,7 +149,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
         if option in ("-v", "-vv") and not equals:
             verbose += len(option) - 1
             continue
-        if option not in ("--engine", "--config", "--number-from", "--log"):
+        if option not in ("--engine", "--config", "--log", *_NUMBERS):
             raise SettingsError(f"run has no option '{option}'")
         if not equals:
             if not words:
@@ -142,13 +159,12 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             config = value
         elif option == "--log":
             log = value
-        elif option == "--number-from":
-            number_from = settings.number(value)
+        elif option in _NUMBERS:
+            name = option[2:].replace("-", "_")
+            numbers[name] = settings.number(option, value, _NUMBERS[option])
         else:
             engines.update([settings.engine_choice(value)])
-    chosen = settings.of_user(
-        config, engines, bare=bare, number_from=number_from, log=log, verbose=verbose
-    )
+    chosen = settings.of_user(config, engines, bare=bare, log=log, verbose=verbose, **numbers)
     return chosen, words
 
 

@@ -66,6 +66,10 @@ class BlockDevice:
         self._events = events
         self.statistics = Statistics()
 
+    def tell(self, event: Event) -> None:
+        """Have the world do something for it."""
+        self._events.append(event)
+
     @property
     def disk(self) -> LoopDevice:
         """The whole disk; itself if it is one."""

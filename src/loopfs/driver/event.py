@@ -12,12 +12,20 @@ if TYPE_CHECKING:
 class Uevent(NamedTuple):
     """A kobject uevent of a disk or a partition.
 
-    ``action`` is add, change or remove; ``environment`` what it carries besides.
+    ``action`` is add, change or remove, or what was written to the attribute uevent;
+    ``environment`` are the variables that the cause brings along; ``diskseq`` is the disk's
+    sequence number at the time.
     """
 
     action: str
     device: BlockDevice
-    environment: tuple[str, ...] = ()
+    environment: tuple[str, ...]
+    diskseq: int
+
+
+def uevent(action: str, device: BlockDevice, *environment: str) -> Uevent:
+    """A uevent of now."""
+    return Uevent(action, device, environment, device.disk.diskseq)
 
 
 class Invalidate(NamedTuple):

@@ -10,7 +10,7 @@ import errno
 from collections.abc import Callable
 from enum import Enum
 
-from loopfs.driver.instance import MAX_DEVICES
+from loopfs.driver.ucounts import MAX_DEVICES
 from loopfs.errors import DriverError
 from loopfs.uapi import mount as uapi
 

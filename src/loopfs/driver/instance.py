@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import errno
 
-from loopfs.driver.event import Event, Uevent
+from loopfs.driver.event import Event, uevent
 from loopfs.driver.loop import LoopDevice, State
 from loopfs.driver.minors import MINORMASK, Minors, NumberSet
+from loopfs.driver.ucounts import MAX_DEVICES, UserNamespace
 from loopfs.errors import DriverError
-
-MAX_DEVICES = MINORMASK + 1
 
 
 class Instance:
@@ -23,10 +22,17 @@ class Instance:
     Args:
         minors: the numbers it shares with the other instances.
         max_devices: the mount option ``max``.
+        owner: the user namespace that its devices count for, with those around that.
     """
 
-    def __init__(self, minors: Minors, max_devices: int = MAX_DEVICES) -> None:
+    def __init__(
+        self,
+        minors: Minors,
+        max_devices: int = MAX_DEVICES,
+        owner: UserNamespace | None = None,
+    ) -> None:
         self.minors = minors
+        self.owner = owner or UserNamespace(0, None, MAX_DEVICES)
         self.max_devices = max_devices
         self.devices: dict[int, LoopDevice] = {}
         self.events: list[Event] = []
@@ -48,7 +54,8 @@ class Instance:
             the device's number.
         Raises:
             DriverError: EEXIST (the number is in use, by whomever), EINVAL (beyond
-                the last minor), ENOSPC (the instance has ``max`` devices).
+                the last minor), ENOSPC (the instance has ``max`` devices, or a user
+                namespace what it may have).
         """
         if number > MINORMASK:
             raise DriverError(errno.EINVAL, f"{number} is beyond the last minor number")
@@ -60,10 +67,11 @@ class Instance:
             number = self.minors.lowest_free()
         if f"loop{number}" in self._renamed:
             raise DriverError(errno.EEXIST, f"another device was renamed to loop{number}")
+        self.owner.charge()
         self.minors.claim(number, self)
         device = LoopDevice(number, self.minors, self.events, self._unbound)
         self.devices[number] = device
-        self.events.append(Uevent("add", device))
+        self.events.append(uevent("add", device))
         return number
 
     def ctl_remove(self, number: int) -> int:
@@ -131,4 +139,5 @@ class Instance:
         self._unbound.discard(device.number)
         self._forget_name(device)
         self.minors.free(device.number)
-        self.events.append(Uevent("remove", device))
+        self.owner.uncharge()
+        self.events.append(uevent("remove", device))

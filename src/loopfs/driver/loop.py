@@ -17,7 +17,7 @@ import errno
 from enum import Enum
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener, Use, valid_block_size
-from loopfs.driver.event import Event, Invalidate, ReadPartitions, Uevent
+from loopfs.driver.event import Event, Invalidate, ReadPartitions, uevent
 from loopfs.driver.minors import Minors, NumberSet
 from loopfs.driver.partition import Partitions
 from loopfs.driver.window import Window, check_info, window_of
@@ -184,7 +184,7 @@ class LoopDevice(BlockDevice):
         self.state = State.Lo_bound
         self._unbound.discard(self.number)
         self.window = window
-        self._events.append(Uevent("change", self))
+        self._events.append(uevent("change", self))
         if flags & LO_FLAGS_PARTSCAN:
             self._reread_partitions()
 
@@ -211,7 +211,7 @@ class LoopDevice(BlockDevice):
             self._set_flag(LO_FLAGS_DIRECT_IO)
         self._update_direct_io(backing)
         self._media_change()
-        self._events.append(Uevent("change", self))
+        self._events.append(uevent("change", self))
         if self.flags & LO_FLAGS_PARTSCAN:
             self._reread_partitions()
         old.close()
@@ -256,8 +256,9 @@ class LoopDevice(BlockDevice):
         self._reset()
         self.state = State.Lo_unbound
         self._unbound.add(self.number)
+        # Both are told with the number of the medium that goes.
+        self._events += (uevent("change", self), uevent("change", self, "DISK_MEDIA_CHANGE=1"))
         self._media_change()
-        self._events += (Uevent("change", self), Uevent("change", self, ("DISK_MEDIA_CHANGE=1",)))
         if scanned:
             self._reread_partitions()
         if backing is not None:
@@ -401,7 +402,7 @@ class LoopDevice(BlockDevice):
         # Not told of a change to or from nothing (set_capacity_and_notify).
         resized = old and window.capacity and window.capacity != old
         environment = ("RESIZE=1",) if resized else ()
-        self._events += (Invalidate(self), Uevent("change", self, environment))
+        self._events += (Invalidate(self), uevent("change", self, *environment))
 
     # --- partitions ----------------------------------------------------------
 
@@ -427,7 +428,7 @@ class LoopDevice(BlockDevice):
             return  # the kernel logs a warning and keeps them
         self.partitions.drop_all()
         if self.capacity:
-            self._events += (Uevent("change", self), ReadPartitions(self))
+            self._events.append(ReadPartitions(self))
 
     # --- data ----------------------------------------------------------------
 

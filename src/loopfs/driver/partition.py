@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from loopfs.driver.bdev import BlockDevice, Extent, Opener
-from loopfs.driver.event import Event, Invalidate, Uevent
+from loopfs.driver.event import Event, Invalidate, uevent
 from loopfs.driver.statistics import Statistics
 from loopfs.errors import DriverError
 from loopfs.lean import TYPE_CHECKING, NamedTuple
@@ -96,12 +96,14 @@ class Partitions(dict[int, Partition]):
         """Some partition is open."""
         return any(partition.openers for partition in self.values())
 
-    def scanned(self, table: Iterable[Found]) -> None:
+    def scanned(self, table: Sequence[Found]) -> None:
         """Take over what a scan has found; entries may overlap, as logical partitions do.
 
         What reaches beyond the disk is cut, what lies beyond it left out.
         """
         capacity = self._disk.capacity
+        if table:
+            self._events.append(uevent("change", self._disk))
         for found in table:
             fits = found.start < capacity and 0 < found.number < DISK_MAX_PARTS
             if fits and found.number not in self:
@@ -127,7 +129,7 @@ class Partitions(dict[int, Partition]):
         major, minor = self._disk.minors.claim_extended()
         partition = Partition(self._disk, found, major, minor, self._events)
         self._disk.minors.extended[minor] = self[found.number] = partition
-        self._events.append(Uevent("add", partition))
+        self._events.append(uevent("add", partition))
 
     def delete(self, number: int) -> None:
         """BLKPG_DEL_PARTITION.
@@ -154,7 +156,7 @@ class Partitions(dict[int, Partition]):
         if self._overlap(found, partition):
             raise DriverError(errno.EBUSY, "it would overlap another partition")
         partition.size = found.size
-        self._events += (Invalidate(partition), Uevent("change", partition, ("RESIZE=1",)))
+        self._events += (Invalidate(partition), uevent("change", partition, "RESIZE=1"))
 
     def drop_all(self) -> None:
         """Forget them all; none may be open."""
@@ -164,7 +166,7 @@ class Partitions(dict[int, Partition]):
     def _drop(self, partition: Partition) -> None:
         del self[partition.number]
         self._disk.minors.free_extended(partition.minor)
-        self._events.append(Uevent("remove", partition))
+        self._events.append(uevent("remove", partition))
 
     def _get(self, number: int) -> Partition:
         if number not in self:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.block import MAX_SECTORS
 from loopfs.driver.loop import LoopDevice
-from loopfs.driver.partition import Partition
+from loopfs.driver.uevent import synthesize, variables
 from loopfs.lean import Any, NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.loop import (
@@ -26,13 +26,16 @@ class Link(NamedTuple):
 
 
 Show = Callable[[Any], str]
+Store = Callable[[BlockDevice, str], None]
 
 
 class Attribute(NamedTuple):
-    """A file; ``shown`` says what it reads as for a device, without the newline."""
+    """A file; ``shown`` says what it reads as for a device, without the newline, and ``stored``
+    takes what is written to it. Without that it is read-only."""
 
     device: BlockDevice
     shown: Show
+    stored: Store | None
 
     def show(self) -> str:
         return self.shown(self.device)
@@ -52,7 +55,7 @@ class Directory(Mapping[str, "Item"]):
 
     def __getitem__(self, name: str) -> Item:
         if name in self._files:
-            return Attribute(self._device, self._files[name])
+            return Attribute(self._device, self._files[name], _STORES.get(name))
         return self._others[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -69,11 +72,6 @@ Item = Attribute | Link | Directory
 def device_number(device: BlockDevice) -> str:
     """The attribute ``dev``."""
     return f"{device.major}:{device.minor}"
-
-
-def place(device: BlockDevice) -> str:
-    """Where its directory is, beneath that of all disks."""
-    return device.name if device is device.disk else f"{device.disk.name}/{device.name}"
 
 
 def disk(device: LoopDevice) -> Directory:
@@ -111,22 +109,6 @@ def _sectors(device: BlockDevice) -> str:
     return str(device.capacity // SECTOR_SIZE)
 
 
-def _uevent(device: BlockDevice) -> str:
-    fields = {
-        "MAJOR": device.major,
-        "MINOR": device.minor,
-        "DEVNAME": device.name,
-        "DEVTYPE": "disk" if device is device.disk else "partition",
-        "DISKSEQ": device.disk.diskseq,
-    }
-    return "\n".join(f"{key}={value}" for key, value in fields.items())
-
-
-def _partition_uevent(part: Partition) -> str:
-    fields = _uevent(part) + f"\nPARTN={part.number}"
-    return f"{fields}\nPARTNAME={part.label}" if part.label else fields
-
-
 # Of a disk and of a partition.
 _COMMON: dict[str, Show] = {
     "dev": device_number,
@@ -134,7 +116,7 @@ _COMMON: dict[str, Show] = {
     "ro": lambda device: str(int(device.read_only)),
     "size": _sectors,
     "stat": lambda device: device.statistics.show(),
-    "uevent": _uevent,
+    "uevent": lambda device: "\n".join(variables(device, device.disk.diskseq)),
 } | _constants({"alignment_offset": "0", "discard_alignment": "0"})
 
 _DISK: dict[str, Show] = (
@@ -160,8 +142,9 @@ _DISK: dict[str, Show] = (
 _PARTITION: dict[str, Show] = _COMMON | {
     "partition": lambda part: str(part.number),
     "start": lambda part: str(part.start // SECTOR_SIZE),
-    "uevent": _partition_uevent,
 }
+
+_STORES: dict[str, Store] = {"uevent": synthesize}
 
 # Only while the device is bound.
 _LOOP: dict[str, Show] = {

@@ -11,15 +11,18 @@ from collections.abc import Callable
 
 from loopfs import syscalls
 from loopfs.driver.bdev import BlockDevice
-from loopfs.driver.instance import MAX_DEVICES, Instance
+from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import Minors
 from loopfs.driver.partition import Partition
+from loopfs.driver.sysfs import Attribute
+from loopfs.driver.ucounts import MAX_DEVICES, Ucounts
 from loopfs.filesystems.backing import BackingFile, Stat
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
 from loopfs.filesystems.shares import BACKING_FILE, ROOT, Share, Shares
 from loopfs.filesystems.threads import start
+from loopfs.filesystems.uevents import Uevents
 from loopfs.fuse.connection import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
@@ -30,18 +33,22 @@ SOON = 0.02  # seconds
 
 
 class Owner(NamedTuple):
-    """A user namespace that mounts: its inode number, its id maps as we read them, and the user of
-    ours to whom what it has is charged."""
+    """A user namespace that mounts: its inode number with those of the ones around it, its id maps
+    as we read them, and the user of ours to whom what it has is charged."""
 
-    userns: int
+    namespaces: tuple[int, ...]
     id_map: IdMap
     user: int = ROOT
+
+    @property
+    def userns(self) -> int:
+        return self.namespaces[0]
 
     @classmethod
     def of(cls, process: Process) -> Owner:
         """That of a process, which may be gone afterwards."""
         maps = {kind: process.id_map(kind) for kind in ("uid", "gid")}
-        return cls(process.namespace("user"), maps.__getitem__, process.charged_user())
+        return cls(process.user_namespaces(), maps.__getitem__, process.charged_user())
 
 
 class Instances:
@@ -52,6 +59,7 @@ class Instances:
         fstat: asks a descriptor that this process may not look at.
         read_table: see LoopFilesystem.
         shares: what each user may have in use.
+        ucounts: how many devices each user namespace may have.
     """
 
     def __init__(
@@ -60,8 +68,11 @@ class Instances:
         fstat: Stat,
         read_table: TableReader,
         shares: Shares | None = None,
+        ucounts: Ucounts | None = None,
     ) -> None:
+        self.ucounts = ucounts or Ucounts()
         self.shares = shares or Shares()
+        self.uevents = Uevents(self.shares)
         self.numbers = threading.Lock()  # for the one who takes or frees numbers
         self._minors = minors
         self._fstat = fstat
@@ -94,12 +105,14 @@ class Instances:
             share: what was taken of the owner's for it, given back at its end.
             make: another class, with the same arguments.
         """
+        with self.numbers:
+            counted = self.ucounts.hold(owner.namespaces)
         filesystem = make(
             Connection(fuse),
             device_number,
             owner.userns,
             owner.id_map,
-            Instance(self._minors, MAX_DEVICES),
+            Instance(self._minors, MAX_DEVICES, counted),
             on_device or _nobody_listens,
             self._read_table,
             self,
@@ -136,6 +149,8 @@ class Instances:
             left = {n: f for n, f in self._filesystems.items() if f is not filesystem}
             self._filesystems = left
             share = self._taken.pop(filesystem, None)
+        with self.numbers:
+            self.ucounts.drop(filesystem.instance.owner)
         if share is not None:
             share.give_back()
         filesystem.gone.set()
@@ -171,6 +186,9 @@ class Instances:
             os.close(fd)
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return BackingFile(fd, node, self._fstat)
+
+    def all(self) -> list[LoopFilesystem]:
+        return list(self._filesystems.values())
 
     def device_numbers(self) -> tuple[int, ...]:
         return tuple(self._filesystems)
@@ -255,6 +273,20 @@ class Instances:
     def partition(self, minor: int) -> Partition | None:
         """The partition with a minor number, whoever may see it."""
         return self._minors.extended.get(minor)
+
+    def store(self, attribute: Attribute, text: str) -> None:
+        """Write to a device's attribute in /sys.
+
+        Raises:
+            OSError: ENODEV: it is gone; and what the attribute says.
+        """
+        device, store = attribute.device, attribute.stored
+        assert store is not None
+        for filesystem in self._filesystems.values():
+            if filesystem.instance.devices.get(device.disk.number) is device.disk:
+                filesystem.drive(lambda: store(device, text))
+                return
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def removed(self, device: BlockDevice) -> None:
         """Tell all who are to know. Raises the first OSError that one of them raised."""

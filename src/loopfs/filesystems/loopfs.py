@@ -12,7 +12,9 @@ import mmap
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -20,7 +22,7 @@ from typing import TypeVar
 from loopfs.driver import ioctl as driver_ioctl
 from loopfs.driver import pages
 from loopfs.driver.bdev import BlockDevice, Opener
-from loopfs.driver.event import Invalidate, ReadPartitions
+from loopfs.driver.event import Invalidate, ReadPartitions, Uevent
 from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.partition import Found
@@ -117,6 +119,8 @@ class LoopFilesystem(Directory):
         # Who is told when the file of a device, or the part of it that it shows, may be another.
         self.lent: dict[BlockDevice, Callable[[], None]] = {}
         self._handles = count(1)
+        self._uevents: deque[Uevent] = deque()  # that are to be told, in the order of their causes
+        self._telling = threading.Lock()
         self.gone = threading.Event()  # shut down, and out of reach
         self._read_table = read_table
         self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
@@ -341,6 +345,7 @@ class LoopFilesystem(Directory):
             try:
                 self._tell_names()
             finally:
+                self._tell_uevents()
                 if may_wait:
                     self._follow(changes)
 
@@ -351,14 +356,28 @@ class LoopFilesystem(Directory):
                 changes.pages.append(event.device)
             elif isinstance(event, ReadPartitions):
                 changes.tables.append((event.device, event.device.window))
-            elif event.action == "add":
-                self.nodes.add_device(event.device, time.time_ns())
-                self._named.append(("add", event.device))
-            elif event.action == "remove":
-                node = self.nodes.remove_device(event.device)
-                self._named.append(("remove", event.device))
-                if node.name != event.device.name.encode():
-                    self._named.pop()
+            else:
+                self._uevents.append(event)
+                if not event.environment:  # with some, somebody has written to an attribute
+                    self._follow_name(event)
+
+    def _follow_name(self, event: Uevent) -> None:
+        if event.action == "add":
+            self.nodes.add_device(event.device, time.time_ns())
+            self._named.append(("add", event.device))
+        elif event.action == "remove":
+            node = self.nodes.remove_device(event.device)
+            self._named.append(("remove", event.device))
+            if node.name != event.device.name.encode():
+                self._named.pop()
+
+    def _tell_uevents(self) -> None:
+        uevents = self._instances.uevents
+        with self._telling:
+            events = [self._uevents.popleft() for _ in range(len(self._uevents))]
+            if events and uevents.wanted:
+                with suppress(OSError):  # no memory: the kernel loses them as well
+                    uevents.send(self.userns, events)
 
     def _follow(self, changes: _Changes) -> None:
         first: Exception | None = None

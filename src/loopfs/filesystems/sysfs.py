@@ -1,7 +1,8 @@
 """The parts of /sys that list block devices: the sandbox's own beside the host's.
 
 Four directories are covered, each by a mount of its own. What is the host's is read from
-the host's /sys at every look, so it follows hotplug; all is read-only.
+the host's /sys at every look, so it follows hotplug, and read-only; of the sandbox's devices
+the attribute uevent can be written.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
 from loopfs.driver.minors import BLOCK_EXT_MAJOR
 from loopfs.driver.partition import Partition
-from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk, place
-from loopfs.fuse.operations import Buffer, Entry, Operations
+from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk
+from loopfs.driver.uevent import place
+from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import Request
 from loopfs.lean import NamedTuple, Protocol
 from loopfs.text import to_bytes, to_str
@@ -37,6 +39,14 @@ OVERFLOW_ID = 65534  # the host's root, as a user namespace sees it
 
 Path = tuple[str, ...]
 Key = tuple[Path, str]  # of a node: its path, and where it leads if it is a link
+
+
+class File(NamedTuple):
+    """An open file: how its content is read anew, what that was, and what writing goes to."""
+
+    show: Callable[[], bytes]
+    content: bytes
+    attribute: Attribute | None
 
 
 class Host(NamedTuple):
@@ -67,6 +77,9 @@ class Disks(Protocol):
     def partition(self, minor: int) -> Partition | None:
         """One of their partitions."""
 
+    def store(self, attribute: Attribute, text: str) -> None:
+        """Write to an attribute of one of them, which can be gone. Raises OSError."""
+
 
 class SysfsDirectory(Operations):
     """One of the directories (:data:`loopfs.sandbox.sysfs.PLACES`).
@@ -88,7 +101,7 @@ class SysfsDirectory(Operations):
         self._nodeids: dict[Key, int] = {}
         self._lookups: dict[int, int] = {}
         self._handles = count(1)
-        self._files: dict[int, tuple[Callable[[], bytes], bytes]] = {}
+        self._files: dict[int, File] = {}
         self._attrs: dict[int, Attr] = {}
 
     # --- what is where ------------------------------------------------------------
@@ -180,7 +193,8 @@ class SysfsDirectory(Operations):
         elif isinstance(item, Link):
             mode, target = stat.S_IFLNK | 0o777, item.target
         else:
-            mode, size = stat.S_IFREG | 0o444, FILE_SIZE
+            mode = stat.S_IFREG | (0o444 if item.stored is None else 0o644)
+            size = FILE_SIZE
         nodeid = self._nodeid(path, target)
         nlink = 2 if stat.S_ISDIR(mode) else 1
         attr = Attr(nodeid, size, mode, nlink, uid, uid, 0, (self._now,) * 3)
@@ -267,30 +281,45 @@ class SysfsDirectory(Operations):
             return to_bytes(os.readlink(item.path))
         raise _error(errno.EINVAL)
 
+    def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
+        attr = self.getattr(nodeid)
+        if changes[:3] != (None, None, None) or not attr.mode & stat.S_IWUSR:
+            raise _error(errno.EPERM)
+        return attr  # O_TRUNC changes nothing
+
     def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
-        if flags & os.O_ACCMODE != os.O_RDONLY:
-            raise _error(errno.EACCES)
         item = self._find(self._path(nodeid), request.pid)
+        attribute = item if isinstance(item, Attribute) else None
+        if flags & os.O_ACCMODE != os.O_RDONLY and (attribute is None or attribute.stored is None):
+            raise _error(errno.EACCES)
         if isinstance(item, Host):
             path = item.path
             show = lambda: _contents(path)  # noqa: E731 - a function of this path
-        elif isinstance(item, Attribute):
-            text = item.show
+        elif attribute is not None:
+            text = attribute.show
             show = lambda: _line(text())  # noqa: E731
         else:
             raise _error(errno.EISDIR)
         handle = next(self._handles)
-        self._files[handle] = show, b""
+        self._files[handle] = File(show, b"", attribute)
         return handle, FOPEN_DIRECT_IO
 
     def read(
         self, request: Request, handle: int, offset: int, size: int, flags: int
     ) -> Buffer | None:
-        show, data = self._files[handle]
+        file = self._files[handle]
         if offset == 0:  # as kernfs: a read from the start shows what is so now
-            data = show()
-            self._files[handle] = show, data
-        return data[offset : offset + size]
+            file = self._files[handle] = file._replace(content=file.show())
+        return file.content[offset : offset + size]
+
+    def write(
+        self, request: Request, handle: int, offset: int, data: memoryview, flags: int
+    ) -> int | None:
+        attribute = self._files[handle].attribute
+        if attribute is None:
+            raise _error(errno.EIO)
+        self._disks.store(attribute, to_str(bytes(data)))
+        return len(data)
 
     def release(self, request: Request, handle: int) -> None:
         del self._files[handle]

@@ -14,6 +14,7 @@ from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import seccomp as uapi
 from loopfs.uapi.fs import FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
 from loopfs.uapi.mount import AT_EMPTY_PATH
+from loopfs.uapi.netlink import NETLINK_KOBJECT_UEVENT
 from loopfs.uapi.syscalls import Abi, abis
 
 
@@ -56,6 +57,7 @@ TRAPS = (
     Trap("mknodat", 2, S_IFCHR),
     Trap("io_submit"),
     Trap("ioctl", 1, values=(FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)),
+    Trap("socket", 2, values=(NETLINK_KOBJECT_UEVENT,)),
 )
 
 # What is refused, and the errno: a sync by io_uring would be seen by nobody.

@@ -152,6 +152,11 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
     "sync": (),
     "io_submit": (Argument("nr", 1, int),),
     "ioctl": (*_FD, Argument("cmd", 1, _ioctl)),
+    "socket": (
+        Argument("family", 0, _int),
+        Argument("type", 1, _int),
+        Argument("protocol", 2, _int),
+    ),
     **dict.fromkeys(("fstat", "fstat64", "newfstatat", "fstatat64", "statx"), _FD),
 }
 

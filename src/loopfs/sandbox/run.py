@@ -59,7 +59,10 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
                 log.close()  # the command can reach the descriptors of process 1
             _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
-        return _supervise(channel, pid, settings, log)
+        return _supervise(channel, pid, argv, settings, log)
+    except SetupError:
+        syscalls.set_dumpable(True)  # as `doctor`'s children, who will say why
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -84,11 +87,13 @@ def _check_proc() -> None:
     raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
-def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None) -> int:
+def _supervise(
+    channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
+) -> int:
     from loopfs.sandbox import messages
 
     try:
-        supervisor = _begin(channel, child, settings, log)
+        supervisor = _begin(channel, child, argv, settings, log)
     except OSError as problem:
         # The child's end is what we find of its failure.
         told = messages.waiting(channel) if isinstance(problem, ProcessLookupError) else None
@@ -99,13 +104,16 @@ def _supervise(channel: Channel, child: int, settings: Settings, log: Log | None
         supervisor.dismiss()
 
 
-def _begin(channel: Channel, child: int, settings: Settings, log: Log | None) -> Supervisor:
+def _begin(
+    channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
+) -> Supervisor:
     """Take part in the sandbox that the child makes, and begin to serve it. Raises OSError."""
     from loopfs.process import Process
-    from loopfs.sandbox import idmap, messages
+    from loopfs.sandbox import control_socket, idmap, messages
 
     messages.expect(channel, messages.WANTS_MAPS)
     userns = Process(child).namespace("user")
+    outside = control_socket.namespace_identity()
     finish_maps = idmap.write_maps(child)
     from loopfs.engines.helper import Helper
 
@@ -113,10 +121,12 @@ def _begin(channel: Channel, child: int, settings: Settings, log: Log | None) ->
     try:
         finish_maps()
         _enter_user_namespace(child)  # while we may look at it
+        listener = control_socket.listen()  # the helper must not have it, nor anybody miss it
         channel.send(messages.OK)
-        from loopfs.sandbox.supervisor import Supervisor
+        from loopfs.sandbox.supervisor import About, Supervisor
 
-        supervisor = Supervisor(helper, channel, child, userns, settings, log)
+        about = About(argv, userns, outside, listener)
+        supervisor = Supervisor(helper, channel, child, about, settings, log)
         supervisor.begin()
         return supervisor
     except BaseException:

@@ -13,7 +13,7 @@ from loopfs.channel import Channel
 from loopfs.engines.helper import ABORT, Helper
 from loopfs.errors import SetupError, no_room, of_start
 from loopfs.filesystems.threads import start
-from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, Sequence, signal
+from loopfs.lean import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Sequence, signal
 from loopfs.sandbox import messages
 from loopfs.sandbox.ending import ENDERS, PATIENCE, Command, remaining
 from loopfs.sandbox.run import FORWARDED
@@ -21,6 +21,7 @@ from loopfs.settings import Settings
 from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 if TYPE_CHECKING:
+    from _socket import socket
     from signal import struct_siginfo
 
     from loopfs.driver.bdev import BlockDevice
@@ -36,6 +37,17 @@ ABORT_WITHIN = 2  # seconds
 SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
 
 
+class About(NamedTuple):
+    """A sandbox: its command, its user namespace (inode number), and the one it was started in
+    (:func:`~loopfs.sandbox.control_socket.namespace_identity`); and the socket by which it is asked
+    from outside."""
+
+    argv: Sequence[str]
+    userns: int
+    outside: tuple[int, int]
+    listener: socket
+
+
 class Supervisor:
     """Lives as long as the command.
 
@@ -43,7 +55,7 @@ class Supervisor:
         helper: acts in the callers' namespaces.
         channel: to the child and to process 1.
         child: its pid.
-        userns: the user namespace it has made (its inode number).
+        about: the sandbox.
         settings: what was chosen for it.
         log: is told of each trapped call, and of the command's start and end.
     """
@@ -53,14 +65,14 @@ class Supervisor:
         helper: Helper,
         channel: Channel,
         child: int,
-        userns: int,
+        about: About,
         settings: Settings,
         log: Log | None,
     ) -> None:
         self._helper = helper
         self._channel = channel
         self._child = child
-        self._userns = userns
+        self._about = about
         self._settings = settings
         self._log = log
         self._command: Command | None = None
@@ -89,8 +101,10 @@ class Supervisor:
         self._mounts_made = made
         if made.fds:
             self._mounted.set()
-        elif chosen := self._settings.for_the_outer_one():
-            raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
+        else:
+            self._about.listener.close()  # the sandbox around this one tells of it
+            if chosen := self._settings.for_the_outer_one():
+                raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
         self._begin("converse", self._converse)
 
     def dismiss(self) -> None:
@@ -136,10 +150,13 @@ class Supervisor:
     def _prepare(self) -> LoopFilesystem | None:
         """Make what serves the sandbox; returns the first instance, which is to be served."""
         from loopfs.driver.minors import Minors
+        from loopfs.driver.ucounts import Ucounts
         from loopfs.engines.copies import Copies, Place
         from loopfs.engines.mounts import Mounts
         from loopfs.filesystems.devtmpfs import DevFilesystem
         from loopfs.filesystems.instances import Instances, Owner
+        from loopfs.filesystems.max_loop import PLACE as MAX_LOOP
+        from loopfs.filesystems.max_loop import MaxLoopFile
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
         from loopfs.filesystems.shares import Shares
@@ -161,6 +178,7 @@ class Supervisor:
             self._helper.fstat,
             self._helper.read_table,
             Shares(room),
+            Ucounts(*self._settings.devices()),
         )
         own_sysfs, numbers = understood(words)
         magic = {
@@ -174,20 +192,36 @@ class Supervisor:
             filesystem = instances.add(
                 self._instance,
                 syscalls.statx_dev(root),
-                Owner(self._userns, Process(os.getpid()).id_map),
+                Owner((self._about.userns,), Process(os.getpid()).id_map),
                 make=partial(DevFilesystem, kept.split(",") if kept else []),
             )
         os.close(root)  # it would keep the instance mounted
         self._serving.set()
+        self._begin("control", self._control)
         for place, view in zip(numbers, views, strict=True):
             if place == PARTITIONS:
                 session = Session(view, PartitionsFile(instances, hosts_loops=after_the_hosts))
+            elif place == MAX_LOOP:
+                shares, numbers_lock = instances.shares, instances.numbers
+                session = Session(view, MaxLoopFile(instances.ucounts, numbers_lock, shares))
             else:
                 directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
                 session = Session(view, directory)
                 instances.on_removal.append(partial(_forget, session, directory))
             self._begin(place, session.serve)
         return filesystem
+
+    def _control(self) -> None:
+        """Answer who asks from outside; until somebody does, that costs a thread that waits."""
+        import select
+
+        poller = select.poll()
+        poller.register(self._about.listener, select.POLLIN)
+        poller.poll()
+        from loopfs.sandbox.control import Control
+
+        control = Control(self._mounts, self._about.argv, self._about.outside)
+        control.serve(self._about.listener.detach())
 
     def _converse(self) -> None:
         """What becomes the command has one thing to say, before it does. Nobody has the other end
@@ -234,6 +268,7 @@ class Supervisor:
         from loopfs.intercept.fslabel import FsLabelHandler
         from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
+        from loopfs.intercept.netlink import SocketHandler
         from loopfs.intercept.statfs import StatfsHandler
         from loopfs.intercept.sync import SYNC_CALLS, SyncHandler
         from loopfs.intercept.umount import UmountHandler
@@ -246,6 +281,7 @@ class Supervisor:
             "umount": umount,
             "umount2": umount,
             "ioctl": FsLabelHandler(self._mounts),
+            "socket": SocketHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,
             **dict.fromkeys(("mknod", "mknodat"), MknodHandler(self._mounts, self._dev)),

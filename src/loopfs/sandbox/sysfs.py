@@ -11,11 +11,13 @@ from loopfs.uapi import mount as uapi
 
 # The directories, in /sys, that name block devices.
 PLACES = ("block", "class/block", "dev/block", "devices/virtual/block")
+MAX_LOOP = "module/loop/parameters/max_loop"  # a file, where the host's kernel has its driver
 
 
 def mount_views() -> dict[str, tuple[int, int]]:
     """Cover each of them that is there; returns its st_dev and what it is to be served through."""
     places = {place: ("sysfs", f"/sys/{place}", stat.S_IFDIR) for place in PLACES}
+    places[MAX_LOOP] = "sysfs", f"/sys/{MAX_LOOP}", stat.S_IFREG
     places[PARTITIONS] = "proc", PARTITIONS, stat.S_IFREG
     flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
     fuses = {}
@@ -23,7 +25,9 @@ def mount_views() -> dict[str, tuple[int, int]]:
         if not os.path.exists(path):
             continue
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        options = "user_id=0,group_id=0,allow_other,default_permissions"
+        options = "user_id=0,group_id=0,allow_other"
+        if place != MAX_LOOP:  # which knows itself who may what
+            options += ",default_permissions"
         data = f"fd={fuse},rootmode={kind:o},{options}"
         syscalls.mount(source, path, f"fuse.{source}", flags, data)
         fuses[place] = syscalls.statx_dev(uapi.AT_FDCWD, path), fuse

@@ -1,0 +1,271 @@
+"""Uevents on their way to the sockets of NETLINK_KOBJECT_UEVENT in the sandbox.
+
+The kernel gives a uevent to the network namespaces of one user namespace. A sandbox is in the
+caller's network namespace, which belongs to none of its own, so its sockets are made in others that
+we keep for that (:class:`_Room`), one for each user namespace that listens; there it hears of its
+own devices and of those around it, as /sys shows them. Who has made a network namespace of his own
+has the kernel's sockets, and hears what is of the user namespace that owns it.
+
+A uevent is not multicast but sent to the kernel, which checks that we have CAP_SYS_ADMIN over the
+network namespace, adds SEQNUM and delivers it as its own (uevent_net_rcv_skb, Linux 4.18).
+
+What enters a network namespace is a thread made for that: the way back is not ours to go.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TypeVar
+
+from loopfs import syscalls
+from loopfs.channel import close_all
+from loopfs.driver.event import Uevent
+from loopfs.driver.uevent import message
+from loopfs.filesystems.shares import UEVENTS, Share, Shares
+from loopfs.lean import NamedTuple
+from loopfs.process import Process
+from loopfs.text import to_bytes
+from loopfs.uapi import netlink as uapi
+from loopfs.uapi.mount import NS_GET_USERNS
+from loopfs.uapi.sched import CLONE_NEWNET
+
+T = TypeVar("T")
+Ids = tuple[int, int]  # uid and gid, as our user namespace has them
+_UCRED = struct.Struct("=iII")  # pid, uid, gid
+_READ = os.O_RDONLY | os.O_CLOEXEC
+_PROTOCOL, _PORT, _INODE = 1, 2, 9  # columns of /proc/net/netlink
+
+
+class _Room(NamedTuple):
+    """A network namespace in which nothing is but sockets for uevents.
+
+    ``namespace`` is its file, ``sockets`` the open /proc/net/netlink of it, ``around`` are the user
+    namespaces of whose devices is told there, ``root`` is who is root to who listens, ``threads``
+    have got a socket there and need not have bound it yet.
+    """
+
+    namespace: int
+    sockets: int
+    sender: _socket.socket
+    around: frozenset[int]
+    root: Ids
+    threads: set[int]
+    share: Share
+
+    def listened_to(self) -> bool:
+        """Somebody but us and the kernel has a socket there."""
+        self.threads.intersection_update(t for t in self.threads if os.path.exists(f"/proc/{t}"))
+        ours = {os.fstat(self.sender.fileno()).st_ino}
+        return bool(self.threads or _bound(self.sockets) - ours)
+
+    def close(self) -> None:
+        self.sender.close()
+        close_all([self.sockets, self.namespace])
+        self.share.give_back()
+
+
+class Uevents:
+    """Who listens, and what each hears.
+
+    Args:
+        shares: what each user may have in use; a room is one of these things.
+    """
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares
+        self._lock = threading.Lock()
+        self._rooms: dict[int, _Room] = {}  # by the user namespace that listens
+        # Network namespaces of the workload's own: of each, a thread that has had a socket there.
+        # They are not kept: they are to end when the workload lets go of them.
+        self._own: dict[int, int] = {}
+
+    @property
+    def wanted(self) -> bool:
+        """Somebody may listen."""
+        return bool(self._rooms or self._own)
+
+    def socket(self, process: Process, kind: int) -> int | None:
+        """A socket for a thread that asks for one of NETLINK_KOBJECT_UEVENT, as a descriptor; None
+        if it is the kernel's to make, in a network namespace of the sandbox's own.
+
+        Args:
+            kind: the second argument of socket(2).
+        Raises:
+            OSError: what unshare(2) and socket(2) say; EMFILE: the user has as much in use of us
+                as he may.
+        """
+        namespace = os.open(process.path("ns/net"), _READ)
+        try:
+            if _owner(namespace) is not None:
+                with self._lock:
+                    self._own[os.fstat(namespace).st_ino] = process.tid
+                return None
+        finally:
+            os.close(namespace)
+        trusted = process.has_our_credentials()
+        with self._lock:
+            room = self._room_of(process)
+            room.threads.add(process.tid)
+            return _within(room.namespace, lambda: _make(kind, trusted=trusted))
+
+    def _room_of(self, process: Process) -> _Room:
+        listener = process.namespace("user")
+        if listener not in self._rooms:
+            self._leave_empty_rooms()
+            share = self._shares.take(process.charged_user(), UEVENTS, errno.EMFILE)
+            with share:
+                around, root = frozenset(process.user_namespaces()), _root(process)
+                parts = _within(None, _furnish)
+                self._rooms[listener] = _Room(*parts, around, root, set(), share)
+        return self._rooms[listener]
+
+    def _leave_empty_rooms(self) -> None:
+        for listener, room in list(self._rooms.items()):
+            if not room.listened_to():
+                del self._rooms[listener]
+                room.close()
+
+    def send(self, userns: int, events: Sequence[Uevent]) -> None:
+        """Tell of what has happened to devices of a user namespace (its inode number).
+
+        Raises:
+            OSError: ENOBUFS, ENOMEM: nothing is told.
+        """
+        messages = [b"".join(to_bytes(text) + b"\0" for text in message(e)) for e in events]
+        with self._lock:
+            self._leave_empty_rooms()
+            for room in self._rooms.values():
+                if userns in room.around:
+                    _send(room.sender, messages, room.root)
+            for inode, tid in list(self._own.items()):
+                namespace = _find(inode, tid)
+                if namespace is None:
+                    del self._own[inode]
+                    continue
+                try:
+                    if _owner(namespace) == userns:
+                        _within(namespace, partial(_send_once, messages, _root(Process(tid))))
+                finally:
+                    os.close(namespace)
+
+
+def _within(namespace: int | None, call: Callable[[], T]) -> T:
+    """Call something in a network namespace, by its file; in a new one if there is none."""
+    results: list[T] = []
+    problems: list[BaseException] = []
+
+    def enter() -> None:
+        try:
+            if namespace is None:
+                syscalls.unshare(CLONE_NEWNET)
+            else:
+                syscalls.setns(namespace, CLONE_NEWNET)
+            results.append(call())
+        except BaseException as problem:
+            problems.append(problem)
+
+    thread = threading.Thread(target=enter, name="netns", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
+    thread.join()
+    if problems:
+        raise problems[0]
+    return results[0]
+
+
+def _furnish() -> tuple[int, int, _socket.socket]:
+    sender = _socket.socket(_socket.AF_NETLINK, _socket.SOCK_DGRAM, uapi.NETLINK_KOBJECT_UEVENT)
+    namespace = os.open("/proc/thread-self/ns/net", _READ)
+    return namespace, os.open("/proc/thread-self/net/netlink", _READ), sender
+
+
+def _make(kind: int, *, trusted: bool) -> int:
+    """A socket for another. Who could not send uevents by one of his own cannot by this one, to
+    which the kernel goes by who has made it."""
+    if not trusted:
+        syscalls.set_effective_capabilities(0)
+    kind |= _socket.SOCK_CLOEXEC
+    return _socket.socket(_socket.AF_NETLINK, kind, uapi.NETLINK_KOBJECT_UEVENT).detach()
+
+
+def _send_once(messages: Sequence[bytes], root: Ids) -> None:
+    kind = _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC
+    sender = _socket.socket(_socket.AF_NETLINK, kind, uapi.NETLINK_KOBJECT_UEVENT)
+    try:
+        _send(sender, messages, root)
+    finally:
+        sender.close()
+
+
+def _send(sender: _socket.socket, messages: Sequence[bytes], root: Ids) -> None:
+    """Have the kernel tell. libudev believes only who is root to it."""
+    credentials = _UCRED.pack(os.getpid(), *root)
+    control = [(_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS, credentials)]
+    for data in messages:
+        length = uapi.NLMSGHDR.size + len(data)
+        header = uapi.NLMSGHDR.pack(length, uapi.NLMSG_MIN_TYPE, uapi.NLM_F_REQUEST, 0, 0)
+        sender.sendmsg([header, data], control, 0, (0, 0))
+
+
+def _bound(table: int) -> set[int]:
+    """The inode numbers of the sockets for uevents that are bound, by an open /proc/net/netlink."""
+    with open(os.dup(table), "rb") as file:
+        file.seek(0)
+        rows = [line.split() for line in file][1:]
+    protocol = b"%d" % uapi.NETLINK_KOBJECT_UEVENT
+    theirs = (row for row in rows if row[_PROTOCOL] == protocol and row[_PORT] != b"0")
+    return {int(row[_INODE]) for row in theirs}
+
+
+def _owner(namespace: int) -> int | None:
+    """The user namespace that owns another, by its file; None if that is not within ours."""
+    try:
+        owner = fcntl.ioctl(namespace, NS_GET_USERNS)
+    except PermissionError:
+        return None
+    try:
+        return os.fstat(owner).st_ino
+    finally:
+        os.close(owner)
+
+
+def _find(inode: int, tid: int) -> int | None:
+    """The file of a network namespace in which a thread was; None if nobody is there any more."""
+    for process in _candidates(tid):
+        with suppress(OSError):  # it has ended, or is another's
+            fd = os.open(f"/proc/{process}/ns/net", _READ)
+            if os.fstat(fd).st_ino == inode:
+                return fd
+            os.close(fd)
+    return None
+
+
+def _candidates(tid: int) -> Iterator[str]:
+    yield str(tid)
+    yield from (name for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _root(process: Process) -> Ids:
+    """Root of a process's user namespace; ours where it has none, or has just ended."""
+    with suppress(OSError):
+        uid, gid = (_outside(process.id_map(kind)) for kind in ("uid", "gid"))
+        return uid, gid
+    return 0, 0
+
+
+def _outside(id_map: str) -> int:
+    for line in id_map.splitlines():
+        inside, outside, _ = map(int, line.split())
+        if inside == 0:
+            return outside
+    return 0

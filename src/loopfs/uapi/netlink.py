@@ -1,0 +1,9 @@
+"""linux/netlink.h: what uevents are received and sent by."""
+
+import struct
+
+NETLINK_KOBJECT_UEVENT = 15
+NLMSG_MIN_TYPE = 0x10
+NLM_F_REQUEST = 1
+
+NLMSGHDR = struct.Struct("=IHHII")  # length, type, flags, sequence number, port
