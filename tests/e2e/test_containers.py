@@ -169,6 +169,9 @@ DEFAULT_CAPABILITIES += ["CAP_FSETID", "CAP_MKNOD", "CAP_NET_BIND_SERVICE", "CAP
 DEFAULT_CAPABILITIES += ["CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT"]
 
 
+HOST_ID = 1_000_000_000  # of nobody
+
+
 def dockers(profile: dict[str, object]) -> dict[str, object]:
     """As Docker's default: the calls of mounts are refused with EPERM."""
     rules = profile["syscalls"]
@@ -182,8 +185,14 @@ def dockers(profile: dict[str, object]) -> dict[str, object]:
     }
 
 
-def configuration(root: Path, profile: dict[str, object], *, restricted: bool) -> str:
+def configuration(root: Path, profile: dict[str, object], kind: str) -> str:
     """config.json of the OCI's runtime-spec."""
+    restricted = kind != "docker"
+    namespaces = [{"type": name} for name in ("pid", "mount", "ipc", "uts", "network")]
+    maps = []
+    if kind == "hostUsers: false":
+        namespaces.append({"type": "user"})
+        maps = [{"containerID": 0, "hostID": HOST_ID, "size": 65536}]
     user = {"uid": 1000, "gid": 1000} if restricted else {"uid": 0, "gid": 0}
     capabilities = [] if restricted else DEFAULT_CAPABILITIES
     fuse = {"type": "c", "path": "/dev/fuse", "major": 10, "minor": 229, "fileMode": 0o666}
@@ -229,7 +238,9 @@ def configuration(root: Path, profile: dict[str, object], *, restricted: bool) -
                         {"allow": True, "type": "c", "major": 10, "minor": 229, "access": "rwm"},
                     ]
                 },
-                "namespaces": [{"type": t} for t in ("pid", "mount", "ipc", "uts", "network")],
+                "namespaces": namespaces,
+                "uidMappings": maps,
+                "gidMappings": maps,
                 "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"],
                 "readonlyPaths": ["/proc/sys", "/proc/sysrq-trigger"],
                 "seccomp": profile,
@@ -238,18 +249,21 @@ def configuration(root: Path, profile: dict[str, object], *, restricted: bool) -
     )
 
 
-@pytest.mark.parametrize("restricted", [False, True], ids=["docker", "kubernetes"])
+@pytest.mark.parametrize("kind", ["docker", "restricted", "hostUsers: false"])
 def test_in_a_container_of_runc(
-    root: User, loopfs_bin: list[str], workdir: Path, restricted: bool
+    root: User, loopfs_bin: list[str], workdir: Path, kind: str
 ) -> None:
     need(shutil.which("runc"), "runc is not installed")
     ours = json.loads(root.run([*loopfs_bin, "seccomp-profile"]).stdout)
     make_root(workdir / "root")
+    if kind == "hostUsers: false":
+        workdir.chmod(0o755)
+        root.run(["chown", "-R", f"{HOST_ID}:{HOST_ID}", workdir / "root"])
 
     def run(name: str, profile: dict[str, object]) -> Result:
         bundle = workdir / name
         bundle.mkdir()
-        text = configuration(workdir / "root", profile, restricted=restricted)
+        text = configuration(workdir / "root", profile, kind)
         (bundle / "config.json").write_text(text)
         state = ["--root", str(bundle)]
         return root.run(["runc", *state, "run", "-b", bundle, f"{workdir.name}-{name}"])

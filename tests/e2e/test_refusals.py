@@ -22,7 +22,8 @@ NAMED = ["unshare", "setns", "mount", "open_tree", "move_mount", "pidfd_open", "
 NAMED += ["clone", "statx", "readlink", "landlock_restrict_self"]
 UNNAMED = ["socketpair", "sendmsg", "recvmsg", "mkdir", "symlink", "fchdir", "fchmod", "pipe2"]
 PATHS = {"mkdir": "/run", "symlink": "/dev"}
-NEEDLESS = {"EPERM": ["fsopen", "fsmount", "chroot"], "ENOSYS": ["fsopen", "clone3", "chroot"]}
+NEEDLESS = {"EPERM": ["fsopen", "chroot", "landlock_create_ruleset"]}
+NEEDLESS["ENOSYS"] = ["fsopen", "chroot", "clone3"]
 REMEDIES = ("seccomp", "apparmor", "security module", "Linux 5", "AppArmor")
 
 

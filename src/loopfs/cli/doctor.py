@@ -84,6 +84,7 @@ def _parts() -> Iterator[Finding]:
             yield probes.synchronous_wake_up()
         yield probes.killable_wait()
     if namespaces.ok:
+        yield probes.landlock()
         yield probes.pid_namespace()
         yield probes.subordinate_ids()
 

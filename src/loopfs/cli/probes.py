@@ -28,6 +28,7 @@ from loopfs.sandbox.idmap import MAP
 from loopfs.sandbox.nested import is_nested
 from loopfs.uapi import mount as uapi_mount
 from loopfs.uapi import sched, seccomp
+from loopfs.uapi.landlock import LANDLOCK_SCOPE_SIGNAL, RULESET_ATTR
 from loopfs.uapi.syscalls import abis
 
 PR_SET_NO_NEW_PRIVS = 38
@@ -205,6 +206,26 @@ def add_descriptor() -> Finding:
         return Finding("seccomp descriptors", True, True)
     why = "this kernel cannot put a descriptor into a supervised process"
     return Finding("seccomp descriptors", False, True, why, "use Linux 5.9 or newer")
+
+
+def landlock() -> Finding:
+    """Landlock can scope signals (Linux 6.12)."""
+
+    def probe() -> None:
+        ruleset = RULESET_ATTR.pack(0, 0, LANDLOCK_SCOPE_SIGNAL)
+        syscalls.landlock_create_ruleset(ruleset)
+
+    code = _try(probe)
+    if not code:
+        return Finding("Landlock", True, False)
+    why = (
+        "processes of the sandbox can send signals to yours outside of it, and look into"
+        f" the programs that mount for them (landlock_create_ruleset: {os.strerror(code)})"
+    )
+    remedy = "use Linux 6.12 or newer"
+    if code in (errno.EPERM, errno.EACCES):
+        remedy = remedies.refused("landlock_create_ruleset", code)
+    return Finding("Landlock", False, False, why, remedy)
 
 
 def killable_wait() -> Finding:

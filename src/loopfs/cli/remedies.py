@@ -97,6 +97,8 @@ def refused(call: str, code: int) -> str:
         return _here(_CAPABILITIES)
     if (mended_by := forbidding_setting()) is not None:
         return mended_by
+    if call == MAP and code == errno.EROFS:
+        return "mount a /proc that can be written (bwrap: --proc /proc)"
     if call == MAP:
         return "in a container, let its security module allow the writing of /proc/PID/uid_map"
     table = _APPARMOR if code == errno.EACCES else _SECCOMP
