@@ -102,7 +102,8 @@ def subordinate_ids() -> Finding:
             try:
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as problem:
-                return no_ids(f"{tool} cannot be executed ({problem.strerror})", remedies.ids(tool))
+                why = f"{tool} cannot be executed ({problem.strerror})"
+                return no_ids(why, remedies.ids(tool, problem.errno))
             if done.returncode:
                 return no_ids(done.stderr.strip() or f"{tool} fails", remedies.ids(tool))
     return Finding(SUBORDINATE_IDS, True, False)

@@ -114,10 +114,16 @@ def lacks_setfcap() -> bool:
     return not int(fields["CapEff"], 16) >> CAP_SETFCAP & 1
 
 
-def ids(tool: str) -> str:
-    """What to do where newuidmap or newgidmap may not write a map of subordinate ids."""
+def ids(tool: str, code: int | None = None) -> str:
+    """What to do where newuidmap or newgidmap may not write a map of subordinate ids.
+
+    Args:
+        code: the errno, if it cannot even be executed.
+    """
     if no_new_privs():
         return "nothing can be done under no_new_privs (allowPrivilegeEscalation: false)"
+    if code == errno.EPERM:  # the file has a capability that the bounding set has not
+        return "let the container have the capabilities SETUID and SETGID (--cap-add SETUID,SETGID)"
     if container():
         # The kernel asks for a capability over the new namespace, which set-user-id gives to no
         # other than its owner: capabilities of the file do.
