@@ -23,6 +23,7 @@ BACKING_FILE = 1
 INSTANCE = 3  # /dev/fuse and a thread
 LINKS = 2  # of an instance that has some: user namespace and directory
 LIMIT = 1  # of a user namespace, that it has set
+WATCH = 1  # a network namespace of his own, in which he listens
 UEVENTS = 3  # a network namespace in which a user namespace listens
 ENGINE = 4  # its pidfd, /dev/fuse of its device and the thread that serves it
 

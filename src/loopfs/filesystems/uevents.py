@@ -20,7 +20,7 @@ import fcntl
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
@@ -29,7 +29,7 @@ from loopfs import syscalls
 from loopfs.channel import close_all
 from loopfs.driver.event import Uevent
 from loopfs.driver.uevent import message
-from loopfs.filesystems.shares import UEVENTS, Share, Shares
+from loopfs.filesystems.shares import UEVENTS, WATCH, Share, Shares
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.text import to_bytes
@@ -47,15 +47,13 @@ _PROTOCOL, _PORT, _INODE = 1, 2, 9  # columns of /proc/net/netlink
 class _Room(NamedTuple):
     """A network namespace in which nothing is but sockets for uevents.
 
-    ``namespace`` is its file, ``sockets`` the open /proc/net/netlink of it, ``around`` are the user
-    namespaces of whose devices is told there, ``root`` is who is root to who listens, ``threads``
-    have got a socket there and need not have bound it yet.
+    ``namespace`` is its file, ``sockets`` the open /proc/net/netlink of it, ``root`` is who is root
+    to who listens, ``threads`` have got a socket there and need not have bound it yet.
     """
 
     namespace: int
     sockets: int
     sender: _socket.socket
-    around: frozenset[int]
     root: Ids
     threads: set[int]
     share: Share
@@ -72,6 +70,16 @@ class _Room(NamedTuple):
         self.share.give_back()
 
 
+class _Own(NamedTuple):
+    """A network namespace of the workload's, in which ``thread`` was when it asked for a socket.
+
+    It is not kept: it is to end when the workload lets go of it.
+    """
+
+    thread: int
+    share: Share
+
+
 class Uevents:
     """Who listens, and what each hears.
 
@@ -82,10 +90,9 @@ class Uevents:
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._lock = threading.Lock()
-        self._rooms: dict[int, _Room] = {}  # by the user namespace that listens
-        # Network namespaces of the workload's own: of each, a thread that has had a socket there.
-        # They are not kept: they are to end when the workload lets go of them.
-        self._own: dict[int, int] = {}
+        # By the user namespace that listens, with those around it.
+        self._rooms: dict[tuple[int, ...], _Room] = {}
+        self._own: dict[int, _Own] = {}  # by inode number
 
     @property
     def wanted(self) -> bool:
@@ -106,7 +113,7 @@ class Uevents:
         try:
             if _owner(namespace) is not None:
                 with self._lock:
-                    self._own[os.fstat(namespace).st_ino] = process.tid
+                    self._watch(os.fstat(namespace).st_ino, process)
                 return None
         finally:
             os.close(namespace)
@@ -116,15 +123,44 @@ class Uevents:
             room.threads.add(process.tid)
             return _within(room.namespace, lambda: _make(kind, trusted=trusted))
 
+    def _watch(self, inode: int, process: Process) -> None:
+        """Tell in a network namespace of the workload's from now on."""
+        if inode in self._own:
+            self._own[inode] = self._own[inode]._replace(thread=process.tid)
+            return
+        self._leave_empty_rooms()
+        close_all(list(self._open_own().values()))  # which forgets those that are gone
+        share = self._shares.take(process.charged_user(), WATCH, errno.EMFILE)
+        self._own[inode] = _Own(process.tid, share)
+
+    def _open_own(self) -> dict[int, int]:
+        """A descriptor of each network namespace of the workload's, by the thread that was or is
+        there; those in which nobody is any more are forgotten."""
+        opened, missing = {}, {}
+        for inode, own in self._own.items():
+            if (fd := _open_if(own.thread, {inode})) is not None:
+                opened[own.thread] = fd
+            else:
+                missing[inode] = own
+        if missing:
+            for name in filter(str.isdecimal, os.listdir("/proc")):
+                if (fd := _open_if(int(name), missing.keys())) is not None:
+                    own = missing.pop(os.fstat(fd).st_ino)
+                    self._own[os.fstat(fd).st_ino] = own._replace(thread=int(name))
+                    opened[int(name)] = fd
+        for inode, own in missing.items():
+            del self._own[inode]
+            own.share.give_back()
+        return opened
+
     def _room_of(self, process: Process) -> _Room:
-        listener = process.namespace("user")
+        listener = process.user_namespaces()
         if listener not in self._rooms:
             self._leave_empty_rooms()
             share = self._shares.take(process.charged_user(), UEVENTS, errno.EMFILE)
             with share:
-                around, root = frozenset(process.user_namespaces()), _root(process)
                 parts = _within(None, _furnish)
-                self._rooms[listener] = _Room(*parts, around, root, set(), share)
+                self._rooms[listener] = _Room(*parts, _root(process), set(), share)
         return self._rooms[listener]
 
     def _leave_empty_rooms(self) -> None:
@@ -142,19 +178,16 @@ class Uevents:
         messages = [b"".join(to_bytes(text) + b"\0" for text in message(e)) for e in events]
         with self._lock:
             self._leave_empty_rooms()
-            for room in self._rooms.values():
-                if userns in room.around:
+            for listener, room in self._rooms.items():
+                if userns in listener:
                     _send(room.sender, messages, room.root)
-            for inode, tid in list(self._own.items()):
-                namespace = _find(inode, tid)
-                if namespace is None:
-                    del self._own[inode]
-                    continue
-                try:
+            own = self._open_own()
+            try:
+                for thread, namespace in own.items():
                     if _owner(namespace) == userns:
-                        _within(namespace, partial(_send_once, messages, _root(Process(tid))))
-                finally:
-                    os.close(namespace)
+                        _within(namespace, partial(_send_once, messages, _root(Process(thread))))
+            finally:
+                close_all(list(own.values()))
 
 
 def _within(namespace: int | None, call: Callable[[], T]) -> T:
@@ -239,20 +272,16 @@ def _owner(namespace: int) -> int | None:
         os.close(owner)
 
 
-def _find(inode: int, tid: int) -> int | None:
-    """The file of a network namespace in which a thread was; None if nobody is there any more."""
-    for process in _candidates(tid):
-        with suppress(OSError):  # it has ended, or is another's
-            fd = os.open(f"/proc/{process}/ns/net", _READ)
-            if os.fstat(fd).st_ino == inode:
-                return fd
-            os.close(fd)
+def _open_if(tid: int, inodes: Collection[int]) -> int | None:
+    """The file of the network namespace of a thread, if it is one of these."""
+    try:
+        fd = os.open(f"/proc/{tid}/ns/net", _READ)
+    except OSError:  # it has ended, or is another's
+        return None
+    if os.fstat(fd).st_ino in inodes:
+        return fd
+    os.close(fd)
     return None
-
-
-def _candidates(tid: int) -> Iterator[str]:
-    yield str(tid)
-    yield from (name for name in os.listdir("/proc") if name.isdecimal())
 
 
 def _root(process: Process) -> Ids:
