@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests.ext4 import crash, hostile, model, replay
+from tests.ext4.logs import Version
 from tests.support.user import CHECKOUT
 
 
@@ -33,7 +34,7 @@ def test_a_crash(kind: str) -> None:
 
 
 @pytest.mark.parametrize("version", list(replay.VERSIONS))
-def test_a_journal_is_replayed_as_by_e2fsck(version: replay.Version) -> None:
+def test_a_journal_is_replayed_as_by_e2fsck(version: Version) -> None:
     assert [replay.by_chance(version, seed) for seed in range(3)] == [[]] * 3
 
 
