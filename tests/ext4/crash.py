@@ -89,7 +89,7 @@ class Fragile(Memory):
         if self._left <= 0:
             raise Crashed
 
-    def sync(self) -> None:
+    def barrier(self) -> None:
         if self._durable is not None:
             for offset, data in self._pending:
                 self._durable[offset : offset + len(data)] = data

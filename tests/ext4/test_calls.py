@@ -13,7 +13,8 @@ import pytest
 from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.inode import Inode
 from loopfs.fuse.tree import Caller, Changes
-from tests.ext4.conftest import Mounted, fsck, tool
+from tests.ext4.conftest import Mounted
+from tests.ext4.images import fsck, tool
 
 ROOT = Caller(0, 0, 1)
 KINDS = (

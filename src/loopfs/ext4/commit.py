@@ -70,12 +70,12 @@ class Commits:
             return
         try:
             self._commit()
-        except OSError as problem:
+        except Exception as problem:  # half of a transaction must never be written
             self._fail(problem)
             raise
 
-    def _fail(self, problem: OSError) -> None:
-        self._volume.error = problem.errno or errno.EIO
+    def _fail(self, problem: Exception) -> None:
+        self._volume.error = getattr(problem, "errno", 0) or errno.EIO
         sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
 
     def _commit(self) -> None:

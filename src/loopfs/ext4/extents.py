@@ -24,9 +24,9 @@ EMPTY = _HEADER.pack(MAGIC, 0, _ROOT_ROOM, 0, 0).ljust(60, b"\0")
 def load(volume: Volume, inode: Inode) -> None:
     """Fill ``inode.map`` and ``inode.nodes``. Raises OSError EUCLEAN, EBADMSG."""
     extents: list[Extent] = []
-    nodes: list[int] = []
+    nodes: dict[int, None] = {}  # in their order
     _load(volume, inode, inode.block, _ROOT_ROOM, None, extents, nodes)
-    inode.map, inode.nodes = extents, nodes
+    inode.map, inode.nodes = extents, list(nodes)
 
 
 def _load(
@@ -36,7 +36,7 @@ def _load(
     room: int,
     depth: int | None,
     extents: list[Extent],
-    nodes: list[int],
+    nodes: dict[int, None],
 ) -> None:
     magic, count, most, found, _ = _HEADER.unpack_from(node)
     if magic != MAGIC or count > most or most > room:
@@ -57,9 +57,9 @@ def _load(
             continue
         _, low, high, _ = _INDEX.unpack_from(node, at)
         place = volume.blocks.check(low | high << 32)
-        if place in nodes[-(1 << 12) :] or len(nodes) > volume.blocks.count:
+        if place in nodes:
             raise Damaged(f"the extents of inode {inode.ino} go in a circle")
-        nodes.append(place)
+        nodes[place] = None
         child = bytes(volume.blocks.get(place))
         inner = (volume.super.block_size - 12) // 12
         _check_sum(volume, inode, child)

@@ -435,5 +435,10 @@ class Ext4(Tree[Inode]):
         if self._commits is None or self.volume.error:
             return
         for inode in list(self.volume.orphans):
-            self.volume.free(inode)
+            try:
+                self.volume.free(inode)
+            except OSError as problem:
+                if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
+                    raise
+                self.volume.super.mark_damaged()  # it stays an orphan; all else is written
         self._commits.end()

@@ -47,6 +47,7 @@ def _bases(per: int) -> tuple[int, int, int]:
 def load(volume: Volume, inode: Inode) -> None:
     """Fill ``inode.map`` and ``inode.indirect``. Raises OSError EUCLEAN."""
     extents: list[Extent] = []
+    seen: set[int] = set()
     numbers = struct.unpack("<15I", inode.block)
     inode.indirect = {}
     for block, place in enumerate(numbers[:DIRECT]):
@@ -54,16 +55,23 @@ def load(volume: Volume, inode: Inode) -> None:
     per = volume.super.block_size // 4
     for depth, base in zip(DEPTHS, _bases(per), strict=True):
         if numbers[DIRECT + depth - 1]:
-            _load(volume, inode, numbers[DIRECT + depth - 1], depth, base, extents)
+            _load(volume, inode, numbers[DIRECT + depth - 1], depth, base, extents, seen)
     inode.map = extents
 
 
 def _load(
-    volume: Volume, inode: Inode, place: int, depth: int, first: int, extents: list[Extent]
+    volume: Volume,
+    inode: Inode,
+    place: int,
+    depth: int,
+    first: int,
+    extents: list[Extent],
+    seen: set[int],
 ) -> None:
     per = volume.super.block_size // 4
-    if volume.blocks.check(place) in inode.indirect.values():
+    if volume.blocks.check(place) in seen:
         raise Damaged(f"the block map of inode {inode.ino} goes in a circle")
+    seen.add(place)
     inode.indirect[depth, first] = place
     numbers = struct.unpack(f"<{per}I", volume.blocks.get(place))
     if not any(numbers):
@@ -73,7 +81,7 @@ def _load(
         if not number:
             continue
         if depth > 1:
-            _load(volume, inode, number, depth - 1, first + index * step, extents)
+            _load(volume, inode, number, depth - 1, first + index * step, extents, seen)
         else:
             _append(volume, extents, first + index, number)
 

@@ -19,7 +19,6 @@ from loopfs.ext4.super import (
     INCOMPAT_RECOVER,
     OFFSET,
     RO_COMPAT_ORPHAN_PRESENT,
-    STATE_ERROR,
     Super,
 )
 from loopfs.ext4.volume import Volume
@@ -74,7 +73,7 @@ def mount(
         if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
             raise
         # e2fsck is to look at them; they are in nobody's way
-        sb.set_u16(58, sb.u16(58) | STATE_ERROR)
+        sb.mark_damaged()
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()

@@ -210,6 +210,10 @@ class Super:
     def set_u32(self, offset: int, value: int) -> None:
         _U32.pack_into(self.raw, offset, value & 0xFFFFFFFF)
 
+    def mark_damaged(self) -> None:
+        """e2fsck is to look at all, when it is next asked."""
+        self.set_u16(58, self.u16(58) | STATE_ERROR)
+
     def set_free(self, blocks: int, inodes: int) -> None:
         self.set_u32(12, blocks)
         self.set_u32(16, inodes)

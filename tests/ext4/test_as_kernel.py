@@ -1,0 +1,51 @@
+"""Ours beside the kernel's ext4, in short; the long forms are commands (docs/ext4.md)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.ext4.fuzz import play
+from tests.support.skip import need
+from tests.support.user import CHECKOUT
+
+CALLS = 160
+# An image's kind, a seed, and how many names a directory has that the kernel made before.
+SEQUENCES = (
+    ("-b 1024", 1, 0),
+    ("-b 4096", 2, 400),
+    ("-b 1024 -O inline_data -I 512", 3, 0),
+    ("-b 1024 -t ext2", 4, 400),
+    ("-b 4096 -t ext3 -O uninit_bg -I 128", 5, 0),
+    ("-b 1024 -O meta_bg,^resize_inode,sparse_super2,^64bit -g 512", 6, 0),
+    ("-b 4096 -O orphan_file,metadata_csum_seed", 7, 0),
+)
+
+
+@pytest.fixture(autouse=True)
+def kernel(needs_root: None) -> None:
+    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
+    need(os.access("/dev/fuse", os.R_OK | os.W_OK), "needs /dev/fuse")
+
+
+@pytest.mark.parametrize(("kind", "seed", "names"), SEQUENCES)
+def test_random_calls(kind: str, seed: int, names: int) -> None:
+    assert (found := play(kind, seed, CALLS, names)) == "", found
+
+
+@pytest.mark.parametrize("words", ["replay 30 --seed 1", "crash 9 --seed 1", "names 2500 --seed 1"])
+def test_a_command_in_short(words: str) -> None:
+    """They make mounts: each in a process, and a mount namespace, of its own."""
+    command, *rest = words.split()
+    done = subprocess.run(
+        [sys.executable, "-m", f"tests.ext4.{command}", *rest],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=CHECKOUT,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
