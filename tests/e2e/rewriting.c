@@ -66,7 +66,7 @@ static const char *mounted(const char *place)
 	switch ((unsigned)st.f_type) {
 	case 0x6c6f6f71: return "loop";
 	case 0x01021994: return "tmpfs";
-	case 0x65735546: return "fuse";
+	case 0xEF53: return st.f_bsize == 1024 ? "ext4" : "-"; /* that of the image */
 	default: return "-";
 	}
 }

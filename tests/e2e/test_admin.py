@@ -84,11 +84,11 @@ def test_what_is_told(started: Start, loopfs: Loopfs, workdir: Path, user: User)
     assert (second["offset"], second["openers"]) == (4096, 0)
     (mount,) = told["mounts"]
     assert (mount["places"], mount["type"]) == ([f"{workdir}/m"], "ext4")
-    assert (mount["device"], mount["engine"]) == (first["name"], "fuse2fs")
+    assert (mount["device"], mount["engine"]) == (first["name"], "ext4")
     assert mount["memory"] > 1 << 20
     assert mount["pid"] in parts_of(process.pid).engines
     shown = loopfs("ls").stdout
-    for word in (f"{process.pid}  ", f"{workdir}/disk.img autoclear", "offset=4096", "by fuse2fs"):
+    for word in (f"{process.pid}  ", f"{workdir}/disk.img autoclear", "offset=4096", "by ext4"):
         assert word in shown
 
 

@@ -70,7 +70,11 @@ def podman(user: User) -> Iterator[Podman]:
     def call(*words: str | Path, before: tuple[str, ...] = (), cwd: Path = place) -> Result:
         environment = {name: str(place / directory) for name, directory in homes.items()}
         options = ("--log-level=error", "--runtime=runc")
-        return user.run([*before, "podman", *options, *words], cwd=cwd, env=environment)
+        result = user.run([*before, "podman", *options, *words], cwd=cwd, env=environment)
+        if before:  # the directory for what is running does not belong to its root there
+            for name in ("containers-user", "podman-run"):
+                shutil.rmtree(f"/tmp/{name}-{user.uid}", ignore_errors=True)
+        return result
 
     try:
         made = call("import", "root.tar", "base")

@@ -25,7 +25,7 @@ TIMES = 40
 # at "one" and at "two".
 OUTCOMES = {
     "source a b": {"fine loop -"},
-    "source dev null ext4": {"fine fuse -", "EPERM - -"},
+    "source dev null ext4": {"fine ext4 -", "EPERM - -"},
     "target one two": {"fine loop -", "fine - loop"},
     "target one missing": {"fine loop -", "ENOENT - -"},
     "target one file": {"fine loop -", "ENOTDIR - -"},

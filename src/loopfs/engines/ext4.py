@@ -75,7 +75,7 @@ def _prepare(device: Lent, launch: Launch) -> Serve:
     filesystem = _filesystem(device, launch)
     sb = filesystem.volume.super
     device.uses(fuse2fs.SUPERBLOCK_OFFSET, sb.blocks * sb.block_size)
-    device.tune = filesystem.tune
+    device.tune, device.control = filesystem.tune, filesystem.control
     return lambda connection: _serve(connection, filesystem)
 
 

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns, sleep
 
@@ -15,6 +16,8 @@ from loopfs.driver.statistics import DISCARD, READ, WRITE
 from loopfs.file_device import Buffer, FileDevice
 from loopfs.filesystems import lending
 from loopfs.filesystems.threads import start
+
+Control = Callable[[int, int, Sequence[int]], Sequence[int]]
 
 _DRAINED_WITHIN = 30.0  # seconds, of a mount that has no idle moment
 _PAUSE = 0.001  # seconds
@@ -31,6 +34,7 @@ class Lent(FileDevice):
 
     Attributes:
         tune: takes on what a tool has written to the superblock, or does not.
+        control: carries out an ioctl, of an inode's number.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Lent(FileDevice):
         self._synced: SimpleQueue[int] = SimpleQueue()
         self._counts = _no_counts()
         self.tune: Callable[[bytes], bool] = lambda data: False
+        self.control: Control = _no_control
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -129,6 +134,9 @@ class Lent(FileDevice):
             if kind == lending.SYNCED:
                 self._synced.put(words[0])
                 continue
+            if kind == lending.CONTROL:  # waits for the filesystem, which may wait for us
+                start("control", self._control, words)
+                continue
             answer: tuple[int, ...] = ()
             if kind == lending.CONNECTION:
                 answer = (connection,)
@@ -142,6 +150,13 @@ class Lent(FileDevice):
             lending.say(self._channel, lending.ANSWER, *result, fds=answer)
         os._exit(1)  # the supervisor is gone
 
+    def _control(self, words: list[int]) -> None:
+        try:
+            answer = (0, *self.control(words[0], words[1], words[2:]))
+        except OSError as problem:
+            answer = (problem.errno or errno.EIO,)
+        lending.say(self._channel, lending.ANSWER, *answer)
+
     def _tune(self, superblock: bytes) -> int:
         try:
             return int(self.tune(superblock))
@@ -151,6 +166,10 @@ class Lent(FileDevice):
     def done(self) -> None:
         """Everything is written."""
         lending.say(self._channel, lending.DONE, *self._counted())
+
+
+def _no_control(ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
+    raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
 
 def _no_counts() -> lending.Counts:

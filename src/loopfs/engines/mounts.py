@@ -108,6 +108,12 @@ class Engine:
                 self._source.freed_by_umount(process)
 
     @property
+    def lent(self) -> LentDevice | None:
+        """What our own ext4 has its device from."""
+        own = self.served is not None and self.served.fstype in EXT_TYPES
+        return self._source if own and isinstance(self._source, LentDevice) else None
+
+    @property
     def writes(self) -> bool:
         """Its filesystem can be written."""
         return self.served is not None and not self.served.read_only

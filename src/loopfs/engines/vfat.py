@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 NAME = "vfat"
 TYPES = frozenset({"vfat", "msdos"})
-_OF_CHECK = ("loopfs.fat.options", "loopfs.fat.volume", "loopfs.file_device")
+_OF_CHECK = (
+    *("loopfs.fat.options", "loopfs.fat.volume", "loopfs.file_device"),
+    *("encodings.cp437", "encodings.utf_16_le"),
+)
 
 
 class Vfat(Engine):

@@ -7,7 +7,7 @@ import os
 import stat
 from contextlib import suppress
 
-from loopfs.ext4 import acl, file, ioctl, namei, tune, xattr
+from loopfs.ext4 import acl, fiemap, file, ioctl, namei, tune, xattr
 from loopfs.ext4 import dir as directories
 from loopfs.ext4.commit import Commits, Flusher
 from loopfs.ext4.errors import refused
@@ -20,7 +20,7 @@ from loopfs.uapi import fuse as uapi
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 NAME_VALID = 1 << 20  # seconds: names change by the kernel only
 _DAY = 24 * 3600 * 1_000_000_000
@@ -409,6 +409,32 @@ class Ext4(Tree[Inode]):
         if cmd in (ioctl.FS_IOC_SETFSLABEL, ioctl.FITRIM):
             raise refused(errno.EPERM)
         raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
+
+    def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
+        """An ioctl that the kernel's VFS does not pass on to FUSE. By any thread.
+
+        Args:
+            ino: of the inode.
+            words: FS_IOC_SETFLAGS: the flags; FS_IOC_FIEMAP: start and length in bytes, and how
+                many extents at most.
+        Returns:
+            of FS_IOC_FIEMAP how many there are, and four numbers for each, as
+            :mod:`loopfs.ext4.fiemap` has them.
+        Raises:
+            OSError: ENOENT: there is no such inode in use; what the ioctl says.
+        """
+        with self.server.lock:
+            node = self.volume.get(ino)
+            if command == ioctl.FS_IOC_SETFLAGS:
+                ioctl.set_flags(self.volume, node, words[0])
+                self.server.attributes_changed(node.nodeid)
+                self._changed()
+                return ()
+            if command == ioctl.FS_IOC_FIEMAP:
+                start, length, most = words
+                found = fiemap.rows(self.volume, node, start, length)
+                return [len(found), *(number for row in found[:most] for number in row)]
+            raise refused(errno.ENOTTY)
 
     def tune(self, superblock: bytes) -> bool:
         """Take over what a tool writes to the superblock of the device. By any thread.

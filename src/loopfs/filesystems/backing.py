@@ -19,9 +19,8 @@ from loopfs.filesystems.threads import start
 from loopfs.fuse.operations import Buffer
 from loopfs.lean import NamedTuple
 from loopfs.uapi.block import SECTOR_SIZE
+from loopfs.uapi.fs import FIEMAP, FS_IOC_FIEMAP
 from loopfs.uapi.magic import (
-    FIEMAP,
-    FS_IOC_FIEMAP,
     FUSE_SUPER_MAGIC,
     LOCAL_FILESYSTEMS,
     OVERLAYFS_SUPER_MAGIC,

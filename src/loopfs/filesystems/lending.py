@@ -18,6 +18,7 @@ WINDOW = 2  # to go on with another file (a descriptor), offset and size in byte
 DRAIN = 3  # to read all requests that are queued for it
 ANSWER = 4
 TUNE = 8  # what a tool has written to its superblock, the bytes of it: (ANSWER, 1) if it is taken
+CONTROL = 11  # an ioctl that the kernel does not pass on: inode, command, words; (ANSWER, errno, …)
 # The engine asks that the image be synced, or has it synced itself, and that everybody is to see
 # that; and tells what it has counted. (SYNCED, errno) follows.
 SYNC = 5

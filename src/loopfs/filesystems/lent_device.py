@@ -15,7 +15,7 @@ from queue import SimpleQueue
 
 from loopfs.channel import Channel, Message, close_all
 from loopfs.driver.bdev import BlockDevice, Opener, Use
-from loopfs.errors import DriverError, errno_of
+from loopfs.errors import MAX_ERRNO, DriverError, errno_of
 from loopfs.filesystems import blockdev, lending
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.held_device import HeldDevice
@@ -115,6 +115,22 @@ class LentDevice(HeldDevice):
         and the write is to be refused."""
         words = struct.unpack(f"={len(superblock) // lending.WORD}q", superblock)
         return lending.words_of(self._ask(lending.TUNE, *words).data) == (lending.ANSWER, 1)
+
+    def control(self, ino: int, command: int, *words: int) -> tuple[int, ...]:
+        """Have the engine carry out an ioctl of one of its inodes; what it answers, which may be
+        anything.
+
+        Raises:
+            OSError: what it says; ENOTCONN when it has ended.
+        """
+        message = self._ask(lending.CONTROL, ino, command, *words)
+        kind, *answer = lending.words_of(message.data) or (0,)
+        if kind != lending.ANSWER or not answer:
+            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+        if answer[0]:
+            code = answer[0] if 0 < answer[0] <= MAX_ERRNO else errno.EIO
+            raise OSError(code, os.strerror(code))
+        return tuple(answer[1:])
 
     def follow_window(self) -> None:
         """The device's file may be another, or the part of it: the engine goes on with that."""

@@ -12,7 +12,7 @@ import stat
 from loopfs import syscalls
 from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import seccomp as uapi
-from loopfs.uapi.fs import FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
+from loopfs.uapi.fs import FILES, LABELS
 from loopfs.uapi.mount import AT_EMPTY_PATH
 from loopfs.uapi.netlink import NETLINK_KOBJECT_UEVENT
 from loopfs.uapi.syscalls import Abi, abis
@@ -56,7 +56,7 @@ TRAPS = (
     Trap("mknod", 1, S_IFCHR),
     Trap("mknodat", 2, S_IFCHR),
     Trap("io_submit"),
-    Trap("ioctl", 1, values=(FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)),
+    Trap("ioctl", 1, values=(*LABELS, *FILES)),
     Trap("socket", 2, values=(NETLINK_KOBJECT_UEVENT,)),
 )
 

@@ -15,6 +15,7 @@ from loopfs.engines.ext_superblock import LABEL_MAX
 from loopfs.engines.labels import Label
 from loopfs.engines.mounts import Engine, Mounts
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.lean import Callable
 from loopfs.process import Process, user_namespaces
 from loopfs.uapi.fs import FS_IOC_GETFSLABEL
 
@@ -28,7 +29,7 @@ class FsLabelHandler:
         self._mounts = mounts
 
     def __call__(self, call: Call) -> None:
-        engine = self._engine(call)
+        engine = engine_of(self._mounts, call, lambda each: each.label is not None)
         if engine is None or engine.label is None:
             call.proceed()
             return
@@ -44,16 +45,17 @@ class FsLabelHandler:
         finally:
             os.close(fd)
 
-    def _engine(self, call: Call) -> Engine | None:
-        """The engine that serves the caller's descriptor, if its filesystem is one of these."""
-        engines = [engine for engine in self._mounts.alive() if engine.label is not None]
-        if not engines:
-            return None
-        try:
-            number = syscalls.statx_dev(-1, call.process.path(f"fd/{call.args[0] & 0xFFFFFFFF}"))
-        except FileNotFoundError:  # no such descriptor: EBADF from the kernel
-            return None
-        return next((engine for engine in engines if engine.device == number), None)
+
+def engine_of(mounts: Mounts, call: Call, wanted: Callable[[Engine], bool]) -> Engine | None:
+    """The engine that serves the descriptor of the caller's ioctl(2), if it is one of these."""
+    engines = [engine for engine in mounts.alive() if wanted(engine)]
+    if not engines:
+        return None
+    try:
+        number = syscalls.statx_dev(-1, call.process.path(f"fd/{call.args[0] & 0xFFFFFFFF}"))
+    except FileNotFoundError:  # no such descriptor: EBADF from the kernel
+        return None
+    return next((engine for engine in engines if engine.device == number), None)
 
 
 def _has_no_ioctls(fd: int) -> bool:
@@ -77,7 +79,7 @@ def _get(call: Call, label: Label) -> None:
 
 
 def _set(call: Call, engine: Engine, label: Label, fd: int) -> None:
-    if not _may_set(call.process, engine):
+    if not may_change(call.process, engine):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     name, end, _ = call.process.read(call.args[2], ROOM).partition(b"\0")
     if not end:
@@ -89,7 +91,7 @@ def _set(call: Call, engine: Engine, label: Label, fd: int) -> None:
         call.finish()
 
 
-def _may_set(process: Process, engine: Engine) -> bool:
+def may_change(process: Process, engine: Engine) -> bool:
     """The caller has CAP_SYS_ADMIN over the mount: in the user namespace of its engine, which is
     that of who has mounted it, or in one around that."""
     if not process.has_capability():

@@ -265,7 +265,7 @@ class Supervisor:
     def _mount_handlers(self) -> dict[str, notify.Handler]:
         from loopfs.engines.policy import Policy
         from loopfs.intercept.fs_context import ContextHandlers
-        from loopfs.intercept.fslabel import FsLabelHandler
+        from loopfs.intercept.ioctl import IoctlHandler
         from loopfs.intercept.mknod import MknodHandler
         from loopfs.intercept.mount import MountHandler
         from loopfs.intercept.netlink import SocketHandler
@@ -280,7 +280,7 @@ class Supervisor:
             "mount": MountHandler(self._mounts, policy),
             "umount": umount,
             "umount2": umount,
-            "ioctl": FsLabelHandler(self._mounts),
+            "ioctl": IoctlHandler(self._mounts),
             "socket": SocketHandler(self._mounts),
             "statfs": statfs,
             "fstatfs": statfs,

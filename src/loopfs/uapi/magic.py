@@ -1,8 +1,6 @@
-"""linux/magic.h: what statfs(2) calls filesystems; linux/fiemap.h."""
+"""linux/magic.h: what statfs(2) calls filesystems."""
 
 from __future__ import annotations
-
-import struct
 
 EXT4_SUPER_MAGIC = 0xEF53
 BTRFS_SUPER_MAGIC = 0x9123683E
@@ -64,7 +62,3 @@ OF_TYPE = {
     "iso9660": ISOFS_SUPER_MAGIC,
     "exfat": EXFAT_SUPER_MAGIC,
 }
-
-FS_IOC_FIEMAP = 0xC020660B
-# struct fiemap without extents: start, length, flags, mapped, room for extents, reserved.
-FIEMAP = struct.Struct("=QQIIII")

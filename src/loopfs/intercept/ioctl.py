@@ -1,0 +1,102 @@
+"""ioctl(2) of files that our own ext4 serves, as far as the kernel does not pass it on to FUSE: the
+flags of chattr(1) that need a capability, which only the machine's root has, and FIEMAP."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+from loopfs.engines.mounts import Engine, Mounts
+from loopfs.filesystems.lent_device import LentDevice
+from loopfs.intercept.fslabel import FsLabelHandler, engine_of, may_change
+from loopfs.intercept.notify import Call, may_wait
+from loopfs.uapi.fs import (
+    FIEMAP,
+    FIEMAP_EXTENT,
+    FIEMAP_FLAG_SYNC,
+    FS_IOC_FIEMAP,
+    FS_IOC_SETFLAGS,
+    LABELS,
+)
+
+_MOST = 1500  # extents of one answer, which is shorter than a message may be
+_MAX_EXTENTS = ((1 << 32) - FIEMAP.size) // FIEMAP_EXTENT.size  # FIEMAP_MAX_EXTENTS
+_MAX_LENGTH = 1 << 62  # bytes: no file is so long, and it is a number with a sign
+_ROW = 4
+
+
+class IoctlHandler:
+    """Answers for what engines of ours serve; leaves everything else to the kernel."""
+
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._label = FsLabelHandler(mounts)
+
+    def __call__(self, call: Call) -> None:
+        if call.args[1] & 0xFFFFFFFF in LABELS:
+            self._label(call)
+            return
+        engine = engine_of(self._mounts, call, lambda each: each.lent is not None)
+        if engine is None or engine.lent is None:
+            call.proceed()
+            return
+        may_wait()
+        fd = call.process.descriptor(call.args[0] & 0xFFFFFFFF)
+        try:
+            if _has_no_ioctls(fd):
+                call.proceed()
+            elif call.args[1] & 0xFFFFFFFF == FS_IOC_FIEMAP:
+                _fiemap(call, engine.lent, fd)
+            else:
+                _set_flags(call, engine, engine.lent, fd)
+        finally:
+            os.close(fd)
+
+
+def _has_no_ioctls(fd: int) -> bool:
+    """It is a path's descriptor (EBADF), or of a fifo or a device, which has others."""
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
+        return True
+    mode = os.fstat(fd).st_mode
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def _set_flags(call: Call, engine: Engine, lent: LentDevice, fd: int) -> None:
+    """The kernel would refuse the two flags to everybody but the machine's root."""
+    if not may_change(call.process, engine):
+        call.proceed()
+        return
+    flags = int.from_bytes(call.process.read(call.args[2], 4), "little")
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    if call.alive():
+        lent.control(os.fstat(fd).st_ino, FS_IOC_SETFLAGS, flags)
+        call.finish()
+
+
+def _fiemap(call: Call, lent: LentDevice, fd: int) -> None:
+    """ioctl_fiemap() and fiemap_prep() of fs/ioctl.c."""
+    start, length, flags, _, room, _ = FIEMAP.unpack(call.process.read(call.args[2], FIEMAP.size))
+    if room > _MAX_EXTENTS or not length:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    if start >= _MAX_LENGTH:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    if unknown := flags & ~FIEMAP_FLAG_SYNC:
+        call.process.write(call.args[2], FIEMAP.pack(start, length, unknown, 0, room, 0))
+        raise OSError(errno.EBADR, os.strerror(errno.EBADR))
+    if flags:
+        os.fsync(fd)
+    length = min(length, _MAX_LENGTH)
+    most = min(room, _MOST)
+    total, *numbers = lent.control(os.fstat(fd).st_ino, FS_IOC_FIEMAP, start, length, most) or (0,)
+    rows = [numbers[at : at + _ROW] for at in range(0, min(len(numbers), most * _ROW), _ROW)]
+    if min(numbers, default=0) < 0 or any(len(row) < _ROW for row in rows):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    mapped = len(rows) if room else total & 0xFFFFFFFF
+    data = b"".join(FIEMAP_EXTENT.pack(*row[:3], row[3] & 0xFFFFFFFF) for row in rows)
+    if call.alive():
+        call.process.write(call.args[2] + FIEMAP.size, data)
+        call.process.write(call.args[2], FIEMAP.pack(start, length, flags, mapped, room, 0))
+        call.finish()
