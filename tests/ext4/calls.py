@@ -294,11 +294,14 @@ class Calls:
         return found
 
     def _bad_flags(self, request: Request, path: str, to: str) -> object:
+        """A flag alone, some of which cannot be set; how blocks are mapped stays."""
         with opened(path, RDONLY) as fd:
             flags = 1 << request.number % 31
             if flags & (0x20004000 | 0x10 | 0x20 | 0x80000 | 0x1000):
                 return None
-            return fcntl.ioctl(fd, SETFLAGS, flags.to_bytes(8, "little"))
+            flags |= int.from_bytes(fcntl.ioctl(fd, GETFLAGS, bytes(8))[:4], "little") & 0x80000
+            fcntl.ioctl(fd, SETFLAGS, flags.to_bytes(8, "little"))
+            return int.from_bytes(fcntl.ioctl(fd, GETFLAGS, bytes(8))[:4], "little") & _VISIBLE
 
     def _setxattr(self, request: Request, path: str, to: str) -> None:
         flags = request.flag if request.flag < 3 else 0

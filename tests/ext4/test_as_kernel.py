@@ -36,12 +36,14 @@ def test_random_calls(kind: str, seed: int, names: int) -> None:
     assert (found := play(kind, seed, CALLS, names)) == "", found
 
 
-@pytest.mark.parametrize("words", ["replay 30 --seed 1", "crash 9 --seed 1", "names 2500 --seed 1"])
-def test_a_command_in_short(words: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("replay", ["30"]), ("crash", ["9"]), ("names", ["6500", "--kind", "-b 1024"])],
+)
+def test_a_command_in_short(command: str, words: list[str]) -> None:
     """They make mounts: each in a process, and a mount namespace, of its own."""
-    command, *rest = words.split()
     done = subprocess.run(
-        [sys.executable, "-m", f"tests.ext4.{command}", *rest],
+        [sys.executable, "-m", f"tests.ext4.{command}", *words, "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=100,

@@ -128,33 +128,6 @@ def test_errors_of_names(image: Image, mounted: Mounted) -> None:
     tree.destroy()
 
 
-def test_damage_is_an_errno(image: Image, mounted: Mounted) -> None:
-    """Bytes of metadata are changed at random; whatever is asked ends, with an errno at worst."""
-    path, chance = image("-b 1024 -N 64"), random.Random(1)
-    tree = mounted(path)
-    for n in range(30):
-        make(tree, b"%d" % n, b"x" * 3000)
-    tree.destroy()
-    whole = bytearray(path.read_bytes())
-    for _ in range(60):
-        bad = bytearray(whole)
-        for _ in range(chance.choice((1, 3, 20))):
-            bad[chance.randrange(1024, 1 << 19)] = chance.randrange(256)
-        path.write_bytes(bad)
-        try:
-            tree = mounted(path)
-            root = tree.root()
-            for _, name, *_ in tree.entries(tree.opendir(ROOT, root), 0):
-                try:
-                    read(tree, tree.lookup(root, name)[0])
-                    tree.unlink(ROOT, root, name)
-                except OSError:
-                    continue
-            tree.destroy()
-        except OSError:
-            continue
-
-
 def test_a_feature_that_is_not_supported(image: Image, mounted: Mounted) -> None:
     path = image("-O quota")
     with pytest.raises(OSError, match="quota is supported for reading only"):

