@@ -13,6 +13,7 @@ import shutil
 import sys
 from typing import NamedTuple
 
+from loopfs.cli.remedies import container, covered_proc
 from loopfs.uapi.syscalls import MACHINES
 
 
@@ -46,6 +47,8 @@ def machine() -> Finding:
 def proc() -> Finding:
     """/proc is there, and its process ids are those that system calls give us."""
     remedy = "mount one: unshare --mount-proc, where unshare made the pid namespace"
+    if container():  # a sandbox in a sandbox there
+        remedy = f"{remedy}; {covered_proc()}"
     try:
         if os.readlink("/proc/self") == str(os.getpid()):
             return Finding("/proc", True, True)
