@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -77,6 +78,9 @@ def test_doctor_speaks_podmans_words(podman: Podman) -> None:
     result = podman(*RUN, *mounts, *LOOPFS, "doctor")
     assert result.returncode == 1
     assert "start the container with --device /dev/fuse" in result.stdout
+    result = podman(*RUN, "--user=1000", FUSE, *mounts, *LOOPFS, "doctor")
+    assert result.returncode == 0
+    assert re.search(r"--add-subuids 1001-6553\d user", result.stdout)  # not beyond its ids
 
 
 # --- containers in a sandbox ---------------------------------------------------
