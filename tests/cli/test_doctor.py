@@ -223,6 +223,8 @@ def test_the_setting_that_forbids_is_named(
         ("kubernetes", errno.EACCES, "appArmorProfile of type Unconfined"),
         ("systemd-nspawn", errno.EPERM, "--system-call-filter=setns"),
         ("", errno.EPERM, "a seccomp profile that allows setns"),
+        ("", errno.EMFILE, "ulimit -n"),
+        ("docker", errno.EINVAL, "setns(2) says what can cause that"),
     ],
 )
 def test_a_remedy_is_said_in_the_words_of_the_container(

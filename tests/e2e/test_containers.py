@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import tarfile
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from loopfs.cli.profiles import CALLS, extended
+from tests.support.podman import JOB, Podman, make_root, storage, tarball
 from tests.support.skip import need
 from tests.support.user import CHECKOUT, Result, User
 
@@ -25,69 +25,21 @@ pytestmark = [
     pytest.mark.may_skip("podman and runc need not be there, and may not work on a machine"),
 ]
 
-JOB = """set -e
-cd /work; truncate -s 8M disk.img; mkdir mnt
-d=$(losetup -f --show disk.img); mkfs.ext4 -q $d; losetup -d $d
-mount -o loop disk.img mnt; echo text >mnt/file; umount mnt
-mount -o loop,ro disk.img mnt; cat mnt/file; umount mnt
-test -z "$(losetup -a)"
-"""
 LOOPFS = ["env", "PYTHONDONTWRITEBYTECODE=1", "PYTHONPATH=/src", "python3", "-m", "loopfs"]
 MOUNTED = {"/usr": "/usr", CHECKOUT / "src": "/src"}
-DIRECTORIES = ("usr", "etc", "tmp", "proc", "sys", "dev", "run", "work")
-LINKS = ("bin", "sbin", "lib", "lib64")
-
-Podman = Callable[..., Result]
-
-
-def make_root(directory: Path) -> None:
-    """A root directory, of a Debian whose /usr is the machine's."""
-    for name in DIRECTORIES:
-        (directory / name).mkdir(parents=True)
-    for name in ("work", "tmp"):
-        (directory / name).chmod(0o1777)
-    for name in LINKS:
-        (directory / name).symlink_to(f"usr/{name}")
-    (directory / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")
 
 
 @pytest.fixture(scope="module")
 def podman(user: User) -> Iterator[Podman]:
-    """Call podman as the user, with a storage of its own; it has the image "base"."""
+    """podman as the user, with a storage of its own; it has the image "base"."""
     need(shutil.which("podman") and shutil.which("runc"), "podman and runc are not installed")
-    place = Path(tempfile.mkdtemp(prefix="loopfs-podman-", dir="/var/tmp"))
-    locks = Path(f"/dev/shm/libpod_rootless_lock_{user.uid}")  # podman leaves it to the next
-    were_there = locks.exists()
-    homes = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "TMPDIR": "tmp"}
-    make_root(place / "root")
-    with tarfile.open(place / "root.tar", "w") as tar:
-        tar.add(place / "root", ".")
-    for name in homes.values():
-        (place / name).mkdir(mode=0o700)
-        os.chown(place / name, user.uid, user.gid)
-    os.chown(place, user.uid, user.gid)
-
-    def call(*words: str | Path, before: tuple[str, ...] = (), cwd: Path = place) -> Result:
-        environment = {name: str(place / directory) for name, directory in homes.items()}
-        options = ("--log-level=error", "--runtime=runc")
-        result = user.run([*before, "podman", *options, *words], cwd=cwd, env=environment)
-        if before:  # the directory for what is running does not belong to its root there
-            for name in ("containers-user", "podman-run"):
-                shutil.rmtree(f"/tmp/{name}-{user.uid}", ignore_errors=True)
-        return result
-
-    try:
-        made = call("import", "root.tar", "base")
+    with storage(user) as (call, place):
+        make_root(place / "root")
+        made = call("import", tarball(place / "root"), "base")
         need(made.returncode == 0, f"podman does not work here: {made.stderr}")
         made = call("run", "--rm", "--network=none", "-v", "/usr:/usr:ro", "base", "true")
         need(made.returncode == 0, f"podman cannot run a container here: {made.stderr}")
         yield call
-    finally:
-        call("system", "migrate")  # ends the process that keeps its namespaces
-        call("unshare", "rm", "-rf", place / "home", place / "tmp")
-        shutil.rmtree(place)
-        if not were_there:
-            locks.unlink(missing_ok=True)
 
 
 RUN = ["run", "--rm", "--network=none", "-v", "/usr:/usr:ro"]
@@ -126,6 +78,9 @@ def test_doctor_speaks_podmans_words(podman: Podman) -> None:
     result = podman(*RUN, *mounts, *LOOPFS, "doctor")
     assert result.returncode == 1
     assert "start the container with --device /dev/fuse" in result.stdout
+    result = podman(*RUN, "--user=1000", FUSE, *mounts, *LOOPFS, "doctor")
+    assert result.returncode == 0
+    assert re.search(r"--add-subuids 1001-6553\d user", result.stdout)  # not beyond its ids
 
 
 # --- containers in a sandbox ---------------------------------------------------

@@ -61,6 +61,15 @@ def test_each_call_of_a_start(run_as_user: Run, loopfs_bin: list[str], code: str
             assert any(remedy in said for remedy in REMEDIES), said
 
 
+def test_process_1_that_fails_while_it_answers_for_dev(
+    run_as_user: Run, loopfs_bin: list[str]
+) -> None:
+    """Nobody waits for its answer. No profile refuses poll(2): it stands for any failure there."""
+    result = run_as_user([*REFUSING, "EPERM", "poll", *loopfs_bin, "run", "--", "true"])
+    assert (result.returncode, result.stdout) == (125, "")
+    assert result.stderr.splitlines()[-1].startswith("loopfs: no sandbox can be made")
+
+
 def test_a_security_module(run_as_user: Run, loopfs_bin: list[str]) -> None:
     """AppArmor's profiles of containers have "deny mount", which is EACCES."""
     words = [*REFUSING, "EACCES", "mount", *loopfs_bin, "run", "--", "true"]

@@ -13,6 +13,7 @@ import shutil
 import sys
 from typing import NamedTuple
 
+from loopfs.cli.remedies import container, covered_proc
 from loopfs.uapi.syscalls import MACHINES
 
 
@@ -46,6 +47,8 @@ def machine() -> Finding:
 def proc() -> Finding:
     """/proc is there, and its process ids are those that system calls give us."""
     remedy = "mount one: unshare --mount-proc, where unshare made the pid namespace"
+    if container():  # a sandbox in a sandbox there
+        remedy = f"{remedy}; {covered_proc()}"
     try:
         if os.readlink("/proc/self") == str(os.getpid()):
             return Finding("/proc", True, True)
@@ -68,9 +71,19 @@ def id_ranges() -> tuple[range, range] | Finding:
     where = "/etc/subgid" if uids else "/etc/subuid"
     option = "--add-subgids" if uids else "--add-subuids"
     user = _user_name()
-    # An example: which range is free is for the administrator to say.
-    remedy = f"run: sudo usermod {option} 100000-165535 {user} (with a range that is free)"
+    first, last = _example(where)
+    remedy = f"run: sudo usermod {option} {first}-{last} {user} (with a range that is free)"
     return no_ids(f"{where} has no range for {user}", remedy)
+
+
+def _example(path: str) -> tuple[int, int]:
+    """The first and the last id of a range that might be free, which is for the administrator to
+    say; in a container, of those that it has."""
+    kind = path.removeprefix("/etc/sub")
+    with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
+        end = max(int(first) + int(count) for first, _, count in map(str.split, file))
+    own = os.geteuid() if kind == "uid" else os.getegid()
+    return (100000, 165535) if end > 165535 else (own + 1, end - 1)
 
 
 def no_ids(why: str, remedy: str) -> Finding:

@@ -67,6 +67,10 @@ _SETTINGS = (
 )
 
 
+_REFUSED = (errno.EPERM, errno.EACCES, errno.ENOSYS)
+_FORBIDDEN = (*_REFUSED, errno.ENOSPC, errno.EUSERS)
+
+
 def container() -> str:
     """What the container that we run in was made by: podman, docker, kubernetes, systemd-nspawn;
     empty if we are in none, or in one that does not say so."""
@@ -93,12 +97,16 @@ def refused(call: str, code: int) -> str:
         call: its name; empty: not known.
         code: the errno.
     """
-    if call == MAP and lacks_setfcap():
-        return _here(_CAPABILITIES)
-    if (mended_by := forbidding_setting()) is not None:
-        return mended_by
+    if code in (errno.EMFILE, errno.ENFILE):
+        return "raise the limit of open files (ulimit -n)"
     if call == MAP and code == errno.EROFS:
         return "mount a /proc that can be written (bwrap: --proc /proc)"
+    if call == MAP and lacks_setfcap():
+        return _here(_CAPABILITIES)
+    if code in _FORBIDDEN and (mended_by := forbidding_setting()) is not None:
+        return mended_by
+    if code not in _REFUSED:
+        return f"{call}(2) says what can cause that" if call else "`loopfs doctor` may say more"
     if call == MAP:
         return "in a container, let its security module allow the writing of /proc/PID/uid_map"
     table = _APPARMOR if code == errno.EACCES else _SECCOMP

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel
@@ -61,10 +60,6 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             _be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
         return _supervise(channel, pid, argv, settings, log)
-    except SetupError:
-        with suppress(OSError):  # that is refused as well: then `doctor` knows less
-            syscalls.set_dumpable(True)  # as `doctor`'s children, who will say why
-        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 

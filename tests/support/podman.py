@@ -1,0 +1,73 @@
+"""Rootless podman with a storage of its own, and what containers of tests are made from."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.user import Result, User
+
+JOB = """set -e
+cd /work; truncate -s 8M disk.img; mkdir mnt
+d=$(losetup -f --show disk.img); mkfs.ext4 -q $d; losetup -d $d
+mount -o loop disk.img mnt; echo text >mnt/file; umount mnt
+mount -o loop,ro disk.img mnt; cat mnt/file; umount mnt
+test -z "$(losetup -a)"
+"""
+DIRECTORIES = ("usr", "etc", "tmp", "proc", "sys", "dev", "run", "work")
+LINKS = ("bin", "sbin", "lib", "lib64")
+HOMES = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "TMPDIR": "tmp"}
+
+Podman = Callable[..., Result]
+
+
+def make_root(directory: Path) -> None:
+    """A root directory, of a Debian whose /usr is the machine's."""
+    for name in DIRECTORIES:
+        (directory / name).mkdir(parents=True)
+    for name in ("work", "tmp"):
+        (directory / name).chmod(0o1777)
+    for name in LINKS:
+        (directory / name).symlink_to(f"usr/{name}")
+    (directory / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nuser:x:1000:1000::/:/bin/sh\n")
+
+
+def tarball(directory: Path) -> Path:
+    """A file beside a directory, with what is in there."""
+    path = directory.with_suffix(".tar")
+    with tarfile.open(path, "w") as tar:
+        tar.add(directory, ".")
+    return path
+
+
+@contextmanager
+def storage(user: User) -> Iterator[tuple[Podman, Path]]:
+    """How podman is called as the user, and a directory of his; both end with the context."""
+    place = Path(tempfile.mkdtemp(prefix="loopfs-podman-", dir="/var/tmp"))
+    locks = Path(f"/dev/shm/libpod_rootless_lock_{user.uid}")  # podman leaves it to the next
+    were_there = locks.exists()
+    for path in (place, *(place / name for name in HOMES.values())):
+        path.mkdir(mode=0o700, exist_ok=True)
+        os.chown(path, user.uid, user.gid)
+
+    def call(
+        *words: str | Path, before: tuple[str, ...] = (), cwd: Path = place, timeout: float = 60
+    ) -> Result:
+        environment = {name: str(place / directory) for name, directory in HOMES.items()}
+        options = ("--log-level=error", "--runtime=runc")
+        command = [*before, "podman", *options, *words]
+        return user.run(command, cwd=cwd, env=environment, timeout=timeout)
+
+    try:
+        yield call, place
+    finally:
+        call("system", "migrate")  # ends the process that keeps its namespaces
+        call("unshare", "rm", "-rf", place / "home", place / "tmp")
+        shutil.rmtree(place)
+        if not were_there:
+            locks.unlink(missing_ok=True)
