@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Start
-from tests.support.parts import parts_of, wait_until
+from tests.support.parts import children_of, parts_of, wait_until
 from tests.support.user import Result, Run, User
 
 pytestmark = pytest.mark.e2e
@@ -26,16 +26,31 @@ SCRIPT = """
         echo ready; sleep 1000'
 """
 
-# ask FD...: ask every sandbox with these descriptors, and say what it answers.
+# ask PID FILE...: ask a sandbox, with descriptors of these, and say what it answers.
 ASK = """
 import array, os, socket, sys
 lines = [line.split() for line in open("/proc/net/unix")]
-for name in sorted({line[7] for line in lines if line[7:] and line[7].startswith("@loopfs/")}):
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.connect("\\0" + name[1:])
-    tokens = array.array("i", [os.open(path, os.O_RDONLY) for path in sys.argv[1:]])
-    sock.sendmsg([b"list"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, tokens)] if tokens else [])
-    print(name.split("/")[1], sock.recv(200).decode())
+(name,) = {line[7] for line in lines if line[7:] and f"@loopfs/{sys.argv[1]}/" in line[7]}
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.connect("\\0" + name[1:])
+tokens = array.array("i", [os.open(path, os.O_RDONLY) for path in sys.argv[2:]])
+sock.sendmsg([b"list"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, tokens)] if tokens else [])
+print(sock.recv(200).decode())
+"""
+
+
+# Listen as a sandbox does, and say what comes.
+PRETEND = """
+import array, os, socket
+sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+sock.bind("\\0loopfs/1/abc"); sock.listen()
+print("ready", flush=True)
+own = os.stat("/proc/self/ns/user").st_ino
+peer, _ = sock.accept()
+data, control, _, _ = peer.recvmsg(200, 1000)
+tokens = [fd for _, _, payload in control for fd in array.array("i", payload)]
+print(data.decode(), [os.fstat(fd).st_ino == own for fd in tokens], flush=True)
+peer.send(b'{"instances": 1, "pid": 1}')
 """
 
 
@@ -167,21 +182,20 @@ def test_others_are_not_answered(
     own, its = "/proc/self/ns/user", f"/proc/{process.pid}/ns/user"
     python = shutil.which("python3", path="/usr/bin")
     assert python is not None
+    ask = [python, "-c", ASK, str(process.pid)]
 
     def asked(result: Result) -> str:
         assert result.returncode == 0, result.stderr
-        answers = dict(line.split(" ", 1) for line in result.stdout.splitlines())
-        return "told" if '"command"' in answers[str(process.pid)] else "refused"
+        return "told" if '"command"' in result.stdout else "refused"
 
-    assert asked(user.run([python, "-c", ASK, own])) == "told"
-    assert asked(user.run([python, "-c", ASK])) == "refused"
-    assert asked(other.run([python, "-c", ASK, own])) == "refused"
-    assert asked(other.run(["unshare", "-r", python, "-c", ASK, own])) == "refused"
-    assert asked(loopfs_run([python, "-c", ASK, own])) == "refused"
-    assert asked(loopfs_run(["unshare", "-r", python, "-c", ASK, own])) == "refused"
-    assert asked(root.run([python, "-c", ASK, own])) == "refused"
-    assert asked(root.run([python, "-c", ASK, own, its])) == "told"
-    assert asked(root.run([python, "-c", ASK, its])) == "refused"
+    assert asked(user.run([*ask])) == "told"
+    assert asked(user.run(["unshare", "-r", *ask])) == "told"
+    assert asked(user.run(["unshare", "-rpf", *ask, own])) == "refused"
+    assert asked(other.run([*ask, own])) == "refused"
+    assert asked(loopfs_run([*ask, own])) == "refused"
+    assert asked(loopfs_run(["unshare", "-r", *ask, own])) == "refused"
+    assert asked(root.run([*ask, own])) == "refused"
+    assert asked(root.run([*ask, its])) == "told"
     assert loopfs.listed(process.pid, by=other) is None
     assert loopfs.listed(process.pid, by=root) is None
     assert loopfs.listed(process.pid, "--all", by=root)["user"] == user.name
@@ -206,18 +220,35 @@ def test_who_only_connects_keeps_nobody_waiting(started: Start, loopfs: Loopfs) 
         sock.close()
 
 
-def test_root_finds_those_of_other_network_namespaces(
+def test_who_pretends_to_be_a_sandbox(
+    started: Start, loopfs: Loopfs, workdir: Path, root: User
+) -> None:
+    """He gets nothing by which another sandbox would take him for its user or root."""
+    (workdir / "pretend").write_text(PRETEND)
+    for by in (None, root):
+        process = started("exec python3 pretend")
+        result = loopfs("ls", *(("--all",) if by else ()), by=by)
+        assert (result.returncode, "Traceback" in result.stderr) == (0, False)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "list [True]\n"
+        process.wait(10)
+
+
+def test_root_finds_those_of_other_namespaces(
     user: User, loopfs: Loopfs, loopfs_bin: list[str], root: User
 ) -> None:
-    words = ["unshare", "--map-root-user", "--net", *loopfs_bin, "run", "--", "sh", "-c"]
-    process = user.start([*words, "echo ready; exec sleep 1000"])
+    """As in a container: of network and process ids."""
+    namespaces = ["unshare", "-r", "--net", "--pid", "--mount-proc", "--kill-child"]
+    script = "echo ready; exec sleep 1000"
+    process = user.start([*namespaces, *loopfs_bin, "run", "--", "sh", "-c", script])
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        told = loopfs.listed(process.pid, "--all", by=root)
+        (supervisor,) = children_of(process.pid)
+        told = loopfs.listed(supervisor, "--all", by=root)
         assert (told["user"], told["answers"]) == (user.name, True)
-        assert loopfs.listed(process.pid) is None
-        assert loopfs("kill", str(process.pid), by=root).returncode == 0
+        assert loopfs.listed(supervisor) is None
+        assert loopfs("kill", str(supervisor), by=root).returncode == 0
     finally:
         process.kill()
         process.communicate()

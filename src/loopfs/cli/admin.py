@@ -66,11 +66,9 @@ def _list(options: argparse.Namespace) -> int:
     records = []
     for sandbox in found:
         try:
-            record = _record(sandbox, answers.get(sandbox.pid))
+            records.append(_record(sandbox, answers.get(sandbox.pid, {})))
         except FileNotFoundError:  # it has just ended
             continue
-        if record is not None:
-            records.append(record)
     if options.json:
         print(json.dumps(_unicode(records), indent=2))
         return 0
@@ -79,18 +77,17 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _record(sandbox: Sandbox, answer: Answer | None) -> Answer | None:
-    """What there is to tell of a sandbox; None if it is another's, or none."""
-    if answer is not None and "errno" in answer:
-        return None
+def _record(sandbox: Sandbox, answer: Answer) -> Answer:
+    """What there is to tell of a sandbox."""
+    answers = sandboxes.fits(answer, sandboxes.STATE)
     about = {
         "pid": sandbox.pid,
         "user": _user(sandbox.uid),
         "since": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(sandbox.since())),
         "command": sandbox.command_line(),
-        "answers": answer is not None,
+        "answers": answers,
     }
-    return about | (answer or {})
+    return about | answer if answers else about
 
 
 def _user(uid: int) -> str:
@@ -130,8 +127,8 @@ def _of_instance(instance: Answer) -> Iterator[str]:
 
 def _of_mount(mount: Answer) -> str:
     words = ["mount", _words(mount["places"]) or "(not mounted)"]
-    words += [shown(mount[key]) for key in ("type", "device") if mount.get(key)]
-    if mount.get("read_only"):
+    words += [shown(mount[key]) for key in ("type", "device") if mount[key]]
+    if mount["read_only"]:
         words.append("ro")
     words.append(f"by {shown(mount['engine'] or '?')} (process {mount['pid']}")
     memory = f", {mount['memory'] >> 20} MiB)" if mount["memory"] else ")"
@@ -165,8 +162,10 @@ def _one(pid: int) -> Sandbox:
 
 
 def _kill(options: argparse.Namespace) -> int:
-    sandbox = _one(options.pid)
-    pidfd = sandbox.pidfd()
+    pidfd = _one(options.pid).pidfd
+    if pidfd is None:
+        sentence = f"the process {options.pid} says nothing that shows it to be a sandbox"
+        raise LoopfsError(errno.EAGAIN, sentence)
     number = signal.SIGKILL if options.force else signal.SIGTERM
     try:
         signal.pidfd_send_signal(pidfd, number)
@@ -189,9 +188,9 @@ def _detach(options: argparse.Namespace) -> int:
     answer = sandboxes.ask([sandbox], "detach", name).get(options.pid)
     if answer is None:
         raise LoopfsError(errno.ETIMEDOUT, f"the sandbox {options.pid} {SILENT}")
-    if "errno" in answer:
-        raise LoopfsError(answer["errno"], str(answer["error"]))
-    if not answer["detached"]:
+    if sandboxes.fits(answer, {"errno": int, "error": str}):
+        raise LoopfsError(answer["errno"], answer["error"])
+    if not answer.get("detached"):
         print(f"loopfs: {shown(name)} is open: it is detached at its last close", file=sys.stderr)
     return 0
 

@@ -8,7 +8,6 @@ hangs.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import select
@@ -21,29 +20,86 @@ from time import monotonic, time
 from typing import Any, NamedTuple
 
 from loopfs import syscalls
-from loopfs.channel import Channel, close_all
-from loopfs.errors import LoopfsError
+from loopfs.channel import close_all
 from loopfs.process import Process
-from loopfs.sandbox.control_socket import FAMILY, KIND, PREFIX
+from loopfs.sandbox.control_socket import (
+    FAMILY,
+    KIND,
+    PREFIX,
+    has_ended,
+    peer_credentials,
+    peer_pidfd,
+)
 from loopfs.text import to_str
-from loopfs.uapi.mount import NS_GET_PARENT
 from loopfs.uapi.sched import CLONE_NEWNET
 
 PATIENCE = 2.0  # seconds that all of them have together for an answer
+MAX_MESSAGE = 1 << 16  # bytes
+MAX_ANSWER = 64 << 20  # bytes
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_UCRED = struct.Struct("=iII")  # pid, uid, gid
 
 Answer = dict[str, Any]
+
+# What a sandbox answers to "list": a list is of as many as there are, a tuple of alternatives.
+_SOME_TEXT, _SOME_NUMBER = (str, type(None)), (int, type(None))
+_PARTITION = {"name": str, "start": int, "size": int, "openers": int}
+_DEVICE = {
+    "name": str,
+    "number": int,
+    "backing_file": _SOME_TEXT,
+    "offset": int,
+    "sizelimit": int,
+    "size": int,
+    "flags": [str],
+    "openers": int,
+    "partitions": [_PARTITION],
+}
+_INSTANCE = {
+    "namespace": int,
+    "places": [str],
+    "limit": int,
+    "used": int,
+    "devices": [_DEVICE],
+}
+_MOUNT = {
+    "places": [str],
+    "type": _SOME_TEXT,
+    "device": _SOME_TEXT,
+    "read_only": (bool, type(None)),
+    "engine": _SOME_TEXT,
+    "pid": int,
+    "memory": _SOME_NUMBER,
+}
+STATE = {
+    "command": [str],
+    "limit": int,
+    "used": int,
+    "instances": [_INSTANCE],
+    "mounts": [_MOUNT],
+}
+
+
+def fits(value: object, form: object) -> bool:
+    """What somebody has answered is of the form that a sandbox's answers have."""
+    if isinstance(form, dict):
+        same = isinstance(value, dict) and value.keys() == form.keys()
+        return same and all(fits(value[key], form[key]) for key in form)  # type: ignore[index]
+    if isinstance(form, list):
+        return isinstance(value, list) and all(fits(each, form[0]) for each in value)
+    if isinstance(form, tuple):
+        return any(fits(value, each) for each in form)
+    return type(value) is form
 
 
 class Sandbox(NamedTuple):
     """One that is there: the process id of its supervisor, the user (a uid) who has started it, and
-    a connection to it. Without one nothing but its name says that it is one: it has not taken so
-    many that there is no room for another."""
+    a connection to it, with a pidfd of who listens. Without a connection nothing but a name says
+    that it is one: so many have asked it that there is no room for another."""
 
     pid: int
     uid: int
-    connection: Channel | None
+    pidfd: int | None = None
+    connection: socket.socket | None = None
 
     def since(self) -> float:
         """When it was started, in seconds since the epoch."""
@@ -58,29 +114,10 @@ class Sandbox(NamedTuple):
         with open(f"/proc/{self.pid}/cmdline", "rb") as file:
             return [to_str(word) for word in file.read().removesuffix(b"\0").split(b"\0")]
 
-    def pidfd(self) -> int:
-        """A descriptor of the supervisor.
-
-        Raises:
-            LoopfsError: ESRCH: it has just ended; EAGAIN: it may be none.
-        """
-        if self.connection is None:
-            sentence = f"the process {self.pid} says nothing that shows it to be a sandbox"
-            raise LoopfsError(errno.EAGAIN, sentence)
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            raise _ended(self.pid) from None
-        poller = select.poll()
-        poller.register(self.connection, 0)
-        if poller.poll(0):  # POLLHUP: the process id may be another's now
-            os.close(pidfd)
-            raise _ended(self.pid)
-        return pidfd
-
-
-def _ended(pid: int) -> LoopfsError:
-    return LoopfsError(errno.ESRCH, f"the sandbox {pid} has ended")
+    def close(self) -> None:
+        if self.pidfd is not None and self.connection is not None:
+            os.close(self.pidfd)
+            self.connection.close()
 
 
 def find(*, everybodys: bool = False) -> list[Sandbox]:
@@ -97,8 +134,8 @@ def find(*, everybodys: bool = False) -> list[Sandbox]:
                 continue
             if sandbox.pid and (everybodys or sandbox.uid == os.geteuid()):
                 found[sandbox.pid] = sandbox
-            elif sandbox.connection is not None:
-                sandbox.connection.close()
+            else:
+                sandbox.close()
     return [found[pid] for pid in sorted(found)]
 
 
@@ -111,51 +148,58 @@ def ask(sandboxes: Sequence[Sandbox], *words: str) -> dict[int, Answer]:
         the answers of those who have given one, by process id; what is refused or fails has
         ``errno`` and ``error``.
     """
-    answers: dict[int, Answer] = {}
+    question = " ".join(words).encode("ascii", "replace")
+    waiting: dict[int, tuple[int, socket.socket]] = {}
+    received: dict[int, bytes] = {}
     poller = select.poll()
-    waiting = {}
-    for pid, _, connection in sandboxes:
-        if connection is None:
-            continue
-        tokens = list(_tokens(pid))
-        try:
-            connection.send(" ".join(words).encode("ascii", "replace"), tuple(tokens))
-        except OSError:  # it has ended
-            continue
-        finally:
-            close_all(tokens)
-        waiting[connection.fileno()] = pid, connection
-        poller.register(connection, select.POLLIN)
+    for sandbox in sandboxes:
+        if (connection := sandbox.connection) is not None and _send(sandbox, question):
+            waiting[connection.fileno()] = sandbox.pid, connection
+            received[sandbox.pid] = b""
+            poller.register(connection, select.POLLIN)
     deadline = monotonic() + PATIENCE
     while waiting and (left := deadline - monotonic()) > 0:
         for fd, _ in poller.poll(max(1, int(1000 * left))):
-            poller.unregister(fd)
-            pid, connection = waiting.pop(fd)
-            if (answer := _received(connection)) is not None:
-                answers[pid] = answer
-    return answers
+            pid, connection = waiting[fd]
+            try:  # without room for descriptors, which anybody could send
+                data = connection.recv(MAX_MESSAGE)
+            except OSError:
+                data = b""
+            received[pid] += data
+            if not data or len(received[pid]) > MAX_ANSWER:
+                poller.unregister(fd)
+                del waiting[fd]
+    silent = {pid for pid, _ in waiting.values()}
+    answers = {pid: _answer(data) for pid, data in received.items() if pid not in silent}
+    return {pid: answer for pid, answer in answers.items() if answer is not None}
 
 
-def _received(connection: Channel) -> Answer | None:
+def _send(sandbox: Sandbox, question: bytes) -> bool:
+    """Ask, with a descriptor of the sandbox's user namespace if we can have one: it shows that we
+    are root. Who listens gets that of his own namespace, whoever he is. False: he has ended."""
+    assert sandbox.connection is not None
+    assert sandbox.pidfd is not None
+    tokens: list[int] = []
+    with suppress(OSError):  # of a process that does not let us look at it
+        tokens.append(os.open(f"/proc/{sandbox.pid}/ns/user", _READ))
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd)) for fd in tokens]
     try:
-        message = connection.receive()
-        close_all(message.fds)
-        answer = json.loads(message.data)
-    except (OSError, ValueError):  # it has ended, or is no sandbox
+        if has_ended(sandbox.pidfd):
+            return False
+        sandbox.connection.sendmsg([question], rights)
+    except OSError:
+        return False
+    finally:
+        close_all(tokens)
+    return True
+
+
+def _answer(data: bytes) -> Answer | None:
+    try:
+        answer = json.loads(data)
+    except ValueError:  # it has ended meanwhile, or is no sandbox
         return None
     return answer if isinstance(answer, dict) else None
-
-
-def _tokens(pid: int) -> Iterator[int]:
-    """Descriptors that show who we are (:mod:`loopfs.sandbox.control`)."""
-    try:
-        inside = os.open(f"/proc/{pid}/ns/user", _READ)
-    except OSError:  # of a process that does not let us look at it
-        yield os.open("/proc/self/ns/user", _READ)
-        return
-    yield inside
-    with suppress(OSError):  # it is in no namespace within ours, and so is no sandbox
-        yield fcntl.ioctl(inside, NS_GET_PARENT)
 
 
 def _network_namespaces() -> Iterator[int | None]:
@@ -207,7 +251,7 @@ def _names(namespace: int | None) -> list[str]:
 
 
 def _connect(name: str, namespace: int | None) -> Sandbox | None:
-    """None if nobody listens any more."""
+    """None if nobody listens any more whom we could name."""
 
     def connect() -> socket.socket | int:
         made = socket.socket(FAMILY, KIND | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -223,15 +267,21 @@ def _connect(name: str, namespace: int | None) -> Sandbox | None:
         return _by_name(name)
     if not isinstance(connection, socket.socket):
         return None
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    pid, uid, _ = _UCRED.unpack(credentials)
-    return Sandbox(pid, uid, Channel.of_descriptor(connection.detach()))
+    pid, uid, _ = peer_credentials(connection)
+    try:
+        pidfd = peer_pidfd(connection)
+    except OSError:  # who has made it has ended
+        pidfd = None
+    if pidfd is None:
+        connection.close()
+        return None
+    return Sandbox(pid, uid, pidfd, connection)
 
 
 def _by_name(name: str) -> Sandbox | None:
     """What the name of a socket says, which anybody can have made."""
     pid = name.removeprefix(PREFIX).partition("/")[0]
     try:
-        return Sandbox(int(pid), int(Process(int(pid)).status()["Uid"].split()[0]), None)
+        return Sandbox(int(pid), int(Process(int(pid)).status()["Uid"].split()[0]))
     except (ValueError, OSError):
         return None

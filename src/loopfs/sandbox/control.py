@@ -1,15 +1,14 @@
 """What a sandbox answers who asks from outside: the other end of ``loopfs ls`` and ``detach``.
 
 The supervisor has a listening socket with an abstract name (unix(7)), which ends with it whatever
-ends it. Everybody in its network namespace can connect, the workload too. Who is answered has shown
-two things, of which neither can be made up:
+ends it. Everybody in its network namespace can connect, the workload too. Who is answered
 
-- a descriptor of the user namespace that the sandbox was started in. Who is in a sandbox cannot
-  open that, whatever his ids are;
-- that he is the user who has started the sandbox, by the ids that the kernel has noted
-  (SO_PEERCRED); or a descriptor of the sandbox's user namespace, which none but its owner, itself
-  and who has CAP_SYS_PTRACE around it can open. So root is told from other users, none of whom has
-  an id in the sandbox.
+- is in no sandbox: what is in one is in a pid namespace within ours (NSpid of /proc/PID/status),
+  or in another one, of which we see no process ids;
+- and is the user who has started this one, by the ids that the kernel has noted (SO_PEERCRED), or
+  shows a descriptor of its user namespace. That none can open but itself, its owner and who has
+  CAP_SYS_PTRACE around it. So root is told from other users, none of whom has an id in the sandbox,
+  and from who is in another sandbox, if we see no process id of his.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ import select
 import socket
 import struct
 from collections import deque
-from time import monotonic
+from time import monotonic, sleep
 
-from loopfs import mountinfo
-from loopfs.channel import Channel, close_all
+from loopfs import mountinfo, syscalls
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
 from loopfs.engines.copies import Place
 from loopfs.engines.mounts import Engine, Mounts
 from loopfs.errors import errno_of
 from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.threads import spawn
 from loopfs.lean import Any, NamedTuple, Sequence
 from loopfs.process import Process
-from loopfs.sandbox.control_socket import namespace_identity
+from loopfs.sandbox.control_socket import has_ended, peer_credentials, peer_pidfd
 from loopfs.text import to_str
 from loopfs.uapi.loop import (
     LO_FLAGS_AUTOCLEAR,
@@ -44,16 +43,16 @@ from loopfs.uapi.loop import (
 
 PENDING = 16  # connections that have not said anything yet
 PATIENCE = 2.0  # seconds for each of them
+PAUSE = 0.1  # seconds, until there may be room again
 MAX_REQUEST = 256  # bytes
-MAX_TOKENS = 2
+CHUNK = 1 << 15  # bytes of an answer that are one message
 FLAGS = {  # as losetup(8) calls them
     "ro": LO_FLAGS_READ_ONLY,
     "autoclear": LO_FLAGS_AUTOCLEAR,
     "partscan": LO_FLAGS_PARTSCAN,
     "dio": LO_FLAGS_DIRECT_IO,
 }
-_UCRED = struct.Struct("=iII")  # pid, uid, gid
-_INT = struct.calcsize("i")
+_INT = struct.Struct("i")
 
 Answer = dict[str, Any]
 
@@ -71,16 +70,15 @@ class Control:
     Args:
         mounts: what is mounted in the sandbox, and its instances.
         argv: its command.
-        outside: the user namespace that it was started in
-            (:func:`~loopfs.sandbox.controlsocket.namespace_identity`).
     """
 
-    def __init__(self, mounts: Mounts, argv: Sequence[str], outside: tuple[int, int]) -> None:
+    def __init__(self, mounts: Mounts, argv: Sequence[str]) -> None:
         self._mounts = mounts
         self._argv = list(argv)
-        self._outside = Place(*outside)
-        self._inside = Place(*namespace_identity())
+        own = os.stat("/proc/self/ns/user")
+        self._namespace = Place(own.st_dev, own.st_ino)
         self._pending: deque[_Connection] = deque()
+        self._closing = 0  # descriptors of others' files, of which a close may take for ever
 
     def serve(self, fd: int) -> None:
         """Answer for as long as the sandbox lives. Nobody who connects can keep us from others.
@@ -110,38 +108,61 @@ class Control:
         return max(0, int(1000 * (self._pending[0].deadline - monotonic()))) + 1
 
     def _accept(self, listener: socket.socket) -> None:
-        peer, _ = listener.accept()
+        try:
+            peer, _ = listener.accept()
+        except OSError as problem:  # it is gone, or we have no room
+            if problem.errno == errno.EMFILE:
+                sleep(PAUSE)
+            return
         self._pending.append(_Connection(peer, monotonic() + PATIENCE))
         if len(self._pending) > PENDING:
             self._pending.popleft().peer.close()
 
-    def _handle(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        room = socket.CMSG_SPACE(MAX_TOKENS * _INT)
-        try:
-            data, control, _, _ = connection.recvmsg(MAX_REQUEST, room, socket.MSG_CMSG_CLOEXEC)
-        except OSError:  # it is gone
-            connection.close()
-            return
-        tokens: list[int] = []
-        for _, _, payload in control:
-            tokens += struct.unpack(f"{len(payload) // _INT}i", payload)
-        try:
-            allowed = self._may_ask(connection, tokens)
-        finally:
-            close_all(tokens)
-        answer = self._answer(data.decode("ascii", "replace").split()) if allowed else _REFUSED
-        with Channel.of_descriptor(connection.detach()) as channel:
+    def _handle(self, peer: socket.socket) -> None:
+        with peer:
+            peer.settimeout(PATIENCE)  # for who may ask: all others get one short message
             try:
-                channel.send(json.dumps(answer).encode())
-            except OSError:  # it does not want to know
+                words, token = self._received(peer)
+                answer = self._answer(words) if self._may_ask(peer, token) else _REFUSED
+                data = json.dumps(answer).encode()
+                for start in range(0, len(data), CHUNK):
+                    peer.sendall(data[start : start + CHUNK])
+            except OSError:  # it is gone, or does not want to know
                 return
 
-    def _may_ask(self, connection: socket.socket, tokens: Sequence[int]) -> bool:
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-        _, uid, _ = _UCRED.unpack(credentials)
-        shown = {Place.of(token) for token in tokens}
-        return self._outside in shown and (uid == 0 or self._inside in shown)
+    def _received(self, peer: socket.socket) -> tuple[list[str], Place | None]:
+        """The words of a question, and the file whose descriptor came along."""
+        room = socket.CMSG_SPACE(_INT.size) if self._closing < PENDING else 0
+        data, control, _, _ = peer.recvmsg(MAX_REQUEST, room, socket.MSG_CMSG_CLOEXEC)
+        token = None
+        for _, _, payload in control:
+            for (fd,) in _INT.iter_unpack(payload):
+                token = Place.of(fd)
+                self._close(fd, token)
+        return data.decode("ascii", "replace").split(), token
+
+    def _close(self, fd: int, place: Place) -> None:
+        """Close a descriptor that somebody has sent, whose file may make that wait."""
+        if place.device == self._namespace.device:
+            os.close(fd)
+            return
+
+        def close() -> None:
+            try:
+                os.close(fd)
+            finally:
+                self._closing -= 1
+
+        self._closing += 1
+        spawn(close)
+
+    def _may_ask(self, peer: socket.socket, token: Place | None) -> bool:
+        shows_namespace = token == self._namespace
+        pids = _process_ids(peer)
+        if not pids:
+            return shows_namespace
+        _, uid, _ = peer_credentials(peer)
+        return len(pids) == 1 and (uid == 0 or shows_namespace)
 
     def _answer(self, words: Sequence[str]) -> Answer:
         try:
@@ -159,8 +180,8 @@ class Control:
     def _state(self) -> Answer:
         instances, places = self._mounts.instances, _places()
         with instances.numbers:
-            outermost = instances.ucounts.find((self._inside.ino,))
-            limit, used = instances.ucounts.limit_of((self._inside.ino,)), 0
+            outermost = instances.ucounts.find((self._namespace.ino,))
+            limit, used = instances.ucounts.limit_of((self._namespace.ino,)), 0
             if outermost is not None:
                 used = outermost.used
         return {
@@ -187,6 +208,9 @@ class Control:
             "engine": _program(engine.pid),
             "pid": engine.pid,
             "memory": _memory(engine.pid),
+            "device": None,
+            "type": None,
+            "read_only": None,
         }
         if engine.served is not None:
             instance, ino = engine.served.device
@@ -207,6 +231,25 @@ class Control:
                 if device.name == name:
                     return _detached(filesystem, device)
         return _failure(errno.ENODEV, f"the sandbox has no {name}")
+
+
+def _process_ids(peer: socket.socket) -> list[str]:
+    """The process id of who has connected, as we see it, and those in pid namespaces within ours;
+    none if it is in another one.
+
+    Raises:
+        OSError: it has ended.
+    """
+    pidfd = peer_pidfd(peer)
+    if pidfd is None:
+        return []
+    try:
+        pids = Process(syscalls.pidfd_pid(pidfd)).status()["NSpid"].split()
+        if has_ended(pidfd):
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        return pids
+    finally:
+        os.close(pidfd)
 
 
 Places = dict[int, list[str]]  # where each st_dev is mounted, as who sees it has it

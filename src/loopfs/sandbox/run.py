@@ -110,7 +110,6 @@ def _begin(
 
     messages.expect(channel, messages.WANTS_MAPS)
     userns = Process(child).namespace("user")
-    outside = control_socket.namespace_identity()
     finish_maps = idmap.write_maps(child)
     from loopfs.engines.helper import Helper
 
@@ -122,7 +121,7 @@ def _begin(
         channel.send(messages.OK)
         from loopfs.sandbox.supervisor import About, Supervisor
 
-        about = About(argv, userns, outside, listener)
+        about = About(argv, userns, listener)
         supervisor = Supervisor(helper, channel, child, about, settings, log)
         supervisor.begin()
         return supervisor

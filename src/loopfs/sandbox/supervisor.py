@@ -38,13 +38,11 @@ SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for on
 
 
 class About(NamedTuple):
-    """A sandbox: its command, its user namespace (inode number), and the one it was started in
-    (:func:`~loopfs.sandbox.control_socket.namespace_identity`); and the socket by which it is asked
-    from outside."""
+    """A sandbox: its command, its user namespace (inode number), and the socket by which it is
+    asked from outside."""
 
     argv: Sequence[str]
     userns: int
-    outside: tuple[int, int]
     listener: socket
 
 
@@ -220,7 +218,7 @@ class Supervisor:
         poller.poll()
         from loopfs.sandbox.control import Control
 
-        control = Control(self._mounts, self._about.argv, self._about.outside)
+        control = Control(self._mounts, self._about.argv)
         control.serve(self._about.listener.detach())
 
     def _converse(self) -> None:
