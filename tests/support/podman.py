@@ -61,7 +61,11 @@ def storage(user: User) -> Iterator[tuple[Podman, Path]]:
         environment = {name: str(place / directory) for name, directory in HOMES.items()}
         options = ("--log-level=error", "--runtime=runc")
         command = [*before, "podman", *options, *words]
-        return user.run(command, cwd=cwd, env=environment, timeout=timeout)
+        result = user.run(command, cwd=cwd, env=environment, timeout=timeout)
+        if before:  # the directory for what is running does not belong to its root there
+            for name in ("containers-user", "podman-run"):
+                shutil.rmtree(f"/tmp/{name}-{user.uid}", ignore_errors=True)
+        return result
 
     try:
         yield call, place
