@@ -13,7 +13,8 @@ import os
 from loopfs import syscalls
 from loopfs.engines.ext_superblock import LABEL_MAX
 from loopfs.engines.labels import Label
-from loopfs.engines.mounts import Engine, Mounts
+from loopfs.engines.mounts import Mounts
+from loopfs.engines.running import Engine
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import Callable
 from loopfs.process import Process, user_namespaces

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 
 from loopfs.engines.helper import WRITE_BACK, result
-from loopfs.engines.mounts import Mounts, OwnServer, caller_descriptors
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.running import OwnServer
 from loopfs.intercept.notify import Call
 
 

@@ -8,7 +8,8 @@ import fcntl
 import os
 import stat
 
-from loopfs.engines.mounts import Engine, Mounts
+from loopfs.engines.mounts import Mounts
+from loopfs.engines.running import Engine
 from loopfs.filesystems.lent_device import LentDevice
 from loopfs.intercept.fslabel import FsLabelHandler, engine_of, may_change
 from loopfs.intercept.notify import Call, may_wait

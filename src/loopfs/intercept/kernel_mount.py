@@ -9,7 +9,8 @@ from functools import partial
 from loopfs.channel import close_all
 from loopfs.driver.bdev import BlockDevice
 from loopfs.engines.helper import result
-from loopfs.engines.mounts import KernelMount, Mounts, caller_descriptors
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.running import KernelMount
 from loopfs.errors import LoopfsError
 from loopfs.filesystems.backing import BackingFile
 from loopfs.filesystems.image_lock import ImageLock, lowest

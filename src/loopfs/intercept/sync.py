@@ -16,7 +16,8 @@ from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.engines.helper import NOT_OURS
-from loopfs.engines.mounts import Engine, Mounts
+from loopfs.engines.mounts import Mounts
+from loopfs.engines.running import Engine
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.process import Process
 from loopfs.uapi.aio import IOCB, IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC

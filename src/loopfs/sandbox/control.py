@@ -26,7 +26,8 @@ from loopfs import mountinfo, syscalls
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
 from loopfs.engines.copies import Place
-from loopfs.engines.mounts import Engine, Mounts
+from loopfs.engines.mounts import Mounts
+from loopfs.engines.running import Engine
 from loopfs.errors import errno_of
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.threads import spawn

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from signal import struct_siginfo
 
     from loopfs.driver.bdev import BlockDevice
-    from loopfs.engines.mounts import Engine
+    from loopfs.engines.running import Engine
     from loopfs.filesystems.loopfs import LoopFilesystem
     from loopfs.filesystems.sysfs import SysfsDirectory
     from loopfs.fuse.session import Session
