@@ -14,7 +14,7 @@ from tests.support.user import Run, User
 pytestmark = pytest.mark.e2e
 
 LENGTH = 500  # steps
-SEEDS = (1, 2, 3, 11, 20261195, 20261303)  # others by the command
+SEEDS = (1, 11, 20261195)  # others by the command
 AT_ONCE = 2
 NEEDED = 40  # of a hundred steps: so many do something
 

@@ -19,7 +19,7 @@ from tests.support.skip import need
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("places")]
 
 PROGRAM = Path(__file__).with_name("rewriting.c")
-TIMES = 40
+TIMES = 20
 
 # A call, the two strings (and another type than loop); what may come of it, and then be mounted
 # at "one" and at "two".

@@ -58,9 +58,7 @@ ALL = [*((name, "") for name in GEOMETRIES), *(("FAT32", option) for option in O
 # Each takes some seconds: these are enough for every day.
 DAILY = [
     ("FAT12", ""),
-    ("FAT32-4096", ""),
     ("FAT32", "codepage=932,shortname=winnt"),
-    ("FAT16", "utf8=no,iocharset=iso8859-1"),
 ]
 # The lines that differ, and why.
 KNOWN = (
