@@ -22,6 +22,7 @@ test -z "$(losetup -a)"
 DIRECTORIES = ("usr", "etc", "tmp", "proc", "sys", "dev", "run", "work")
 LINKS = ("bin", "sbin", "lib", "lib64")
 HOMES = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "TMPDIR": "tmp"}
+HYBRID = "/sys/fs/cgroup/unified"
 
 Podman = Callable[..., Result]
 
@@ -55,23 +56,38 @@ def storage(user: User) -> Iterator[tuple[Podman, Path]]:
         path.mkdir(mode=0o700, exist_ok=True)
         os.chown(path, user.uid, user.gid)
 
+    environment = {name: str(place / directory) for name, directory in HOMES.items()}
+
     def call(
-        *words: str | Path, before: tuple[str, ...] = (), cwd: Path = place, timeout: float = 60
+        *words: str | Path,
+        before: tuple[str, ...] = (),
+        runtime: str = "runc",
+        timeout: float = 60,
     ) -> Result:
-        environment = {name: str(place / directory) for name, directory in HOMES.items()}
-        options = ("--log-level=error", "--runtime=runc")
-        command = [*before, "podman", *options, *words]
-        result = user.run(command, cwd=cwd, env=environment, timeout=timeout)
+        command = [*before, "podman", "--log-level=error", f"--runtime={runtime}", *words]
+        result = user.run(command, cwd=place, env=environment, timeout=timeout)
         if before:  # the directory for what is running does not belong to its root there
             for name in ("containers-user", "podman-run"):
                 shutil.rmtree(f"/tmp/{name}-{user.uid}", ignore_errors=True)
         return result
 
     try:
+        _begin_without_hybrid_cgroups(user, environment)
         yield call, place
     finally:
-        call("system", "migrate")  # ends the process that keeps its namespaces
         call("unshare", "rm", "-rf", place / "home", place / "tmp")
+        call("system", "migrate")  # ends the process that keeps its namespaces
         shutil.rmtree(place)
         if not were_there:
             locks.unlink(missing_ok=True)
+
+
+def _begin_without_hybrid_cgroups(user: User, environment: dict[str, str]) -> None:
+    """Have podman make the namespaces that its calls have in common where there is no cgroup2
+    beside the hierarchies of version 1: crun refuses such a machine."""
+    if os.geteuid() or not os.path.ismount(HYBRID):
+        return
+    drop = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+    script = f'umount {HYBRID}; exec "$@"'
+    words = ["unshare", "-m", "sh", "-ec", script, "sh", *drop, "podman", "unshare", "true"]
+    User("root", 0, 0, "/root").run(words, env=user.environment() | environment)
