@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -214,8 +213,10 @@ def test_who_only_connects_keeps_nobody_waiting(started: Start, loopfs: Loopfs) 
     for sock in kept:
         sock.connect(name)
     assert loopfs.listed(process.pid)["answers"] is True
-    kept[-1].send(struct.pack("200s", b"nonsense"))
-    assert b"only who has started" in kept[-1].recv(200)
+    with open("/dev/null", "rb") as file:
+        for sock in kept[-3:]:
+            socket.send_fds(sock, [b"list"], [file.fileno()])
+            assert b"only who has started" in sock.recv(200)
     for sock in kept:
         sock.close()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loopfs.intercept.filter import REFUSED, TRAPS, Trap, program
 from loopfs.intercept.notify import FSTAT_CALLS, NAMES
-from loopfs.uapi.fs import FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
+from loopfs.uapi import fs
 from loopfs.uapi.mount import AT_EMPTY_PATH, AT_SYMLINK_NOFOLLOW
 from loopfs.uapi.seccomp import SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, SECCOMP_RET_USER_NOTIF
 from loopfs.uapi.syscalls import AARCH64, ARM, I386, MACHINES, X86_64, Abi, abis
@@ -85,7 +85,13 @@ def test_sockets_are_trapped_by_their_protocol(machine: str) -> None:
 @pytest.mark.parametrize("machine", PROGRAMS)
 def test_ioctls_are_trapped_by_their_numbers(machine: str) -> None:
     (trap,) = (trap for trap in TRAPS if trap.syscall == "ioctl")
-    assert trap.values == (FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL)
+    assert set(trap.values) == {
+        fs.FS_IOC_GETFSLABEL,
+        fs.FS_IOC_SETFSLABEL,
+        fs.FS_IOC_SETFLAGS,
+        fs.FS_IOC32_SETFLAGS,
+        fs.FS_IOC_FIEMAP,
+    }
     for abi in MACHINES[machine]:
         number = abi.numbers["ioctl"]
         for value in trap.values:

@@ -19,6 +19,7 @@ import os
 import select
 import socket
 import struct
+import sys
 from collections import deque
 from time import monotonic, sleep
 
@@ -79,7 +80,8 @@ class Control:
         own = os.stat("/proc/self/ns/user")
         self._namespace = Place(own.st_dev, own.st_ino)
         self._pending: deque[_Connection] = deque()
-        self._closing = 0  # descriptors of others' files, of which a close may take for ever
+        # Descriptors of others' files that are not closed: a close may take for ever.
+        self._closing = 0
 
     def serve(self, fd: int) -> None:
         """Answer for as long as the sandbox lives. Nobody who connects can keep us from others.
@@ -130,6 +132,8 @@ class Control:
                     peer.sendall(data[start : start + CHUNK])
             except OSError:  # it is gone, or does not want to know
                 return
+            except Exception:  # a bug of ours: one asker's loss
+                sys.excepthook(*sys.exc_info())
 
     def _received(self, peer: socket.socket) -> tuple[list[str], Place | None]:
         """The words of a question, and the file whose descriptor came along."""
