@@ -14,6 +14,7 @@ from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.inode import Inode
 from loopfs.fuse.tree import Caller, Changes
 from tests.ext4.conftest import Mounted
+from tests.ext4.direct import Direct
 from tests.ext4.images import fsck, tool
 
 ROOT = Caller(0, 0, 1)
@@ -126,6 +127,20 @@ def test_errors_of_names(image: Image, mounted: Mounted) -> None:
     with pytest.raises(OSError, match=os.strerror(errno.ENOTEMPTY)):
         tree.rmdir(ROOT, root, b"d")
     tree.destroy()
+
+
+def test_a_block_without_room_stays_as_it_is(image: Image, mounted: Mounted) -> None:
+    """It is looked through for room, and not written: its checksum must stay right."""
+    calls = Direct(mounted(image("-b 1024 -O ^dir_index")))
+    calls.mkdir("d")
+    for n in range(61):  # which fill two blocks
+        calls.write(f"d/a name of {n:13}", b"")
+    for n in (3, 4):
+        calls.unlink(f"d/a name of {n:13}")
+    calls.write(f"d/{'n' * 200}", b"", sync=True)
+    assert len(calls.list("d")) == 60
+    with calls.node("d") as node:
+        assert node.size == 3 * 1024
 
 
 def test_a_feature_that_is_not_supported(image: Image, mounted: Mounted) -> None:

@@ -19,6 +19,7 @@ from loopfs.uapi.fuse import Attr
 from tests.fuse.wire import PATIENCE, PID, Kernel, Reply, attr_of, entries, refuse, served
 
 DIR = stat.S_IFDIR | 0o755
+MOST = 100  # bytes of a file: then there is no room
 
 
 class Thing:
@@ -167,6 +168,7 @@ class Small(Tree[Thing]):
         return bytes(handle.node.data[offset : offset + size])
 
     def write(self, handle: Handle[Thing], offset: int, data: memoryview) -> int:
+        data = data[: MOST - offset]
         handle.node.data[offset : offset + len(data)] = data
         return len(data)
 
@@ -322,6 +324,15 @@ def test_open_files(kernel: Kernel, tree: Small) -> None:
     for handle in (fh, other):
         assert kernel.ask(fuse.FUSE_RELEASE, fuse.RELEASE_IN.pack(handle, 0, 0, 0)) == Reply(0, b"")
     assert tree.told[-1] == ("release", node)
+
+
+def test_what_has_no_room(kernel: Kernel) -> None:
+    """A program hears how much of its write was stored; of a mapping's pages, that some was not."""
+    node, fh = create(kernel, b"file")
+    body = fuse.WRITE_IN.pack(fh, 98, 4, 0, 0, 0, 0) + b"data"
+    assert kernel.ask(fuse.FUSE_WRITE, body, node).data == fuse.WRITE_OUT.pack(2, 0)
+    body = fuse.WRITE_IN.pack(fh, 98, 4, fuse.FUSE_WRITE_CACHE, 0, 0, 0) + b"data"
+    assert kernel.ask(fuse.FUSE_WRITE, body, node).code == errno.ENOSPC
 
 
 def test_setattr(kernel: Kernel, tree: Small) -> None:

@@ -223,7 +223,11 @@ def put(volume: Volume, block: bytearray, at: int, ino: int, name: bytes, kind: 
 
 
 def room(volume: Volume, block: bytearray, need: int) -> int | None:
-    """Where in a block an entry of ``need`` bytes can be, made free for it; None: nowhere."""
+    """Where in a block an entry of ``need`` bytes can be, made free for it.
+
+    Returns:
+        None: nowhere; the block is as it was, and need not be written.
+    """
     at, end, size = 0, limit(volume), volume.super.block_size
     while at < end:
         ino, raw, _, _ = ENTRY.unpack_from(block, at)
@@ -234,7 +238,8 @@ def room(volume: Volume, block: bytearray, need: int) -> int | None:
                 if after:
                     break
                 record += record_length(more, size)
-            struct.pack_into("<H", block, at + 4, disk_length(record))
+            if record >= need:
+                struct.pack_into("<H", block, at + 4, disk_length(record))
         if (found := _fit(block, at, need, size)) is not None:
             return found
         at += record

@@ -142,7 +142,11 @@ class Server(Generic[N]):
         data = view[_WRITE_DATA : _WRITE_DATA + size]
         if flags & uapi.FUSE_WRITE_KILL_SUIDGID:
             self.tree.drop_privileges(self._handles[fh].node)
-        return uapi.WRITE_OUT.pack(self.tree.write(self._handles[fh], offset, data), 0)
+        done = self.tree.write(self._handles[fh], offset, data)
+        if done < size and flags & uapi.FUSE_WRITE_CACHE:
+            # Of pages of a mapping the kernel does not look at the count: msync(2) would say 0.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return uapi.WRITE_OUT.pack(done, 0)
 
     def _dispatch(self, opcode: int, unique: int, nodeid: int, caller: Caller, body: bytes) -> None:
         if opcode == uapi.FUSE_INIT:
