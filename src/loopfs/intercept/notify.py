@@ -114,11 +114,28 @@ def _told(listener: int, command: int, argument: bytes) -> bool:
             fcntl.ioctl(listener, command, argument)
         except OSError as problem:
             if problem.errno == errno.ENOENT:
+                _lost_at[0] = time.monotonic()
                 return False
             if problem.errno != errno.EINTR:
                 raise
         else:
             return True
+
+
+_in_progress: set[Call] = set()
+_lost_at = [float("-inf")]  # when a caller was found to be gone that had not been answered
+
+
+def callers_were_lost(but: Call) -> bool:
+    """A caller was killed while it waited, so what is done for it, and a moment later its job,
+    may still have files open of which nobody could tell.
+
+    Args:
+        but: the call that asks.
+    """
+    if time.monotonic() - _lost_at[0] < _MOMENT:
+        return True
+    return any(not call.alive() for call in list(_in_progress) if call is not but)
 
 
 Handler = Callable[[Call], None]
@@ -152,6 +169,7 @@ def may_wait() -> None:
 
 
 _this_thread = threading.local()
+_MOMENT = 1.0  # seconds
 
 
 class _Receivers:
@@ -220,6 +238,7 @@ def _handle(call: Call, handler: Handler) -> None:
 
     A caller whose arguments we may not read, whatever it asks, is the kernel's to answer.
     """
+    _in_progress.add(call)
     try:
         handler(call)
     except Exception as problem:
@@ -232,6 +251,8 @@ def _handle(call: Call, handler: Handler) -> None:
             sys.excepthook(*sys.exc_info())  # a bug of ours: not the end of all callers
         if not call.answered:
             call.fail(code)
+    finally:
+        _in_progress.discard(call)
 
 
 def _refuse(listener: int, number: int) -> None:

@@ -9,13 +9,11 @@ from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, may_mount
-from loopfs.intercept.notify import Call, may_wait
+from loopfs.intercept.notify import Call, callers_were_lost, may_wait
 from loopfs.text import to_str
 from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
 
-# Seconds. What we do for a caller that is killed meanwhile can have a file of the mount for a
-# moment more than the caller, of which nobody could tell: then it is not busy.
-BUSY_FOR = 0.5
+BUSY_FOR = 5.0  # seconds, if it may be by what we do for a caller that was killed
 _PAUSE = 0.02
 
 
@@ -61,7 +59,9 @@ class UmountHandler:
         end = monotonic() + BUSY_FOR
         while True:
             code, device = self._try(call, (target, flags, ours, others))
-            if code != errno.EBUSY or monotonic() > end or not call.alive():
+            if code != errno.EBUSY or not call.alive():
+                break
+            if monotonic() > end or not callers_were_lost(call):
                 break
             sleep(_PAUSE)
         if code == NOT_OURS:
