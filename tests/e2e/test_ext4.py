@@ -42,6 +42,20 @@ FLAGS = """
 """
 
 
+def test_when_a_file_was_made(loopfs_run: Run) -> None:
+    result = loopfs_run(
+        PRELUDE
+        + """
+        mkfs.ext4 -q -F disk.img 16M; mkdir mnt; mount -o loop disk.img mnt; echo text >mnt/file
+        touch -d 2020-01-01 mnt/file; a=$(stat -c %W mnt/file); test $((a - $(date +%s))) -lt 100
+        test $a -gt $(stat -c %Y mnt/file); umount mnt; mount -o loop disk.img mnt
+        test $(stat -c %W mnt/file) = $a; umount mnt; debugfs -R "stat file" disk.img 2>/dev/null |
+            grep -c crtime
+        """
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "1\n", "")
+
+
 def test_flags_and_extents_of_files(in_both: Compare) -> None:
     """The VFS keeps both from FUSE: two flags are the machine's root's, and FIEMAP."""
     native, ours = in_both(FLAGS)

@@ -370,7 +370,7 @@ STRUCT(statx, struct statx, {
 #define STATX_MNT_ID_OFFSET __builtin_offsetof(struct statx, stx_mnt_id)
 #define STATX_DEV_OFFSET __builtin_offsetof(struct statx, stx_dev_major)
 #define STATX_DIO_OFFSET_ALIGN_OFFSET __builtin_offsetof(struct statx, stx_dio_offset_align)
-NUMBER(STATX_BASIC_STATS); NUMBER(STATX_MNT_ID); NUMBER(STATX_MNT_ID_OFFSET);
+NUMBER(STATX_BASIC_STATS); NUMBER(STATX_BTIME); NUMBER(STATX_MNT_ID); NUMBER(STATX_MNT_ID_OFFSET);
 NUMBER(STATX_DEV_OFFSET);
 NUMBER(STATX_DIOALIGN); NUMBER(STATX__RESERVED); NUMBER(STATX_DIO_OFFSET_ALIGN_OFFSET);
 

@@ -31,6 +31,7 @@ OURS = {
     "LOOP_INFO64_SIZE": loop.LOOP_INFO64_SIZE,  # test_layouts.py
     "LOOP_CONFIG_SIZE": loop.LOOP_CONFIG_SIZE,
     "FUSE_KERNEL_MINOR_VERSION": fuse.FUSE_KERNEL_MINOR_VERSION,  # how much of it we use
+    "FUSE_STATX": 52,  # Linux 6.6; the headers that this is compared with may be older
     "MS_NOT_NEW": mount.MS_NOT_NEW,  # below
     # sets of flags, which tests/faults/test_arguments.py tries on a kernel
     "MS_NOUSER_AND_ABOVE": mount.MS_NOUSER_AND_ABOVE,

@@ -114,6 +114,9 @@ class Ext4(Tree[Inode]):
             node.sectors,
         )
 
+    def birth(self, node: Inode) -> int | None:
+        return node.crtime
+
     def setattr(self, caller: Caller, node: Inode, changes: Changes) -> None:
         volume = self.volume
         volume.change()

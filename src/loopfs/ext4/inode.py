@@ -189,6 +189,14 @@ class Inode:
             if self.extra_size >= 24:
                 struct.pack_into("<II", self.extra, 16, *_disk_time(now, True))
 
+    @property
+    def crtime(self) -> int | None:
+        """When it was made, nanoseconds; None where there is no room for it."""
+        if self.extra_size < 24:
+            return None
+        seconds, extra = struct.unpack_from("<II", self.extra, 16)
+        return _time(seconds, extra)
+
     def set_rdev(self, rdev: int) -> None:
         """A device's number, as stat(2) of FUSE has it (new_encode_dev)."""
         self.rdev = rdev

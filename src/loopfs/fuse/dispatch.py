@@ -12,6 +12,7 @@ import time
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, N
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
+from loopfs.uapi.stat import STATX_BASIC_STATS, STATX_BTIME
 
 if TYPE_CHECKING:
     from typing import Any
@@ -97,6 +98,25 @@ def _getattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
     flags, _, fh = uapi.GETATTR_IN.unpack_from(body)
     node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
     return _ATTR_HEAD + server.tree.getattr(node).pack()
+
+
+def _statx(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
+    """The kernel asks for when a file was made; it takes all else from it, too."""
+    flags, _, fh, _, _ = uapi.STATX_IN.unpack_from(body)
+    node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
+    born = server.tree.birth(node)
+    attr = server.tree.getattr(node)
+    major, minor = attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF | attr.rdev >> 12 & 0xFFF00
+    mask, atime, mtime, ctime = STATX_BASIC_STATS, *attr.times
+    if born is not None:
+        mask |= STATX_BTIME
+    times = (divmod(time, _SECOND) for time in (atime, born or 0, ctime, mtime))
+    return uapi.STATX_OUT.pack(
+        *(ATTR_VALID, 0, 0, mask, attr.blksize, 0, attr.nlink, attr.uid, attr.gid, attr.mode),
+        *(attr.ino, attr.size, attr.blocks, 0),
+        *(part for time in times for part in time),
+        *(major, minor, 0, 0),
+    )
 
 
 def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
@@ -321,6 +341,7 @@ HANDLERS: dict[int, Handler] = {
     uapi.FUSE_FORGET: _forget,
     uapi.FUSE_BATCH_FORGET: _batch_forget,
     uapi.FUSE_GETATTR: _getattr,
+    uapi.FUSE_STATX: _statx,
     uapi.FUSE_SETATTR: _setattr,
     uapi.FUSE_STATFS: _statfs,
     uapi.FUSE_CREATE: _create,

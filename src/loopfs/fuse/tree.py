@@ -127,6 +127,14 @@ class Tree(Generic[N]):
     def getattr(self, node: N) -> Attr:
         raise NotImplementedError
 
+    def birth(self, node: N) -> int | None:
+        """When it was made, in nanoseconds since the epoch; None where that is not kept.
+
+        Raises:
+            OSError: ENOSYS: of no file; it is not asked again.
+        """
+        raise _refused(errno.ENOSYS)
+
     def setattr(self, caller: Caller, node: N, changes: Changes) -> Later | None:
         raise _refused(errno.EPERM)
 

@@ -52,6 +52,7 @@ FUSE_RENAME2 = 45
 FUSE_LSEEK = 46
 FUSE_COPY_FILE_RANGE = 47
 FUSE_TMPFILE = 51
+FUSE_STATX = 52
 FUSE_COPY_FILE_RANGE_64 = 53
 
 FUSE_NOTIFY_INVAL_INODE = 2
@@ -120,6 +121,10 @@ WRITE_IN = struct.Struct("=QQIIQII")
 FUSE_WRITE_CACHE = 1  # of write_flags: from the page cache, on nobody's behalf
 FUSE_WRITE_KILL_SUIDGID = 1 << 2  # the writer may not keep set-user-id and set-group-id
 WRITE_OUT = struct.Struct("=II")
+STATX_IN = struct.Struct("=IIQII")
+# struct fuse_statx_out: for how long; struct fuse_statx: mask, block size, attributes; nlink, uid,
+# gid, mode; ino, size, blocks, what attributes are known; atime, btime, ctime, mtime; devices.
+STATX_OUT = struct.Struct("=QII16x IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x IIII112x")
 RELEASE_IN = struct.Struct("=QIIQ")
 FSYNC_IN = struct.Struct("=QII")
 IOCTL_IN = struct.Struct("=QIIQII")

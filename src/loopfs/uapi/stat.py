@@ -14,6 +14,7 @@ from loopfs.uapi.seccomp import (
 )
 
 STATX_BASIC_STATS = 0x7FF
+STATX_BTIME = 0x800
 STATX_MNT_ID = 0x1000
 STATX_MNT_ID_OFFSET = 144
 
