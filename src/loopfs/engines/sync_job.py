@@ -27,7 +27,6 @@ from loopfs.uapi.syscalls import abis
 
 DRAINED_WITHIN = 30.0  # seconds, of an engine that has no idle moment
 _PAUSE = 0.001  # seconds
-_HIGH = 100  # no descriptor of a job's reaches that
 _NATIVE = abis()[0].numbers
 
 
@@ -54,10 +53,12 @@ def _sync(
         by_itself: it syncs its device when it is asked to sync, and cannot be looked into.
     """
     _, namespace, connection, *caller = fds
-    # Above the engine's connection, which a process that is killed thus closes first: the engine
-    # may have been killed too, and then nobody answers what closing a file asks.
+    # The lowest that is free, so below the caller's file: a process that is killed closes it first.
+    # The engine may have been killed too, and as long as its connection is open anywhere, closing a
+    # file of its mount waits for an answer. So no such file is closed here before it.
+    connection = _moved_down(connection)
     try:
-        own = _above(syscalls.pidfd_getfd(caller[0], number)) if caller else None
+        own = syscalls.pidfd_getfd(caller[0], number) if caller else None
     except PermissionError:
         answer(channel, NOT_OURS)
         return
@@ -79,10 +80,11 @@ def _sync(
     answer(channel, code)
 
 
-def _above(fd: int) -> int:
-    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _HIGH)
-    _close(fd)
-    return high
+def _moved_down(fd: int) -> int:
+    other = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 0)
+    low, high = sorted((fd, other))
+    os.close(high)
+    return low
 
 
 def _close(fd: int) -> None:
