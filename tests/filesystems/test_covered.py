@@ -90,7 +90,7 @@ class World:
             os.makedev(0, 77), self.places, lambda *name: self.dropped.append(name)
         )
         monkeypatch.setattr(covered, "is_covered", self.look)
-        monkeypatch.setattr(covered, "_has_left", lambda mounter: self.left)
+        monkeypatch.setattr(covered, "has_left", lambda mounter: self.left)
 
     def places(self, node: Node) -> tuple[tuple[int, bytes], ...]:
         return (1, b"/"), (5, b"/loopfs/")
@@ -187,7 +187,7 @@ def test_what_a_thread_is_in(
     monkeypatch.setitem(globals(), "TOLD", told)
     monkeypatch.setattr(covered, "Process", Told)
     now = sum(os.times()[:2]) * os.sysconf("SC_CLK_TCK")
-    assert covered._has_left(Mounter(US, round(now) + 1000)) is left
+    assert covered.has_left(Mounter(US, round(now) + 1000)) is left
 
 
 def test_a_thread_that_computes() -> None:
@@ -199,11 +199,11 @@ def test_a_thread_that_computes() -> None:
         try:
             mounter = Mounter(child.pid, covered._ticks(Process(child.pid)))
             deadline = time.monotonic() + PATIENCE
-            while not covered._has_left(mounter):
+            while not covered.has_left(mounter):
                 assert time.monotonic() < deadline
         finally:
             child.kill()
-    assert covered._has_left(mounter), "it is gone"
+    assert covered.has_left(mounter), "it is gone"
 
 
 # --- lookups ---------------------------------------------------------------------------------
@@ -219,7 +219,7 @@ def test_a_covered_node_has_one_face(mounted: Mounted, monkeypatch: pytest.Monke
     node, other = (mounted.filesystem.nodes.by_name[n] for n in (b"loop9", b"loop-control"))
     there = True
     monkeypatch.setattr(covered, "is_covered", lambda number, paths: there)
-    monkeypatch.setattr(covered, "_has_left", lambda mounter: True)
+    monkeypatch.setattr(covered, "has_left", lambda mounter: True)
     mounted.filesystem.covers.begin(node, US, by_path=False)
     assert looked_up(mounted, b"loop9") == node.data
     assert looked_up(mounted, b"loop-control") == other.special

@@ -44,7 +44,7 @@ class Caller:
             line = next((line for line in status if line.startswith(b"Umask:")), None)
         if line is None:  # it has ended meanwhile
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
-        self._umask = int(line.split()[1], 8)
+        self.umask = int(line.split()[1], 8)
         sandbox = _outermost(self.userns)
         self.credentials = credentials.of(thread, lambda: enter_user(sandbox))
         self.proc = CallerProc(process, thread, self._own_rights)
@@ -53,7 +53,7 @@ class Caller:
     def mounter(self, *, atime: bool) -> Mounter:
         """What a filesystem without owners takes from it, as its user namespace has the ids."""
         uids, gids = self.credentials.uids or ROOT, self.credentials.gids or ROOT
-        return Mounter(uids[3], gids[3], self._umask, atime)
+        return Mounter(uids[3], gids[3], self.umask, atime)
 
     def enter_mounts(self) -> None:
         """Take on the mount namespace; root and working directory are the namespace's root."""

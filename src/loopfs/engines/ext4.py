@@ -76,6 +76,7 @@ def _prepare(device: Lent, launch: Launch) -> Serve:
     sb = filesystem.volume.super
     device.uses(fuse2fs.SUPERBLOCK_OFFSET, sb.blocks * sb.block_size)
     device.tune, device.control = filesystem.tune, filesystem.control
+    filesystem.purpose, filesystem.making = device.purpose, device.making
     return lambda connection: _serve(connection, filesystem)
 
 

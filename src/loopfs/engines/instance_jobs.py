@@ -188,29 +188,52 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
     answer(channel, 0, syscalls.statx_dev(place), (place,))
 
 
-def _mknod(channel: Channel, fds: list[int], path: str, number: int, dev: tuple[int, int]) -> None:
-    """mknod(2) of a loop device in /dev.
+def _mknod(channel: Channel, fds: list[int], path: str, mode: int, dev: tuple[int, int]) -> None:
+    """mknod(2) of a device, which the kernel would refuse.
+
+    Answers with st_dev of where it is to be, whether that is /dev, and our process id. If it is to
+    be made then, a FIFO is made, with the caller's rights and umask; the engine that serves the
+    place has been told that ours is to be a device. In /dev it is a loop device, of the number that
+    the reply has.
 
     Args:
-        number: its number, and that in its name.
+        mode: its permissions.
         dev: st_dev and inode number of /dev.
     """
     caller = Caller(fds)
     caller.enter()
-    with caller.rights(), visible():
+    with caller.rights():
         directory, name = paths.resolve_parent(path, caller.proc, follow=False)
         place = syscalls.statx_dev(directory), os.fstat(directory).st_ino
-        if place != tuple(dev) or name != f"loop{number}" or _is_there(directory, name):
-            answer(channel, NOT_OURS)  # EPERM, EEXIST
-            return
-        try:
-            flags = os.O_RDWR | os.O_CLOEXEC
-            control = os.open("loop-control", flags, dir_fd=directory)
-        except FileNotFoundError:
+    if not name or path.endswith("/"):
+        answer(channel, NOT_OURS)  # EEXIST, ENOENT
+        return
+    in_dev = place == tuple(dev)
+    answer(channel, 0, (place[0], in_dev, os.getpid()))
+    reply = channel.receive().data
+    if not reply:
+        return
+    os.umask(caller.umask)
+    with caller.rights():
+        if not in_dev:
+            os.mknod(name, stat.S_IFIFO | mode, dir_fd=directory)
+        elif not _add_loop(directory, name, int(reply)):
             answer(channel, NOT_OURS)
             return
-        fcntl.ioctl(control, LOOP_CTL_ADD, number)
     answer(channel, 0)
+
+
+def _add_loop(directory: int, name: str, number: int) -> bool:
+    """Make a loop device by its node's name in /dev. False for what the kernel is to refuse."""
+    if name != f"loop{number}" or _is_there(directory, name):
+        return False  # EPERM, EEXIST
+    with visible():
+        try:
+            control = os.open("loop-control", os.O_RDWR | os.O_CLOEXEC, dir_fd=directory)
+        except FileNotFoundError:
+            return False
+        fcntl.ioctl(control, LOOP_CTL_ADD, number)
+    return True
 
 
 def _is_there(directory: int, name: str) -> bool:

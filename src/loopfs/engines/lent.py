@@ -15,6 +15,7 @@ from loopfs.channel import Channel, close_all
 from loopfs.driver.statistics import DISCARD, READ, WRITE
 from loopfs.file_device import Buffer, FileDevice
 from loopfs.filesystems import lending
+from loopfs.filesystems.faces import LOOK
 from loopfs.filesystems.threads import start
 
 Control = Callable[[int, int, Sequence[int]], Sequence[int]]
@@ -35,6 +36,7 @@ class Lent(FileDevice):
     Attributes:
         tune: takes on what a tool has written to the superblock, or does not.
         control: carries out an ioctl, of an inode's number.
+        making: the devices that processes make, as :class:`loopfs.ext4.filesystem.Ext4` has them.
     """
 
     def __init__(
@@ -50,6 +52,8 @@ class Lent(FileDevice):
         self._counts = _no_counts()
         self.tune: Callable[[bytes], bool] = lambda data: False
         self.control: Control = _no_control
+        self.making: dict[int, tuple[int, int]] = {}
+        self._purposes: SimpleQueue[int] = SimpleQueue()
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -115,6 +119,13 @@ class Lent(FileDevice):
         """Others may write the rest of the device; bytes."""
         lending.say(self._channel, lending.USES, start, end)
 
+    def purpose(self, thread: int, ino: int) -> int:
+        """What a thread's lookup is for, which has found a device. By one thread of ours."""
+        if not self._followed:
+            return LOOK
+        lending.say(self._channel, lending.LOOKUP, thread, ino)
+        return self._purposes.get()
+
     # --- what the supervisor says ------------------------------------------------------
 
     def follow_in_thread(self, connection: int) -> None:
@@ -134,6 +145,9 @@ class Lent(FileDevice):
             if kind == lending.SYNCED:
                 self._synced.put(words[0])
                 continue
+            if kind == lending.PURPOSE:
+                self._purposes.put(words[0])
+                continue
             if kind == lending.CONTROL:  # waits for the filesystem, which may wait for us
                 start("control", self._control, words)
                 continue
@@ -145,6 +159,8 @@ class Lent(FileDevice):
                 self._offset, self._size = words
             elif kind == lending.DRAIN:
                 _drain(connection)
+            elif kind == lending.MAKES:
+                self._makes(*words)
             close_all(message.fds)
             result = (self._tune(data[lending.WORD :]),) if kind == lending.TUNE else ()
             lending.say(self._channel, lending.ANSWER, *result, fds=answer)
@@ -156,6 +172,12 @@ class Lent(FileDevice):
         except OSError as problem:
             answer = (problem.errno or errno.EIO,)
         lending.say(self._channel, lending.ANSWER, *answer)
+
+    def _makes(self, process: int, kind: int, number: int) -> None:
+        if kind:
+            self.making[process] = kind, number
+        else:
+            self.making.pop(process, None)
 
     def _tune(self, superblock: bytes) -> int:
         try:

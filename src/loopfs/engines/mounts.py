@@ -65,6 +65,21 @@ class Mounts:
                     self._lost.add(engine.device)
             return list(self._engines)
 
+    def with_characters(self, number: int) -> Engine | None:
+        """The engine that serves a filesystem, if an open regular file of it may be a device.
+
+        Args:
+            number: its st_dev.
+        """
+        found = next((each for each in self._engines.copy() if each.device == number), None)
+        lent = None if found is None else found.lent
+        return found if lent is not None and lent.characters else None
+
+    def any_characters(self) -> bool:
+        """Some engine's filesystem has such a file."""
+        lents = [engine.lent for engine in self._engines.copy()]
+        return any(lent is not None and lent.characters for lent in lents)
+
     def writing(self) -> list[Engine]:
         """The engines whose filesystems can be written, in the order in which they were mounted."""
         return [engine for engine in self.alive() if engine.writes]
@@ -198,6 +213,8 @@ class Mounts:
         if source is not None and served.fstype in EXT_TYPES:
             engine.label = Tuning(source) if isinstance(source, LentDevice) else Label(source)
             source.exempt(engine.label.write)
+        if isinstance(source, LentDevice):
+            source.superblock = device
         with self._lock:
             self._lost.discard(engine.device)
             self._engines.append(engine)

@@ -21,6 +21,7 @@ from loopfs.filesystems.backing import wait_for_closes
 from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.lent_device import LentDevice
 from loopfs.lean import TYPE_CHECKING, signal
+from loopfs.process import UINT_MAX
 from loopfs.text import shown, to_str
 
 if TYPE_CHECKING:
@@ -186,6 +187,21 @@ class Engine:
         if self._userns is not None:
             return os.dup(self._userns)
         return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+
+    def id_map(self, kind: str) -> str:
+        """The text of uid_map or gid_map of its user namespace, as we see the outer ids.
+
+        Raises:
+            OSError: it has ended.
+        """
+        namespace = self.user_namespace()
+        try:
+            if os.path.samestat(os.fstat(namespace), os.stat("/proc/self/ns/user")):
+                return f"0 0 {UINT_MAX}\n"  # the kernel would tell of our parent's ids
+        finally:
+            os.close(namespace)
+        with open(f"/proc/{self.pid}/{kind}_map", encoding="utf-8") as file:
+            return file.read()
 
 
 class KernelMount(Engine):

@@ -7,15 +7,18 @@ import os
 import stat
 from contextlib import suppress
 
-from loopfs.ext4 import acl, fiemap, file, ioctl, namei, tune, xattr
+from loopfs import memory_devices
+from loopfs.ext4 import acl, devices, fiemap, file, ioctl, namei, tune, xattr
 from loopfs.ext4 import dir as directories
 from loopfs.ext4.commit import Commits, Flusher
 from loopfs.ext4.errors import refused
 from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode, clamped
 from loopfs.ext4.super import OFFSET, SIZE
 from loopfs.ext4.volume import Volume, now_of
-from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
-from loopfs.lean import TYPE_CHECKING
+from loopfs.filesystems.faces import LOOK
+from loopfs.filesystems.lending import STAT
+from loopfs.fuse.tree import FACE, Buffer, Caller, Changes, Handle, Later, Space, Tree
+from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
 
@@ -60,6 +63,12 @@ class Ext4(Tree[Inode]):
     Args:
         commits: None: it is for reading only.
         atime: reading changes when a file was last read, as with relatime.
+
+    Attributes:
+        purpose: what a lookup is for that has found a device (LOOK, OPEN, HOLD), by the thread's
+            id and the number of the inode. It is LOOK where nobody can say.
+        making: by the ids of the processes that make a FIFO which is to be a device: S_IF* type,
+            and number as FUSE has it.
     """
 
     negative_valid = NAME_VALID
@@ -70,6 +79,8 @@ class Ext4(Tree[Inode]):
         self._atime = atime and not volume.read_only
         self._buffer = memoryview(bytearray(1 << 20))
         self._flusher: Flusher | None = None
+        self.purpose: Callable[[int, int], int] = lambda thread, ino: LOOK
+        self.making: dict[int, tuple[int, int]] = {}
         self.init_flags = uapi.FUSE_HANDLE_KILLPRIV_V2
         if not volume.options.noacl:
             self.init_flags |= uapi.FUSE_POSIX_ACL | uapi.FUSE_DONT_MASK
@@ -99,12 +110,13 @@ class Ext4(Tree[Inode]):
         return self.volume.get(2)
 
     def known(self, node: Inode) -> None:
-        node.known = True
+        node.known += 1
 
     def forgotten(self, node: Inode) -> None:
-        node.known = False
-        self.volume.forget(node)
-        self._changed()
+        node.known -= 1
+        if not node.known:
+            self.volume.forget(node)
+            self._changed()
 
     def getattr(self, node: Inode) -> Attr:
         return Attr(
@@ -116,6 +128,14 @@ class Ext4(Tree[Inode]):
 
     def birth(self, node: Inode) -> int | None:
         return node.crtime
+
+    def face(self, caller: Caller, node: Inode) -> int:
+        if devices.name_of(node) is None or self.purpose(caller.pid, node.ino) == LOOK:
+            return node.nodeid
+        return node.nodeid | FACE
+
+    def attr_of_face(self, node: Inode, attr: Attr) -> Attr:
+        return devices.data_face(node, attr)
 
     def setattr(self, caller: Caller, node: Inode, changes: Changes) -> None:
         volume = self.volume
@@ -185,7 +205,7 @@ class Ext4(Tree[Inode]):
     # --- names -----------------------------------------------------------------
 
     def lookup(self, parent: Inode, name: bytes) -> tuple[Inode, int]:
-        return namei.lookup(self.volume, parent, name), NAME_VALID
+        return _found(namei.lookup(self.volume, parent, name))
 
     def _make(
         self,
@@ -200,7 +220,7 @@ class Ext4(Tree[Inode]):
         self._by(caller)
         inode = namei.make(self.volume, parent, name, mode, caller, rdev=rdev, target=target)
         self._changed()
-        return inode, NAME_VALID
+        return _found(inode)
 
     def create(
         self, caller: Caller, parent: Inode, name: bytes, mode: int, flags: int
@@ -217,6 +237,9 @@ class Ext4(Tree[Inode]):
     def mknod(
         self, caller: Caller, parent: Inode, name: bytes, mode: int, rdev: int
     ) -> tuple[Inode, int]:
+        if stat.S_ISFIFO(mode) and caller.pid in self.making:
+            kind, rdev = self.making.pop(caller.pid)
+            mode = kind | mode & 0o7777
         return self._make(caller, parent, name, mode, rdev=rdev)
 
     def mkdir(self, caller: Caller, parent: Inode, name: bytes, mode: int) -> tuple[Inode, int]:
@@ -231,7 +254,7 @@ class Ext4(Tree[Inode]):
         self._by(caller)
         namei.link(self.volume, node, parent, name)
         self._changed()
-        return node, NAME_VALID
+        return _found(node)
 
     def unlink(self, caller: Caller, parent: Inode, name: bytes) -> None:
         namei.unlink(self.volume, parent, name)
@@ -285,6 +308,8 @@ class Ext4(Tree[Inode]):
     # --- open files -------------------------------------------------------------
 
     def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
+        if (device := devices.name_of(node)) is not None:
+            return devices.DeviceHandle(node, device)
         writing = flags & os.O_ACCMODE != os.O_RDONLY
         if writing:
             self.volume.change()
@@ -325,7 +350,9 @@ class Ext4(Tree[Inode]):
             child = None
             with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
                 child = volume.get(ino)
-            yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], child
+            # A device's name is looked up each time.
+            told = child if child is None or devices.name_of(child) is None else None
+            yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], told
             if child is not None and not child.known:
                 volume.forget(child)
 
@@ -339,6 +366,8 @@ class Ext4(Tree[Inode]):
             self.volume.touch(node)
 
     def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
+        if isinstance(handle, devices.DeviceHandle):
+            return memory_devices.read(handle.name, size)
         if size > len(self._buffer):
             self._buffer = memoryview(bytearray(size))
         done = file.read(self.volume, handle.node, offset, self._buffer[:size])
@@ -347,6 +376,8 @@ class Ext4(Tree[Inode]):
         return self._buffer[:done]
 
     def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:
+        if isinstance(handle, devices.DeviceHandle):
+            return memory_devices.write(handle.name, len(data))
         node = handle.node
         self.volume.privileged = getattr(handle, "privileged", True)
         if node.xattrs:
@@ -357,6 +388,8 @@ class Ext4(Tree[Inode]):
 
     def fsync(self, handle: Handle[Inode], datasync: bool) -> Later | None:
         commits, volume = self._commits, self.volume
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.EINVAL)
         if commits is None:
             return None
         if volume.error:
@@ -372,6 +405,8 @@ class Ext4(Tree[Inode]):
 
     def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
         node = handle.node
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.ENODEV)
         if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and mode & ~1):
             raise refused(errno.EPERM)
         self.volume.privileged = getattr(handle, "privileged", True)
@@ -380,12 +415,16 @@ class Ext4(Tree[Inode]):
         self._changed()
 
     def lseek(self, handle: Handle[Inode], offset: int, whence: int) -> int:
+        if isinstance(handle, devices.DeviceHandle):
+            return 0
         return file.seek(self.volume, handle.node, offset, whence)
 
     def ioctl(
         self, caller: Caller, handle: Handle[Inode], cmd: int, arg: int, data: bytes, compat: bool
     ) -> tuple[int, bytes]:
         volume, node = self.volume, handle.node
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.ENOTTY)
         if cmd in (ioctl.FS_IOC_GETFLAGS, ioctl.FS_IOC32_GETFLAGS):
             return 0, ioctl.get_flags(node).to_bytes(4, "little")
         if cmd in (ioctl.FS_IOC_SETFLAGS, ioctl.FS_IOC32_SETFLAGS):
@@ -414,7 +453,7 @@ class Ext4(Tree[Inode]):
         raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
 
     def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
-        """An ioctl that the kernel's VFS does not pass on to FUSE. By any thread.
+        """An ioctl that the kernel's VFS does not pass on to FUSE; or STAT. By any thread.
 
         Args:
             ino: of the inode.
@@ -422,12 +461,17 @@ class Ext4(Tree[Inode]):
                 many extents at most.
         Returns:
             of FS_IOC_FIEMAP how many there are, and four numbers for each, as
-            :mod:`loopfs.ext4.fiemap` has them.
+            :mod:`loopfs.ext4.fiemap` has them; of STAT mode, links, user, group, number, times.
         Raises:
             OSError: ENOENT: there is no such inode in use; what the ioctl says.
         """
         with self.server.lock:
             node = self.volume.get(ino)
+            if command == STAT:
+                attr = self.getattr(node)
+                return attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, *attr.times
+            if devices.name_of(node) is not None:
+                raise refused(errno.ENOTTY)
             if command == ioctl.FS_IOC_SETFLAGS:
                 ioctl.set_flags(self.volume, node, words[0])
                 self.server.attributes_changed(node.nodeid)
@@ -471,3 +515,8 @@ class Ext4(Tree[Inode]):
                     raise
                 self.volume.super.mark_damaged()  # it stays an orphan; all else is written
         self._commits.end()
+
+
+def _found(node: Inode) -> tuple[Inode, int]:
+    """Of a device that opens each lookup is to be seen."""
+    return node, NAME_VALID if devices.name_of(node) is None else 0

@@ -41,7 +41,7 @@ class Inode:
         nodes: blocks of the tree of extents.
         indirect: blocks of a block map, by their depth and the first block that they map.
         xattrs: the attributes, once they were needed.
-        known: the kernel knows it.
+        known: by how many node ids the kernel knows it.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Inode:
         self.map_changed = self.xattrs_changed = False
         self.xattrs: dict[bytes, bytes] | None = None
         self.dir: Directory | None = None
-        self.known = False
+        self.known = 0
 
     @property
     def is_dir(self) -> bool:

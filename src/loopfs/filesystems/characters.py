@@ -6,20 +6,14 @@ others (terminals, fuse, kvm) do cannot be passed on through FUSE: they open wit
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 
+from loopfs import memory_devices
 from loopfs.filesystems.dev_layout import NUMBERS, hidden_name
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.operations import Buffer
 from loopfs.uapi.fuse import Attr, encode_dev
-
-_ENDLESS = 1 << 62  # bytes: a mapping beyond a file's size faults
-
-
-_SERVED = frozenset({b"null", b"zero", b"full", b"random", b"urandom"})
-_ZEROES = frozenset({b"zero", b"full"})
 
 
 class Character(Node):
@@ -41,22 +35,17 @@ class Character(Node):
 
     def attr(self, nodeid: int) -> Attr:
         attr = super().attr(nodeid)
-        if nodeid != self.special and self.name in _ZEROES:
-            return attr._replace(size=_ENDLESS)
-        return attr
+        if nodeid == self.special:
+            return attr
+        return attr._replace(size=memory_devices.size_of(self.name))
 
     def check_opens(self) -> None:
         """Raises OSError: ENXIO."""
-        if self.name not in _SERVED:
-            raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
+        memory_devices.check_opens(self.name)
 
     def read(self, size: int) -> Buffer:
-        if self.name == b"null":
-            return b""
-        return bytes(size) if self.name in _ZEROES else os.urandom(size)
+        return memory_devices.read(self.name, size)
 
     def write(self, size: int) -> int:
         """Returns how many bytes were taken. Raises OSError: ENOSPC."""
-        if self.name == b"full":
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return size
+        return memory_devices.write(self.name, size)

@@ -75,7 +75,7 @@ class Covers:
             tid: the thread.
             by_path: the call will look the name up. Else it has the dentry, which must stay.
         """
-        mounter = Mounter(tid, _ticks(Process(tid)))
+        mounter = mounter_of(tid)
         with self._beginning:
             with self._lock:
                 cover = node.cover
@@ -88,7 +88,7 @@ class Covers:
     def is_over(self, node: Node) -> bool:
         """Nothing is mounted on a node any more, and so its special face may be shown."""
         while (cover := node.cover) is not None:
-            mounters = tuple(m for m in cover.mounters if not _has_left(m))
+            mounters = tuple(m for m in cover.mounters if not has_left(m))
             paths = tuple(path + node.name for _, path in self._places(node))
             covered = bool(mounters) or is_covered(self._number, paths)
             with self._lock:
@@ -100,7 +100,7 @@ class Covers:
         return True
 
 
-def _has_left(mounter: Mounter) -> bool:
+def has_left(mounter: Mounter) -> bool:
     """A thread is no longer in the call that mounts.
 
     Of one that runs /proc does not say which call it is in. One that has had the CPU for two clock
@@ -123,20 +123,25 @@ def _has_left(mounter: Mounter) -> bool:
         return True
 
 
+def mounter_of(tid: int) -> Mounter:
+    """Of a thread that is in a call that mounts."""
+    return Mounter(tid, _ticks(Process(tid)))
+
+
 def _ticks(process: Process) -> int:
     """User and system time in clock ticks (fields 14 and 15 of /proc/TID/stat)."""
     fields = stat_fields(process)
     return int(fields[11]) + int(fields[12])
 
 
-def is_covered(number: bytes, paths: tuple[bytes, ...]) -> bool:
+def is_covered(number: bytes, paths: tuple[bytes, ...] | None) -> bool:
     """Something is mounted on a file, in the mount namespace of any process that we may look at.
 
     Args:
         number: its filesystem's device number, as mountinfo has it.
-        paths: those of its names from the root of that filesystem.
+        paths: those of its names from the root of that filesystem; None: any file or directory.
     """
-    shown = tuple(map(escaped, paths))
+    shown = None if paths is None else tuple(map(escaped, paths))
     seen: set[tuple[str, str]] = set()
     failed: set[tuple[str, tuple[str, str]]] = set()
     while True:
@@ -174,17 +179,19 @@ def _tasks() -> Iterator[str]:
                 yield f"/proc/{pid}/task/{tid}"
 
 
-def covers(table: bytes, number: bytes, paths: tuple[bytes, ...]) -> bool:
+def covers(table: bytes, number: bytes, paths: tuple[bytes, ...] | None) -> bool:
     """A mount table (proc_pid_mountinfo(5)) has a mount on a file.
 
     Args:
         number: the device number of the file's filesystem.
-        paths: those of the file from that filesystem's root, as :func:`escaped`.
+        paths: those of the file from that filesystem's root, as :func:`escaped`; None: any.
     """
     lines = [line.split(b" ", 5)[:5] for line in table.splitlines()]
     ours = {mount: (root, place) for mount, _, device, root, place in lines if device == number}
     for _, parent, _, _, place in lines:
         if parent in ours:
+            if paths is None:
+                return True
             root, above = (part.rstrip(b"/") for part in ours[parent])
             if place.startswith(above) and root + place[len(above) :] in paths:
                 return True

@@ -68,6 +68,12 @@ def purpose(process: Process) -> int:
     return HOLD if is_io_worker(process) else LOOK
 
 
+def mounts(process: Process) -> bool:
+    """The lookup that a thread waits in is for a mount. Raises OSError: the thread is gone."""
+    call = process.current_syscall()
+    return call is not None and call[0] in MOUNTING
+
+
 def writes_and_follows(process: Process) -> bool:
     """The lookup that a thread waits in is for an open(2), openat(2) or creat(2) for writing that
     follows links. Of openat2(2) it is not known.

@@ -19,6 +19,8 @@ DRAIN = 3  # to read all requests that are queued for it
 ANSWER = 4
 TUNE = 8  # what a tool has written to its superblock, the bytes of it: (ANSWER, 1) if it is taken
 CONTROL = 11  # an ioctl that the kernel does not pass on: inode, command, words; (ANSWER, errno, …)
+STAT = 0  # a command that is none of ioctl(2): what stat(2) says of the inode
+MAKES = 12  # a FIFO that a process makes is a device: process, S_IF* type (0: no more), number
 # The engine asks that the image be synced, or has it synced itself, and that everybody is to see
 # that; and tells what it has counted. (SYNCED, errno) follows.
 SYNC = 5
@@ -26,6 +28,9 @@ WRITTEN = 9
 SYNCED = 6
 DONE = 7  # it has written everything; with what it has counted since
 USES = 10  # of the device it uses only the bytes from a first to before a last
+# The engine asks what the lookup of a thread is for, which has found a device: thread, inode.
+LOOKUP = 13
+PURPOSE = 14  # and so it is answered: LOOK, OPEN, HOLD of loopfs.filesystems.faces
 
 Counts = list[list[int]]  # of each kind of I/O: requests, bytes, nanoseconds
 KINDS = 4

@@ -10,21 +10,26 @@ import errno
 import os
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from queue import SimpleQueue
 
 from loopfs.channel import Channel, Message, close_all
 from loopfs.driver.bdev import BlockDevice, Opener, Use
 from loopfs.errors import MAX_ERRNO, DriverError, errno_of
-from loopfs.filesystems import blockdev, lending
+from loopfs.filesystems import blockdev, faces, lending
 from loopfs.filesystems.backing import BackingFile
+from loopfs.filesystems.covered import Mounter, has_left, is_covered, mounter_of
 from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.threads import spawn, start
 from loopfs.lean import NamedTuple
+from loopfs.process import Process
 
+_CHARACTERS = 4096  # inodes that are remembered: an engine may name any
 _NOTHING = Message(b"", [], 0)  # an answer that will not come any more
 
 
@@ -52,6 +57,11 @@ class LentDevice(HeldDevice):
     Args:
         instance, node, use, lock: as those of a :class:`HeldDevice`.
         opener: the engine's; it is closed when the engine has ended.
+
+    Attributes:
+        characters: the numbers of inodes that may be open as regular files and are character
+            devices.
+        superblock: st_dev of what the engine serves, once it is known.
     """
 
     def __init__(
@@ -69,6 +79,10 @@ class LentDevice(HeldDevice):
         self._asking = threading.Lock()
         self._asked = False
         self._channel: Channel | None = None
+        self.characters: set[int] = set()
+        self.superblock: int | None = None
+        self._covered: set[int] = set()  # inodes that a mount was looked up for
+        self._mounters: list[Mounter] = []
 
     def lend_in_thread(self) -> Loan:
         """Follow what the engine says, in a thread.
@@ -132,6 +146,20 @@ class LentDevice(HeldDevice):
             raise OSError(code, os.strerror(code))
         return tuple(answer[1:])
 
+    @contextmanager
+    def made_by(self, process: int, kind: int, number: int) -> Iterator[None]:
+        """The FIFO that a process makes in the engine's filesystem is to be a device.
+
+        Args:
+            kind: S_IFCHR or S_IFBLK.
+            number: the device's, as FUSE has it.
+        """
+        self._ask(lending.MAKES, process, kind, number)
+        try:
+            yield
+        finally:
+            self._ask(lending.MAKES, process, 0, 0)
+
     def follow_window(self) -> None:
         """The device's file may be another, or the part of it: the engine goes on with that."""
         window = window_of(self._device)
@@ -166,6 +194,9 @@ class LentDevice(HeldDevice):
                     self._answers.put(message)
                     continue
                 close_all(message.fds)
+                if kind == lending.LOOKUP and len(words) == 2:
+                    self._look(channel, *words)
+                    continue
                 if kind == lending.USES and len(words) == 2:
                     self._narrow(*words)
                     continue
@@ -204,6 +235,42 @@ class LentDevice(HeldDevice):
         if use is None or not 0 <= start < end <= use.end - use.start:
             return
         self._use = self._instance.drive(lambda: self._device.uses_less(use, start, end))
+
+    def _look(self, channel: Channel, thread: int, ino: int) -> None:
+        try:
+            purpose = self._purpose(Process(thread), ino)
+        except OSError:  # it is gone
+            purpose = faces.LOOK
+        if purpose != faces.LOOK:
+            if len(self.characters) >= _CHARACTERS:
+                self.characters.clear()
+                self._covered.clear()
+                self._mounters.clear()
+            self.characters.add(ino)
+        with suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+            lending.say(channel, lending.PURPOSE, purpose)
+
+    def _purpose(self, process: Process, ino: int) -> int:
+        """What is mounted on a file goes with an answer that has the file's other face: so while
+        it can be there, nobody gets that. Raises OSError: the thread is gone."""
+        if faces.mounts(process):
+            self._mounters.append(mounter_of(process.tid))
+            self._covered.add(ino)
+            return faces.HOLD
+        purpose = faces.purpose(process)
+        if purpose == faces.LOOK and ino in self._covered and self._may_be_covered():
+            return faces.HOLD
+        return purpose
+
+    def _may_be_covered(self) -> bool:
+        self._mounters = [mounter for mounter in self._mounters if not has_left(mounter)]
+        if self._mounters or self.superblock is None:
+            return True
+        number = b"%d:%d" % (os.major(self.superblock), os.minor(self.superblock))
+        if is_covered(number, None):
+            return True
+        self._covered.clear()
+        return False
 
     def _sync(self, channel: Channel, kind: int) -> None:
         code = 0

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
-from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, N
+from loopfs.fuse.tree import FACE, Buffer, Caller, Changes, Handle, Later, N
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
 from loopfs.uapi.stat import STATX_BASIC_STATS, STATX_BTIME
@@ -24,17 +25,30 @@ if TYPE_CHECKING:
 
 ATTR_VALID = 3600  # seconds for which attributes may be remembered: the kernel changes them
 _ATTR_HEAD = uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0)
+_ATTR_HEAD_OF_FACE = uapi.ATTR_OUT.pack(0, 0, 0)  # they change by the other one, too
 _NO_ATTR = bytes(uapi.ATTR.size)
 _NO_ENTRY = bytes(uapi.ENTRY_OUT.size + uapi.ATTR.size)
 _SECOND = 1_000_000_000
 
 
-def pack_entry(server: Server[N], found: tuple[N, int]) -> bytes:
-    """struct fuse_entry_out, which the kernel counts as one lookup."""
+def pack_entry(server: Server[N], found: tuple[N, int], face: int | None = None) -> bytes:
+    """struct fuse_entry_out, which the kernel counts as one lookup.
+
+    Args:
+        face: the node id, if it need not be the node's own.
+    """
     node, valid = found
-    attr = server.tree.getattr(node).pack()
-    server.count_lookup(node)
-    return uapi.ENTRY_OUT.pack(node.nodeid, 0, valid, ATTR_VALID, 0, 0) + attr
+    nodeid = node.nodeid if face is None else face
+    attr = server.attr(node, nodeid).pack()
+    server.count_lookup(node, nodeid)
+    attr_valid = 0 if nodeid & FACE else ATTR_VALID
+    return uapi.ENTRY_OUT.pack(nodeid, 0, valid, attr_valid, 0, 0) + attr
+
+
+def _pack_attr(server: Server[N], node: N, nodeid: int) -> bytes:
+    """struct fuse_attr_out."""
+    head = _ATTR_HEAD_OF_FACE if nodeid & FACE else _ATTR_HEAD
+    return head + server.attr(node, nodeid).pack()
 
 
 def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
@@ -74,10 +88,12 @@ def _opened(server: Server[N], handle: Handle[N]) -> bytes:
 def _lookup(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     valid = server.tree.negative_valid
     try:
-        return pack_entry(server, server.tree.lookup(server.node(nodeid), _name(body)))
+        found = server.tree.lookup(server.node(nodeid), _name(body))
     except FileNotFoundError:
         if not valid:
             raise
+    else:
+        return pack_entry(server, found, None if found[1] else server.tree.face(caller, found[0]))
     return uapi.ENTRY_OUT.pack(0, 0, valid, 0, 0, 0) + _NO_ATTR
 
 
@@ -97,7 +113,7 @@ def _batch_forget(server: Server[N], nodeid: int, caller: Caller, body: bytes) -
 def _getattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     flags, _, fh = uapi.GETATTR_IN.unpack_from(body)
     node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
-    return _ATTR_HEAD + server.tree.getattr(node).pack()
+    return _pack_attr(server, node, nodeid)
 
 
 def _statx(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -125,9 +141,11 @@ def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Ans
     if uapi.SETATTR_IN.unpack_from(body)[0] & uapi.FATTR_KILL_SUIDGID:
         server.tree.drop_privileges(node)
     later = server.tree.setattr(caller, node, changes)
+    if nodeid & FACE:
+        server.attributes_changed(node.nodeid)
 
     def answer() -> bytes:
-        return _ATTR_HEAD + server.tree.getattr(node).pack()
+        return _pack_attr(server, node, nodeid)
 
     if later is None:
         return answer()
@@ -157,7 +175,13 @@ def _create(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byte
 def _mknod(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     mode, rdev, umask = uapi.MKNOD_IN.unpack_from(body)
     name, caller = _name(body, uapi.MKNOD_IN.size), caller._replace(umask=umask)
-    return pack_entry(server, server.tree.mknod(caller, server.node(nodeid), name, mode, rdev))
+    found = server.tree.mknod(caller, server.node(nodeid), name, mode, rdev)
+    attr = server.tree.getattr(found[0])
+    if stat.S_IFMT(attr.mode) == stat.S_IFMT(mode):
+        return pack_entry(server, found)
+    # The kernel takes only what it has asked for.
+    attr = attr._replace(mode=stat.S_IFMT(mode) | stat.S_IMODE(attr.mode), rdev=0)
+    return uapi.ENTRY_OUT.pack(server.new_stand_in(), 0, 0, 0, 0, 0) + attr.pack()
 
 
 def _mkdir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:

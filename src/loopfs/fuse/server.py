@@ -16,12 +16,13 @@ import threading
 from itertools import count
 
 from loopfs.fuse.dispatch import HANDLERS
-from loopfs.fuse.tree import Buffer, Caller, Handle, Later, N, Tree
+from loopfs.fuse.tree import FACE, STAND_IN, Buffer, Caller, Handle, Later, N, Tree
 from loopfs.lean import TYPE_CHECKING, Callable, Generic
 from loopfs.uapi import fuse as uapi
 
 if TYPE_CHECKING:
     from loopfs.fuse.dispatch import Answer
+    from loopfs.uapi.fuse import Attr
 
 MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
 MAX_WRITE = MAX_PAGES * 4096
@@ -58,6 +59,7 @@ class Server(Generic[N]):
     Attributes:
         lock: held while the tree is called; a thread of the tree's own that uses what calls change
             takes it, :class:`Later` work too.
+        new_stand_in: gives a node id that is nothing's.
     """
 
     def __init__(self, fd: int, tree: Tree[N], idle: Callable[[], object] | None = None) -> None:
@@ -69,6 +71,7 @@ class Server(Generic[N]):
         self._lookups: dict[int, int] = {uapi.FUSE_ROOT_ID: 1}
         self._handles: dict[int, Handle[N]] = {}
         self._new_handle = count(1)
+        self.new_stand_in = count(STAND_IN).__next__
         self.lock = threading.Lock()
         self._slow: set[threading.Thread] = set()
         self._notices: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -217,9 +220,14 @@ class Server(Generic[N]):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node
 
-    def count_lookup(self, node: N) -> None:
-        """The answer that is being made tells the kernel of a node."""
-        nodeid = node.nodeid
+    def attr(self, node: N, nodeid: int) -> Attr:
+        """The attributes of a node as the kernel knows it by a node id."""
+        attr = self.tree.getattr(node)
+        return self.tree.attr_of_face(node, attr) if nodeid & FACE else attr
+
+    def count_lookup(self, node: N, face: int | None = None) -> None:
+        """The answer that is being made tells the kernel of a node; ``face``: by that node id."""
+        nodeid = node.nodeid if face is None else face
         if nodeid not in self._lookups:
             self._nodes[nodeid] = node
             self._lookups[nodeid] = 0
@@ -228,8 +236,10 @@ class Server(Generic[N]):
 
     def forget(self, nodeid: int, times: int) -> None:
         """The kernel forgets so many answers."""
-        left = self._lookups.get(nodeid, 0) - times
-        if left > 0 or nodeid not in self._lookups or nodeid == uapi.FUSE_ROOT_ID:
+        if nodeid not in self._lookups:  # it stood for another
+            return
+        left = self._lookups[nodeid] - times
+        if left > 0 or nodeid == uapi.FUSE_ROOT_ID:
             self._lookups[nodeid] = max(left, 1) if nodeid == uapi.FUSE_ROOT_ID else left
             return
         del self._lookups[nodeid]

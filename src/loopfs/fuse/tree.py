@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from loopfs.fuse.server import Server
 
 Buffer = bytes | bytearray | memoryview
+FACE = 1 << 62  # in a node id by which the kernel knows a node as another kind of file
+STAND_IN = 1 << 63  # from here on are node ids of which the kernel hears once
 
 
 class Node(Protocol):
@@ -30,7 +32,7 @@ class Node(Protocol):
 
     Attributes:
         nodeid: what the kernel is to know it by from now on. The filesystem gives the numbers; no
-            two nodes ever have had the same. 1 is the root's.
+            two nodes ever have had the same. 1 is the root's. They are below FACE.
     """
 
     nodeid: int
@@ -135,6 +137,15 @@ class Tree(Generic[N]):
         """
         raise _refused(errno.ENOSYS)
 
+    def face(self, caller: Caller, node: N) -> int:
+        """By which node id a lookup of a name that may not be remembered is answered: the node's
+        own; or that with FACE, and it is another kind of file."""
+        return node.nodeid
+
+    def attr_of_face(self, node: N, attr: Attr) -> Attr:
+        """A node's attributes as that other kind of file has them."""
+        raise NotImplementedError
+
     def setattr(self, caller: Caller, node: N, changes: Changes) -> Later | None:
         raise _refused(errno.EPERM)
 
@@ -160,6 +171,7 @@ class Tree(Generic[N]):
         raise _refused(errno.EACCES)
 
     def mknod(self, caller: Caller, parent: N, name: bytes, mode: int, rdev: int) -> tuple[N, int]:
+        """What is made may be of another kind: then the kernel looks its name up again."""
         raise _refused(errno.EPERM)
 
     def mkdir(self, caller: Caller, parent: N, name: bytes, mode: int) -> tuple[N, int]:

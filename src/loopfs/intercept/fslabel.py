@@ -19,6 +19,7 @@ from loopfs.intercept.notify import Call, may_wait
 from loopfs.lean import Callable
 from loopfs.process import Process, user_namespaces
 from loopfs.uapi.fs import FS_IOC_GETFSLABEL
+from loopfs.uapi.sched import CAP_SYS_ADMIN
 
 ROOM = LABEL_MAX + 1  # bytes that are copied from or to the caller, of the 256 in the interface
 
@@ -92,9 +93,9 @@ def _set(call: Call, engine: Engine, label: Label, fd: int) -> None:
         call.finish()
 
 
-def may_change(process: Process, engine: Engine) -> bool:
-    """The caller has CAP_SYS_ADMIN over the mount: in the user namespace of its engine, which is
+def may_change(process: Process, engine: Engine, capability: int = CAP_SYS_ADMIN) -> bool:
+    """The caller has a capability over the mount: in the user namespace of its engine, which is
     that of who has mounted it, or in one around that."""
-    if not process.has_capability():
+    if not process.has_capability(capability):
         return False
     return process.namespace("user") in user_namespaces(engine.user_namespace())

@@ -11,13 +11,16 @@ import os
 import stat
 
 from loopfs import syscalls
-from loopfs.filesystems.instances import Instances
+from loopfs.engines.mounts import Mounts
+from loopfs.engines.running import Engine
+from loopfs.filesystems.lending import STAT
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.process import Process
 from loopfs.uapi.stat import STATX__RESERVED, Stat, pack_stat, pack_statx
 
+_STAT_WORDS = 8
 OVERFLOW_ID = 65534  # how a namespace shows an id that it does not have
 
 # The argument that points to what is filled in.
@@ -26,35 +29,42 @@ _HAS_PATH = frozenset({"newfstatat", "fstatat64", "statx"})
 
 
 class FstatHandler:
-    """Answers for the open files of all instances."""
+    """Answers for the open files of all instances, and for devices that our own ext4 serves."""
 
-    def __init__(self, instances: Instances) -> None:
-        self._instances = instances
+    def __init__(self, mounts: Mounts) -> None:
+        self._mounts = mounts
+        self._instances = mounts.instances
 
     def __call__(self, call: Call) -> None:
-        if not self._instances.in_use():
+        if not self._instances.in_use() and not self._mounts.any_characters():
             call.proceed()
             return
         fd = call.args[0] & 0xFFFFFFFF
         number = call.process.descriptor_device(fd)
-        filesystem = None if number is None else self._instances.find(number)
-        if filesystem is None:
+        if number is None:
+            call.proceed()
+            return
+        server = self._instances.find(number) or self._mounts.with_characters(number)
+        if server is None:
             call.proceed()
         else:
             may_wait()  # for the caller's memory
-            self._answer(call, fd, filesystem)
+            self._answer(call, fd, server)
 
-    def _answer(self, call: Call, fd: int, filesystem: LoopFilesystem) -> None:
+    def _answer(self, call: Call, fd: int, server: LoopFilesystem | Engine) -> None:
         process = call.process
         if call.name in _HAS_PATH and call.args[1] and process.read(call.args[1], 1) != b"\0":
             call.proceed()
             return
         info = syscalls.descriptor_info(process.tid, fd)
-        node = filesystem.nodes.of_inode(info.ino)
-        if node is None or not call.alive():
+        if isinstance(server, Engine):
+            st = _stat_of_character(server, info.ino, process)
+        else:
+            node = server.nodes.of_inode(info.ino)
+            st = None if node is None else stat_of(node, server, process)
+        if st is None or not call.alive():
             call.proceed()
             return
-        st = stat_of(node, filesystem, process)
         is_statx = call.name == "statx"
         if is_statx and call.args[3] & STATX__RESERVED:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
@@ -81,6 +91,23 @@ def stat_of(node: Node, filesystem: LoopFilesystem, process: Process) -> Stat:
         node.times,
         blksize=node.io_unit,
     )
+
+
+def _stat_of_character(engine: Engine, ino: int, process: Process) -> Stat | None:
+    """What ``process`` sees of a character device in an engine's filesystem; None for a file that
+    is none."""
+    if engine.lent is None or ino not in engine.lent.characters:
+        return None
+    answer = engine.lent.control(ino, STAT)
+    if len(answer) != _STAT_WORDS:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    mode, nlink, uid, gid, rdev = (word & 0xFFFFFFFF for word in answer[:5])
+    if not stat.S_ISCHR(mode):
+        return None
+    atime, mtime, ctime = answer[5:]
+    uid = seen_id(engine.id_map("uid"), process.id_map("uid"), uid)
+    gid = seen_id(engine.id_map("gid"), process.id_map("gid"), gid)
+    return Stat(engine.device, ino, mode, nlink, uid, gid, rdev, (atime, mtime, ctime))
 
 
 def seen_id(from_map: str, to_map: str, number: int) -> int:

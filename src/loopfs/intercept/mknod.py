@@ -1,23 +1,34 @@
-"""mknod(2) and mknodat(2) of a loop device in /dev: it makes the device."""
+"""mknod(2) and mknodat(2) of devices, which the kernel refuses in a user namespace.
+
+A loop device's node in /dev makes the device. In a filesystem that our own ext4 serves the node is
+made in the image: by a job, that makes a FIFO with the caller's rights, so that the kernel has
+checked all that it checks before it would say EPERM; and the engine, which has been told, makes it
+a device at once.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
+from loopfs.channel import Channel
 from loopfs.engines.copies import Place
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.intercept.fslabel import may_change
 from loopfs.intercept.notify import Call, may_wait
 from loopfs.text import to_str
 from loopfs.uapi.loop import LOOP_MAJOR
 from loopfs.uapi.mount import AT_FDCWD
+from loopfs.uapi.sched import CAP_MKNOD
 
 PAGE = 4096  # bytes of a path, with the NUL
+_GO_ON = b"0"
 
 
 class MknodHandler:
-    """Makes loop devices in the sandbox's /dev; all else is the kernel's, which says EPERM.
+    """Makes devices where it can; all else is the kernel's, which says EPERM.
 
     Args:
         dev: the root of /dev.
@@ -30,7 +41,13 @@ class MknodHandler:
     def __call__(self, call: Call) -> None:
         at = call.name == "mknodat"
         mode, number = (register & 0xFFFFFFFF for register in call.args[at + 1 : at + 3])
-        if stat.S_IFMT(mode) != stat.S_IFBLK or os.major(number) != LOOP_MAJOR:
+        kind = stat.S_IFMT(mode)
+        is_loop = kind == stat.S_IFBLK and os.major(number) == LOOP_MAJOR
+        is_whiteout = kind == stat.S_IFCHR and not number  # which the kernel allows
+        if kind not in (stat.S_IFBLK, stat.S_IFCHR) or is_whiteout:
+            call.proceed()
+            return
+        if not is_loop and not any(engine.lent for engine in self._mounts.alive()):
             call.proceed()
             return
         may_wait()
@@ -41,11 +58,41 @@ class MknodHandler:
         if not call.alive():
             return
         with caller_descriptors(call, None if by_cwd else start) as fds:
-            job = (path, os.minor(number), tuple(self._dev))
+            job = (path, stat.S_IMODE(mode), tuple(self._dev))
             channel = self._mounts.helper.begin("mknod", job, fds)
         with channel:
-            code, _ = result(channel.receive())
+            code = self._make(call, channel, kind, number)
         if code == NOT_OURS:
             call.proceed()
         else:
             call.answer(code)
+
+    def _make(self, call: Call, channel: Channel, kind: int, number: int) -> int:
+        """Have the job make it, if it can be made where it has found that it is to be.
+
+        Returns:
+            0, an errno, or NOT_OURS.
+        """
+        code, place = result(channel.receive())
+        if code:
+            return code
+        assert isinstance(place, tuple)
+        superblock, in_dev, process = place
+        if in_dev:
+            if kind != stat.S_IFBLK or os.major(number) != LOOP_MAJOR:
+                return NOT_OURS
+            return _go_on(channel, b"%d" % os.minor(number))
+        engines = self._mounts.alive()
+        engine = next((each for each in engines if each.device == superblock), None)
+        if engine is None or engine.lent is None:
+            return NOT_OURS
+        if not may_change(call.process, engine, CAP_MKNOD):
+            return NOT_OURS
+        with engine.lent.made_by(process, kind, number):
+            return _go_on(channel, _GO_ON)
+
+
+def _go_on(channel: Channel, reply: bytes) -> int:
+    with suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+        channel.send(reply)
+    return result(channel.receive())[0]

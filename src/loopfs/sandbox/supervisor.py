@@ -258,7 +258,7 @@ class Supervisor:
         from loopfs.intercept.fstat import FstatHandler
         from loopfs.intercept.notify import FSTAT_CALLS
 
-        return dict.fromkeys(FSTAT_CALLS, FstatHandler(self._mounts.instances))
+        return dict.fromkeys(FSTAT_CALLS, FstatHandler(self._mounts))
 
     def _mount_handlers(self) -> dict[str, notify.Handler]:
         from loopfs.engines.policy import Policy
