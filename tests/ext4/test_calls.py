@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import pytest
 
 from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.inode import Inode
-from loopfs.fuse.tree import Caller, Changes
+from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
+from loopfs.filesystems.lending import STAT
+from loopfs.fuse.tree import FACE, Caller, Changes
+from loopfs.uapi.fs import FS_IOC_SETFLAGS
 from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
 from tests.ext4.images import fsck, tool
@@ -45,6 +49,64 @@ def make(tree: Ext4, name: bytes, data: bytes = b"") -> Inode:
     if data:
         assert write(tree, node, data) == len(data)
     return node
+
+
+def test_a_fifo_that_is_to_be_a_device(image: Image, mounted: Mounted) -> None:
+    """Of the process that was told of, and once."""
+    path = image("-b 1024")
+    tree = mounted(path)
+    tree.making[7] = stat.S_IFBLK, 0x801
+    made = [
+        tree.mknod(ROOT._replace(pid=pid), tree.root(), b"%d" % n, stat.S_IFIFO | 0o640, 0)[0]
+        for n, pid in enumerate((8, 7, 7))
+    ]
+    fifo, device = stat.S_IFIFO | 0o640, stat.S_IFBLK | 0o640
+    assert [(node.mode, node.rdev) for node in made] == [(fifo, 0), (device, 0x801), (fifo, 0)]
+    assert tree.making == {}
+    tree.destroy()
+    fsck(path)
+
+
+def test_the_memory_devices_open(image: Image, mounted: Mounted) -> None:
+    """And what could take them for files does not."""
+    tree = mounted(image("-b 1024"))
+    root = tree.root()
+
+    def device(name: bytes, rdev: int) -> tuple[Inode, int]:
+        return tree.mknod(ROOT, root, name, stat.S_IFCHR | 0o666, rdev)
+
+    zero, valid = device(b"zero", 0x105)
+    handle = tree.open(ROOT, zero, os.O_RDWR | os.O_TRUNC)
+    assert (valid, bytes(tree.read(handle, 1 << 40, 5))) == (0, bytes(5))
+    assert tree.write(handle, 0, memoryview(b"text")) == 4
+    for call in (
+        lambda: tree.fallocate(handle, 0, 0, 4096),
+        lambda: tree.ioctl(ROOT, handle, FS_IOC_GETFLAGS, 0, b"", False),
+        lambda: tree.control(zero.ino, FS_IOC_SETFLAGS, (0x10,)),
+        lambda: tree.setattr(ROOT, zero, Changes(size=0)),
+    ):
+        with pytest.raises(OSError, match=r"No such device|Inappropriate|Invalid"):
+            call()
+    full, _ = device(b"full", 0x107)
+    with pytest.raises(OSError, match="No space"):
+        tree.write(tree.open(ROOT, full, os.O_WRONLY), 0, memoryview(b"text"))
+    with pytest.raises(OSError, match="No such device or address"):
+        tree.open(ROOT, device(b"tty", 0x500)[0], os.O_RDWR)
+    assert device(b"sda", 0x801)[1], "its name may be remembered"
+    asked = []
+
+    def purpose(thread: int, ino: int) -> int:
+        asked.append((thread, ino))
+        return len(asked) - 1
+
+    tree.purpose = purpose
+    wanted = [zero.nodeid, zero.nodeid | FACE, zero.nodeid | FACE]
+    assert [tree.face(ROOT, zero) for _ in wanted] == wanted
+    assert asked == [(ROOT.pid, zero.ino)] * 3
+    shown = {name: node for _, name, _, kind, node in tree.entries(tree.opendir(ROOT, root), 0)}
+    assert shown[b"zero"] is None, "no lookup is spared"
+    assert tree.attr_of_face(zero, tree.getattr(zero)).mode == stat.S_IFREG | 0o666
+    assert tree.control(zero.ino, STAT, ())[:5] == (zero.mode, 1, 0, 0, 0x105)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,8 @@ import pytest
 from loopfs.channel import Channel
 from loopfs.driver.bdev import BlockDevice
 from loopfs.engines.lent import Lent
-from loopfs.filesystems import blockdev, lending, lent_device
+from loopfs.filesystems import blockdev, faces, lending, lent_device
+from loopfs.filesystems.faces import HOLD, LOOK, OPEN
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.lent_device import LentDevice, may_be_lent, open_lent
 from loopfs.uapi import loop
@@ -232,6 +234,53 @@ def test_it_goes_on_with_the_file_that_the_device_has(
     with pytest.raises(OSError, match="Bad file descriptor"):
         both.lent.write(0, b"x")
     end(both)
+
+
+def test_a_device_that_a_process_makes(both: Both, connection: int) -> None:
+    both.lent.follow_in_thread(connection)
+    with both.device.made_by(7, stat.S_IFCHR, 0x103):
+        assert both.lent.making == {7: (stat.S_IFCHR, 0x103)}
+    assert both.lent.making == {}
+
+
+def test_what_a_lookup_is_for(both: Both, connection: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was looked up for a mount has its data face until nothing is mounted any more."""
+    assert both.lent.purpose(os.getpid(), 12) == LOOK, "before it is followed"
+    both.lent.follow_in_thread(connection)
+    both.device.superblock = os.makedev(0, 77)
+    found = {"mounts": False, "purpose": OPEN, "left": False, "covered": True}
+    monkeypatch.setattr(faces, "mounts", lambda process: found["mounts"])
+    monkeypatch.setattr(faces, "purpose", lambda process: found["purpose"])
+    monkeypatch.setattr(lent_device, "has_left", lambda mounter: found["left"])
+    monkeypatch.setattr(lent_device, "is_covered", lambda number, paths: found["covered"])
+
+    def purpose(**changed: int) -> int:
+        found.update(changed)
+        return both.lent.purpose(os.getpid(), 12)
+
+    assert purpose() == OPEN
+    assert both.device.characters == {12}
+    assert purpose(purpose=LOOK) == LOOK
+    assert purpose(mounts=True) == HOLD
+    assert purpose(mounts=False) == HOLD, "it may not have mounted it yet"
+    assert purpose(left=True) == HOLD
+    assert purpose(covered=False) == LOOK
+
+
+def test_the_lookup_of_a_thread_that_is_gone(both: Both, connection: int) -> None:
+    both.lent.follow_in_thread(connection)
+    assert both.lent.purpose(1 << 40, 12) == LOOK
+    assert both.device.characters == set()
+
+
+def test_an_engine_may_name_any_inode(
+    both: Both, connection: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both.lent.follow_in_thread(connection)
+    monkeypatch.setattr(faces, "purpose", lambda process: OPEN)
+    for ino in range(5000):
+        both.lent.purpose(os.getpid(), ino)
+    assert 0 < len(both.device.characters) <= 4096
 
 
 def test_what_cannot_be_lent(mounted: Mounted, bound: int) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from loopfs.fuse.server import MAX_PAGES, MAX_WRITE, Server
-from loopfs.fuse.tree import Caller, Changes, Handle, Later, Space, Tree
+from loopfs.fuse.tree import FACE, STAND_IN, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.uapi import fuse
 from loopfs.uapi.fuse import Attr
 from tests.fuse.wire import PATIENCE, PID, Kernel, Reply, attr_of, entries, refuse, served
@@ -42,6 +42,8 @@ class Small(Tree[Thing]):
         self.numbers = iter(range(10, 1000))
         self.go_on = threading.Event()
         self.stale: set[int] = set()
+        self.valid = 3600
+        self.opens = False
 
     def root(self) -> Thing:
         return self.top
@@ -83,7 +85,13 @@ class Small(Tree[Thing]):
         return thing, 5
 
     def lookup(self, parent: Thing, name: bytes) -> tuple[Thing, int]:
-        return self._child(parent, name), 3600
+        return self._child(parent, name), self.valid
+
+    def face(self, caller: Caller, node: Thing) -> int:
+        return node.nodeid | FACE if self.opens else node.nodeid
+
+    def attr_of_face(self, node: Thing, attr: Attr) -> Attr:
+        return attr._replace(mode=stat.S_IFIFO | 0o600)
 
     def create(
         self, caller: Caller, parent: Thing, name: bytes, mode: int, flags: int
@@ -252,6 +260,42 @@ def test_what_is_forgotten_though_unknown(kernel: Kernel) -> None:
     kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(1), 777)
     kernel.send(fuse.FUSE_BATCH_FORGET, b"")  # nobody waits for an answer, not even to this
     assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), 1).code == 0
+
+
+def mode_of(reply: Reply) -> int:
+    mode: int = fuse.ATTR.unpack_from(reply.data, len(reply.data) - fuse.ATTR.size)[9]
+    return mode
+
+
+def test_another_face(kernel: Kernel, tree: Small) -> None:
+    """A name that is not remembered may be answered with another node id of the same node."""
+    made, _ = create(kernel, b"file")
+    tree.opens = True
+    assert entry(kernel.ask(fuse.FUSE_LOOKUP, b"file\0")) == (made, 3600)
+    tree.valid = 0
+    reply = kernel.ask(fuse.FUSE_LOOKUP, b"file\0")
+    assert entry(reply) == (made | FACE, 0)
+    assert mode_of(reply) == stat.S_IFIFO | 0o600
+    assert fuse.ENTRY_OUT.unpack_from(reply.data)[3] == 0, "its attributes are not remembered"
+    kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(2), made)
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), made).code == errno.ESTALE
+    assert mode_of(kernel.ask(fuse.FUSE_GETATTR, bytes(16), made | FACE)) == stat.S_IFIFO | 0o600
+    tree.opens = False
+    assert entry(kernel.ask(fuse.FUSE_LOOKUP, b"file\0")) == (made, 0)
+    assert tree.told.count(("known", made)) == 3
+
+
+def test_what_is_made_is_of_another_kind(kernel: Kernel, tree: Small) -> None:
+    """The kernel is answered with what it has asked for, and forgets it."""
+    request = fuse.MKNOD_IN.pack(stat.S_IFIFO | 0o600, 0, 0) + b"file\0"
+    reply = kernel.ask(fuse.FUSE_MKNOD, request)
+    nodeid, valid = entry(reply)
+    assert (nodeid >= STAND_IN, valid, mode_of(reply)) == (True, 0, stat.S_IFIFO | 0o644)
+    assert ("known", nodeid) not in tree.told
+    assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), nodeid).code == errno.ESTALE
+    kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(1), nodeid)
+    found, _ = entry(kernel.ask(fuse.FUSE_LOOKUP, b"file\0"))
+    assert found < FACE
 
 
 def test_a_stale_node(kernel: Kernel, tree: Small) -> None:
