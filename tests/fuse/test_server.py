@@ -64,6 +64,9 @@ class Small(Tree[Thing]):
         mode = DIR if node.children is not None else stat.S_IFREG | 0o644
         return attr_of(node.nodeid, mode, len(node.data))
 
+    def birth(self, node: Thing) -> int | None:
+        return None
+
     def setattr(self, caller: Caller, node: Thing, changes: Changes) -> Later | None:
         self.changes.append(changes)
         if changes.mode == 0:
@@ -280,6 +283,8 @@ def test_another_face(kernel: Kernel, tree: Small) -> None:
     kernel.send(fuse.FUSE_FORGET, fuse.FORGET_IN.pack(2), made)
     assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), made).code == errno.ESTALE
     assert mode_of(kernel.ask(fuse.FUSE_GETATTR, bytes(16), made | FACE)) == stat.S_IFIFO | 0o600
+    seen = kernel.ask(fuse.FUSE_STATX, fuse.STATX_IN.pack(0, 0, 0, 0, 0xFFF), made | FACE)
+    assert stat.S_IFIFO | 0o600 in fuse.STATX_OUT.unpack(seen.data)
     tree.opens = False
     assert entry(kernel.ask(fuse.FUSE_LOOKUP, b"file\0")) == (made, 0)
     assert tree.told.count(("known", made)) == 3

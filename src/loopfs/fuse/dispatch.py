@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     Handler = Callable[[Server[Any], int, Caller, bytes], Answer]
 
 ATTR_VALID = 3600  # seconds for which attributes may be remembered: the kernel changes them
-_ATTR_HEAD = uapi.ATTR_OUT.pack(ATTR_VALID, 0, 0)
-_ATTR_HEAD_OF_FACE = uapi.ATTR_OUT.pack(0, 0, 0)  # they change by the other one, too
 _NO_ATTR = bytes(uapi.ATTR.size)
 _NO_ENTRY = bytes(uapi.ENTRY_OUT.size + uapi.ATTR.size)
 _SECOND = 1_000_000_000
@@ -41,13 +39,17 @@ def pack_entry(server: Server[N], found: tuple[N, int], face: int | None = None)
     nodeid = node.nodeid if face is None else face
     attr = server.attr(node, nodeid).pack()
     server.count_lookup(node, nodeid)
-    attr_valid = 0 if nodeid & FACE else ATTR_VALID
-    return uapi.ENTRY_OUT.pack(nodeid, 0, valid, attr_valid, 0, 0) + attr
+    return uapi.ENTRY_OUT.pack(nodeid, 0, valid, _attr_valid(nodeid), 0, 0) + attr
+
+
+def _attr_valid(nodeid: int) -> int:
+    """Those of another face change by the node's own, too."""
+    return 0 if nodeid & FACE else ATTR_VALID
 
 
 def _pack_attr(server: Server[N], node: N, nodeid: int) -> bytes:
     """struct fuse_attr_out."""
-    head = _ATTR_HEAD_OF_FACE if nodeid & FACE else _ATTR_HEAD
+    head = uapi.ATTR_OUT.pack(_attr_valid(nodeid), 0, 0)
     return head + server.attr(node, nodeid).pack()
 
 
@@ -121,14 +123,25 @@ def _statx(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes
     flags, _, fh, _, _ = uapi.STATX_IN.unpack_from(body)
     node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
     born = server.tree.birth(node)
-    attr = server.tree.getattr(node)
+    attr = server.attr(node, nodeid)
     major, minor = attr.rdev >> 8 & 0xFFF, attr.rdev & 0xFF | attr.rdev >> 12 & 0xFFF00
     mask, atime, mtime, ctime = STATX_BASIC_STATS, *attr.times
     if born is not None:
         mask |= STATX_BTIME
     times = (divmod(time, _SECOND) for time in (atime, born or 0, ctime, mtime))
     return uapi.STATX_OUT.pack(
-        *(ATTR_VALID, 0, 0, mask, attr.blksize, 0, attr.nlink, attr.uid, attr.gid, attr.mode),
+        *(
+            _attr_valid(nodeid),
+            0,
+            0,
+            mask,
+            attr.blksize,
+            0,
+            attr.nlink,
+            attr.uid,
+            attr.gid,
+            attr.mode,
+        ),
         *(attr.ino, attr.size, attr.blocks, 0),
         *(part for time in times for part in time),
         *(major, minor, 0, 0),
