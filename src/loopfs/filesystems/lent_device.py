@@ -30,6 +30,7 @@ from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
 _CHARACTERS = 4096  # inodes that are remembered: an engine may name any
+_MOUNTERS = 64  # threads that are remembered to mount something just now
 _NOTHING = Message(b"", [], 0)  # an answer that will not come any more
 
 
@@ -254,7 +255,7 @@ class LentDevice(HeldDevice):
         """What is mounted on a file goes with an answer that has the file's other face: so while
         it can be there, nobody gets that. Raises OSError: the thread is gone."""
         if faces.mounts(process):
-            self._mounters.append(mounter_of(process.tid))
+            self._mounters = [*self._mounters[-_MOUNTERS:], mounter_of(process.tid)]
             self._covered.add(ino)
             return faces.HOLD
         purpose = faces.purpose(process)
