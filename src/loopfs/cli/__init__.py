@@ -93,8 +93,8 @@ def _run(arguments: list[str]) -> int:
     from loopfs.errors import LoopfsError
 
     try:
-        _reserve_standard_streams()
-        log = _log(chosen, command)
+        reserve_standard_streams()
+        log = log_of(chosen, command)
         from loopfs.sandbox.run import run
     except LoopfsError as problem:
         return _cannot_run(str(problem.strerror))
@@ -124,7 +124,7 @@ def _cause(problem: LoopfsError | KeyError) -> str:
     return doctor.cause(problem)
 
 
-def _log(chosen: Settings, command: list[str]) -> Log | None:
+def log_of(chosen: Settings, command: list[str]) -> Log | None:
     """The log that was asked for. Raises SetupError."""
     if chosen.log is None and not chosen.verbose:
         return None
@@ -168,7 +168,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
     return chosen, words
 
 
-def _reserve_standard_streams() -> None:
+def reserve_standard_streams() -> None:
     """Let no descriptor of ours get the number of a closed one; the command finds it closed.
 
     Raises:
