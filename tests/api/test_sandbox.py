@@ -104,7 +104,9 @@ COMMANDS = """
     fails(errno.ESRCH, box.run, ["true"])
     box.close()
     with box:  # again
+        left = box.popen(["sleep", "1000"])
         os.kill(box.pid, signal.SIGKILL)
+        fails(errno.ESRCH, left.wait)
         assert fails(errno.ESRCH, box.run, ["true"]) == "the sandbox has ended"
 """
 
