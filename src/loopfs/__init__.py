@@ -1,3 +1,41 @@
-"""loopfs: private loop devices for ordinary users, on a stock kernel."""
+"""loopfs: private loop devices for ordinary users, on a stock kernel.
+
+:class:`Sandbox` is a sandbox as a context manager (docs/python.md). What is not needed is not
+imported: ``loopfs run`` imports this module too.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False  # which every type checker takes to be true
+
+if TYPE_CHECKING:
+    from loopfs.api.device import Device, Mount, Status
+    from loopfs.api.popen import Popen
+    from loopfs.api.sandbox import Sandbox
+    from loopfs.errors import LoopfsError
 
 __version__ = "0.1.0"
+__all__ = ["Device", "LoopfsError", "Mount", "Popen", "Sandbox", "Status", "__version__"]
+
+_MODULES = {
+    "Device": "loopfs.api.device",
+    "LoopfsError": "loopfs.errors",
+    "Mount": "loopfs.api.device",
+    "Popen": "loopfs.api.popen",
+    "Sandbox": "loopfs.api.sandbox",
+    "Status": "loopfs.api.device",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

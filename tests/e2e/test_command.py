@@ -173,9 +173,23 @@ def test_output_into_a_closed_pipe(run_as_user: Run, loopfs_bin: list[str]) -> N
     assert (result.stdout, result.stderr) == ("y\n", f"{128 + signal.SIGPIPE}\n")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--no-such-option", "true"], ["--"], ["-vvv", "true"]])
+@pytest.mark.parametrize("arguments", [["--no-such-option", "true"], ["-vvv", "true"], ["--log"]])
 def test_wrong_use(run_as_user: Run, loopfs_bin: list[str], arguments: list[str]) -> None:
     result = run_as_user([*loopfs_bin, "run", *arguments])
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith("loopfs: run ")
-    assert "usage:" in result.stderr
+    assert arguments[0] in result.stderr
+    assert result.stderr.endswith("; see 'loopfs run --help'\n")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [[], ["--"]])
+def test_without_a_command_there_is_a_shell(
+    run_as_user: Run, loopfs_bin: list[str], words: list[str]
+) -> None:
+    """As unshare(1): $SHELL, else /bin/sh."""
+    shell = {"SHELL": "/bin/bash" if words else ""}
+    script = "echo $0; ls /dev/loop-control; exit 4"
+    result = run_as_user([*loopfs_bin, "run", *words], input=script, env=shell)
+    name = shell["SHELL"] or "/bin/sh"
+    said = (result.returncode, result.stdout, result.stderr)
+    assert said == (4, f"{name}\n/dev/loop-control\n", "")

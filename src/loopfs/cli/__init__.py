@@ -18,32 +18,6 @@ if TYPE_CHECKING:
     from loopfs.errors import LoopfsError
     from loopfs.intercept.log import Log
 
-USAGE = """\
-usage: loopfs run [OPTION...] [--] COMMAND [ARGUMENT...]
-       loopfs ls [--json] [--all]
-       loopfs kill [--force] PID
-       loopfs detach PID DEVICE
-       loopfs doctor [--json]
-       loopfs seccomp-profile [--base FILE] | apparmor-profile [--path PATH]
-       loopfs --version
-
-run     runs COMMAND as root of a sandbox that has its own loop devices
-          --bare                has none before it mounts them (mount -t loop none DIRECTORY)
-          --engine TYPE=ENGINE  have ENGINE mount filesystems of TYPE; "deny" refuses them
-          --number-from N       numbers them from N on, not after the host's, which are hidden
-          --max-devices N       lets it have N loop devices, in all its user namespaces together
-          --reserve-devices N   keeps N of these for its first one (without: a quarter)
-          --log FILE            writes each mount and other trapped call to FILE, as JSON lines
-          -v, -vv               shows those that mount (or all) on standard error
-          --config FILE         read this instead of ~/.config/loopfs/config.toml
-ls      lists your sandboxes with their devices and mounts; --all those of all users, for root
-kill    ends one; detach has a device of it detached
-doctor  says what loopfs needs, what is missing, and how to mend it
-seccomp-profile, apparmor-profile
-        print what a container, or Ubuntu, needs to let loopfs run (docs/containers.md)
-
-example: loopfs run -- mount -o loop disk.img /mnt
-"""
 _NUMBERS = {  # options, and the highest value of each
     "--number-from": settings.MINORMASK,
     "--max-devices": settings.MAX_DEVICES,
@@ -75,26 +49,29 @@ def main(argv: list[str] | None = None) -> int:
         print(f"loopfs {__version__}")
         return 0
     if command in ("-h", "--help", "help"):
-        print(USAGE, end="")
+        from loopfs.cli import usage
+
+        print(usage.overview(), end="")
         return 0
     return _misused(f"there is no command '{command}'" if command else "a command is missing")
 
 
 def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in ("-h", "--help"):
-        print(USAGE, end="")
+        from loopfs.cli import usage
+
+        print(usage.run_help(), end="")
         return 0
     try:
         chosen, command = _settings_and_command(arguments)
     except SettingsError as problem:
-        return _misused(str(problem.strerror))
-    if not command:
-        return _misused("run needs a command")
+        return _misused(str(problem.strerror), "run")
+    command = command or [os.environ.get("SHELL") or "/bin/sh"]  # as unshare(1)
     from loopfs.errors import LoopfsError
 
     try:
-        _reserve_standard_streams()
-        log = _log(chosen, command)
+        reserve_standard_streams()
+        log = log_of(chosen, command)
         from loopfs.sandbox.run import run
     except LoopfsError as problem:
         return _cannot_run(str(problem.strerror))
@@ -124,7 +101,7 @@ def _cause(problem: LoopfsError | KeyError) -> str:
     return doctor.cause(problem)
 
 
-def _log(chosen: Settings, command: list[str]) -> Log | None:
+def log_of(chosen: Settings, command: list[str]) -> Log | None:
     """The log that was asked for. Raises SetupError."""
     if chosen.log is None and not chosen.verbose:
         return None
@@ -168,7 +145,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
     return chosen, words
 
 
-def _reserve_standard_streams() -> None:
+def reserve_standard_streams() -> None:
     """Let no descriptor of ours get the number of a closed one; the command finds it closed.
 
     Raises:
@@ -186,6 +163,8 @@ def _reserve_standard_streams() -> None:
     os.close(fd)
 
 
-def _misused(sentence: str) -> int:
-    print(f"loopfs: {shown(sentence)}\n{USAGE}", end="", file=sys.stderr)
+def _misused(sentence: str, command: str = "") -> int:
+    """Say what is wrong with the command line in one line, and where to read on."""
+    hint = f"see '{' '.join(filter(None, ('loopfs', command, '--help')))}'"
+    print(f"loopfs: {shown(sentence)}; {hint}", file=sys.stderr)
     return USAGE_ERROR

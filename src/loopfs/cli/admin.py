@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from loopfs.cli import sandboxes
+from loopfs.cli.parser import Parser
 from loopfs.cli.sandboxes import Answer, Sandbox
 from loopfs.errors import LoopfsError
 from loopfs.text import shown, unicode
@@ -39,8 +40,8 @@ def main(command: str, argv: list[str]) -> int:
         return 1
 
 
-def _parser(command: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=f"loopfs {command}", description=_ABOUT[command])
+def _parser(command: str) -> Parser:
+    parser = Parser(prog=f"loopfs {command}", description=_ABOUT[command])
     if command == "ls":
         parser.add_argument("--json", action="store_true", help="print all that is known, as JSON")
         parser.add_argument("--all", action="store_true", help="those of all users, for root")

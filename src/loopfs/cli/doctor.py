@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import errno
 import json
 import sys
@@ -12,6 +11,7 @@ from contextlib import suppress
 
 from loopfs.cli import findings, remedies
 from loopfs.cli.findings import Finding
+from loopfs.cli.parser import Parser
 from loopfs.errors import LoopfsError, SetupError
 from loopfs.text import shown
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> int:
     Returns:
         an exit status: 1 when something is missing that ``loopfs run`` cannot do without.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loopfs doctor", description="Say whether loopfs can run here, and what to do if not."
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")

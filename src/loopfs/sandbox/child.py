@@ -18,6 +18,7 @@ from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 
 if TYPE_CHECKING:
+    from loopfs.sandbox.init import Command
     from loopfs.sandbox.proc import Copy
 
 
@@ -30,17 +31,17 @@ class _Found(NamedTuple):
     below_sys: Sequence[str]
 
 
-def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -> int:
+def main(channel: Channel, command: Command, mask: set[int], *, bare: bool) -> int:
     """Be the child. Returns the exit status.
 
     Args:
         channel: to the supervisor.
-        argv: the command.
+        command: as of :func:`loopfs.sandbox.init.main`.
         mask: the signals that the caller had blocked.
         bare: make no instance.
     """
     try:
-        pid = _make_sandbox(channel, argv, mask, bare)
+        pid = _make_sandbox(channel, command, mask, bare)
     except OSError as problem:
         messages.fail(channel, problem)
         return 1
@@ -48,7 +49,7 @@ def main(channel: Channel, argv: Sequence[str], mask: set[int], *, bare: bool) -
     return messages.exit_status(os.waitpid(pid, 0)[1])
 
 
-def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: bool) -> int:
+def _make_sandbox(channel: Channel, command: Command, mask: set[int], bare: bool) -> int:
     """Make it; returns the process id of its process 1, which has begun with the command."""
     parent, ids = os.getppid(), (os.geteuid(), os.getegid())
     syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
@@ -80,7 +81,7 @@ def _make_sandbox(channel: Channel, argv: Sequence[str], mask: set[int], bare: b
     pid = fork()
     if pid == 0:
         gate.close()
-        _be_init(channel, inits, copy, (argv, environment, mask, found.is_nested))
+        _be_init(channel, inits, copy, (command, environment, mask, found.is_nested))
     inits.close()
     if copy is not None:
         copy.close()
@@ -97,7 +98,7 @@ def _be_init(
     channel: Channel,
     gate: Channel,
     copy: Copy | None,
-    command: tuple[Sequence[str], dict[str, str], set[int], bool],
+    command: tuple[Command, dict[str, str], set[int], bool],
 ) -> NoReturn:
     status = 1
     try:

@@ -9,10 +9,13 @@ import sys
 from loopfs import syscalls
 from loopfs.channel import Channel
 from loopfs.errors import SetupError, fork
-from loopfs.lean import NoReturn, Sequence, signal
+from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, Sequence, signal
 from loopfs.sandbox import landlock, messages, own_sysfs, proc
 from loopfs.text import shown, to_str
 from loopfs.uapi import mount as uapi
+
+if TYPE_CHECKING:
+    Command = Sequence[str] | Callable[[], int]
 
 CANNOT_RUN = 125
 NOT_FOUND = 127
@@ -25,7 +28,7 @@ ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 def main(
     channel: Channel,
-    argv: Sequence[str],
+    command: Command,
     environment: dict[str, str],
     mask: set[int],
     nested: bool,
@@ -34,7 +37,7 @@ def main(
 
     Args:
         channel: to the supervisor; closed before anything of the workload runs.
-        argv: the command.
+        command: its words; or a function, which returns an exit status and is called in a fork.
         environment: what it is started with.
         mask: the signals that it starts with blocked.
         nested: a sandbox is around this one, whose supervisor traps our system calls too.
@@ -43,14 +46,14 @@ def main(
         proc.mount_whole_proc()
         own_sysfs.mount_whole_sysfs()
         landlock.restrict()
-        command = fork()
+        pid_of_command = fork()
     except OSError as problem:
         messages.fail(channel, problem)
         return CANNOT_RUN
-    if command == 0:
+    if pid_of_command == 0:
         status = 1
         try:
-            status = _execute(channel, argv, environment, mask, nested)
+            status = _execute(channel, command, environment, mask, nested)
         except BaseException:
             sys.excepthook(*sys.exc_info())
         finally:
@@ -58,7 +61,7 @@ def main(
     channel.close()
     while True:
         pid, status = os.wait()
-        if pid == command:
+        if pid == pid_of_command:
             break
     _end_the_rest()
     if nested:
@@ -97,16 +100,17 @@ def _unmount_all() -> None:
 
 def _execute(
     channel: Channel,
-    argv: Sequence[str],
+    command: Command,
     environment: dict[str, str],
     mask: set[int],
     nested: bool,
 ) -> int:
     from loopfs.intercept.filter import install
 
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-        signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if not callable(command):
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         listener = () if nested else (install(),)
         channel.send(messages.LISTENER, listener)
@@ -115,13 +119,17 @@ def _execute(
         return CANNOT_RUN
     channel.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if callable(command):
+        syscalls.set_dumpable(True)  # as an exec does: the supervisor reads its arguments
+        os.environ.update(environment)
+        return command()
     try:
-        _exec(argv, environment)
+        _exec(command, environment)
     except (FileNotFoundError, NotADirectoryError):
-        print(f"loopfs: {shown(argv[0])}: command not found", file=sys.stderr)
+        print(f"loopfs: {shown(command[0])}: command not found", file=sys.stderr)
         return NOT_FOUND
     except OSError as problem:
-        print(f"loopfs: {shown(argv[0])}: {problem.strerror}", file=sys.stderr)
+        print(f"loopfs: {shown(command[0])}: {problem.strerror}", file=sys.stderr)
         return NOT_EXECUTABLE
 
 

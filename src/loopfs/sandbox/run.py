@@ -17,6 +17,7 @@ from loopfs.settings import Settings
 
 if TYPE_CHECKING:
     from loopfs.intercept.log import Log
+    from loopfs.sandbox.init import Command
     from loopfs.sandbox.supervisor import Supervisor
 
 # What is passed on to the command when somebody sends it to the supervisor alone.
@@ -47,7 +48,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
     Raises:
         SetupError: no sandbox can be made here.
     """
-    _check_proc()
+    check_proc()
     # Before any thread is there: all threads must have these signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
@@ -57,9 +58,9 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             channel.close()
             if log is not None:
                 log.close()  # the command can reach the descriptors of process 1
-            _be_child(childs_end, argv, settings.bare, set(mask))
+            be_child(childs_end, argv, settings.bare, set(mask))
         childs_end.close()
-        return _supervise(channel, pid, argv, settings, log)
+        return supervise(channel, pid, argv, settings, log)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
@@ -72,7 +73,8 @@ def _channel() -> tuple[Channel, Channel]:
         raise of_start(problem) from None
 
 
-def _check_proc() -> None:
+def check_proc() -> None:
+    """Raises SetupError: /proc is of another pid namespace, or there is none."""
     try:
         if os.readlink("/proc/self") == str(os.getpid()):
             return
@@ -84,9 +86,18 @@ def _check_proc() -> None:
     raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
 
 
-def _supervise(
+def supervise(
     channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
 ) -> int:
+    """Be the supervisor of the sandbox that a child of ours makes, to its end.
+
+    What is FORWARDED, and SIGCHLD, are blocked.
+
+    Args:
+        channel: to the child.
+        child: its process id.
+    Returns, Raises: as :func:`run`.
+    """
     from loopfs.sandbox import messages
 
     try:
@@ -144,12 +155,20 @@ def _enter_user_namespace(child: int) -> None:
     syscalls.set_dumpable(False)
 
 
-def _be_child(channel: Channel, argv: Sequence[str], bare: bool, mask: set[int]) -> NoReturn:
+def be_child(channel: Channel, command: Command, bare: bool, mask: set[int]) -> NoReturn:
+    """Be the child that makes the sandbox, in a fork of whose child it is to be.
+
+    Args:
+        channel: to the supervisor.
+        command: as of :func:`loopfs.sandbox.init.main`.
+        bare: make no instance.
+        mask: the signals that the command starts with blocked.
+    """
     status = 1
     try:
         from loopfs.sandbox import child
 
-        status = child.main(channel, argv, mask, bare=bare)
+        status = child.main(channel, command, mask, bare=bare)
     except BaseException:  # nothing may return into the supervisor's code
         sys.excepthook(*sys.exc_info())
     finally:

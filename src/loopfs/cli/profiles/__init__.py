@@ -7,7 +7,6 @@ pkg/seccomp/seccomp.json, Apache-2.0), without its spaces.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from loopfs.cli.parser import Parser
 from loopfs.text import shown
 
 # What loopfs calls and defaults refuse or tie to a capability. None gives a privilege that a user
@@ -70,7 +70,7 @@ def seccomp(argv: list[str]) -> int:
     Args:
         argv: the arguments behind that word.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loopfs seccomp-profile",
         description="Print a seccomp profile with which a container can run loopfs.",
     )
@@ -94,7 +94,7 @@ def apparmor(argv: list[str]) -> int:
     Args:
         argv: the arguments behind that word.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="loopfs apparmor-profile",
         description="Print an AppArmor profile with which loopfs can make user namespaces.",
     )
