@@ -103,7 +103,7 @@ class Sandbox:
         if channel is None or process is None:
             return
         self._channel = self._process = None
-        with suppress(BrokenPipeError):  # it has ended
+        with suppress(ConnectionError):  # it has ended
             channel.send(messages.END)
         channel.close()
         try:
@@ -346,7 +346,7 @@ class Sandbox:
         with theirs:
             try:
                 self._channel.send(messages.pack(request, payload), (theirs.fileno(), *fds))
-            except BrokenPipeError:
+            except ConnectionError:  # a reset, if it left a request unread
                 ours.close()
                 raise messages.ended() from None
             except BaseException:
