@@ -1,7 +1,8 @@
 """Serves an image at a mount point: ``python -m tests.ext4.serve IMAGE MOUNTPOINT [OPTIONS]``.
 
 OPTIONS are ext4's, and ro. With CRASH=N in the environment the program ends at the Nth write, of
-which it does half. It is what the engine does, without namespaces and jobs.
+which it does half; with MOST=N a transaction has about N changed blocks at most. It is what the
+engine does, without namespaces and jobs.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ def main(image: str, mountpoint: str, words: str = "") -> None:
         crash_at(int(os.environ["CRASH"]))
     fd = os.open(image, os.O_RDONLY if read_only else os.O_RDWR)
     volume, commits = mount(Device(FileDevice(fd)), options, read_only=read_only)
+    if commits is not None and "MOST" in os.environ:
+        commits.most = int(os.environ["MOST"])
     tree = Ext4(volume, commits)
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"

@@ -33,6 +33,9 @@ class Commits:
 
     Args:
         journal: None: it has none.
+
+    Attributes:
+        most: blocks that a transaction should have at most.
     """
 
     def __init__(self, volume: Volume, journal: Journal | None) -> None:
@@ -41,7 +44,7 @@ class Commits:
         self._queue: deque[Transaction] = deque()
         self._written: deque[Transaction] = deque()
         self._writing = threading.Lock()
-        self._most = journal.most if journal else _MOST_WITHOUT_LOG
+        self.most = journal.most if journal else _MOST_WITHOUT_LOG
         volume.wait_for_blocks = self.commit_and_wait
 
     # --- with the server's lock -----------------------------------------------------------
@@ -50,7 +53,7 @@ class Commits:
     def is_due(self) -> bool:
         """As much has changed as one transaction should have."""
         volume = self._volume
-        return len(volume.changed) // 8 + len(volume.blocks.dirty) > self._most
+        return len(volume.changed) // 8 + len(volume.blocks.dirty) > self.most
 
     @property
     def is_pending(self) -> bool:

@@ -42,18 +42,23 @@ class Directory:
         names: without the dots, in the order in which they were found.
         blocks: where its blocks are.
         parent: what ".." is.
-        last: the offset of the last entry in the last block.
-        holes: blocks that may have room.
+        last: of each block with entries, by its number in the directory: where in it the last
+            entry is.
+        holes: numbers of blocks that may have room before it.
+        index, hashes: of an indexed one what :mod:`loopfs.ext4.htree` has needed: blocks of the
+            index, by their numbers, and the hashes of names.
     """
 
-    __slots__ = ("blocks", "holes", "last", "names", "parent")
+    __slots__ = ("blocks", "hashes", "holes", "index", "last", "names", "parent")
 
     def __init__(self, parent: int) -> None:
         self.names: dict[bytes, Name] = {}
         self.blocks: list[int] = []
         self.parent = parent
-        self.last = 0
+        self.last: dict[int, int] = {}
         self.holes: set[int] = set()
+        self.index: dict[int, htree.Rows] = {}
+        self.hashes: dict[bytes, int] = {}
 
 
 def record_length(raw: int, block_size: int) -> int:
@@ -131,8 +136,9 @@ def _load_block(volume: Volume, inode: Inode, found: Directory, number: int, ind
         return
     if volume.super.csum:
         _check_sum(inode, block, size)
-    slack = parse(volume, inode, found, block, number * size, limit(volume))
-    if slack > size // 8 and number < len(found.blocks) - 1:
+    slack, last = parse(volume, inode, found, block, number * size, limit(volume))
+    found.last[number] = last
+    if slack > size // 8:
         found.holes.add(number)
 
 
@@ -146,14 +152,17 @@ def _check_sum(inode: Inode, block: bytearray, size: int) -> None:
 
 def parse(
     volume: Volume, inode: Inode, found: Directory, block: bytearray, base: int, end: int
-) -> int:
-    """Take the entries of ``block``; returns the bytes that are unused.
+) -> tuple[int, int]:
+    """Take the entries of ``block``.
 
     Args:
         base: of the block in the directory, bytes.
         end: of the entries in the block.
+    Returns:
+        the bytes that are unused before the last entry, and where that is in the block.
     """
     unpack, names, at, slack, last = ENTRY.unpack_from, found.names, 0, 0, 0
+    unused = 0
     size, most = volume.super.block_size, volume.super.inodes
     typed = volume.super.incompat & INCOMPAT_FILETYPE
     while at < end:
@@ -169,12 +178,11 @@ def parse(
                 raise Damaged(f"a name in directory {inode.ino}")
             if name not in names:
                 names[name] = (ino, kind if typed and kind < len(DT_OF_TYPE) else 0, base + at)
-            slack += record - length - 8
+            last, slack, unused = at, slack + unused, record - length - 8
         else:
-            slack += record
-        last, at = at, at + record
-    found.last = last
-    return slack
+            last, slack, unused = at, slack + unused, record
+        at += record
+    return slack, last
 
 
 def find(volume: Volume, inode: Inode, name: bytes) -> Name | None:
@@ -203,6 +211,7 @@ def new_block(volume: Volume, inode: Inode, found: Directory) -> tuple[int, byte
     set_tail(volume, block)
     inode.size += size
     found.blocks.append(run[0])
+    found.last[number] = 0
     dirty(volume, inode, run[0])
     volume.touch(inode)
     return number, block
@@ -222,12 +231,28 @@ def put(volume: Volume, block: bytearray, at: int, ino: int, name: bytes, kind: 
     block[at + 8 : at + 8 + len(name)] = name
 
 
-def room(volume: Volume, block: bytearray, need: int) -> int | None:
-    """Where in a block an entry of ``need`` bytes can be, made free for it.
+def room(volume: Volume, found: Directory, number: int, need: int) -> int | None:
+    """Where in block ``number`` an entry of ``need`` bytes can be, made free for it.
 
     Returns:
         None: nowhere; the block is as it was, and need not be written.
     """
+    block = volume.blocks.get(found.blocks[number])
+    at = _fit(block, found.last[number], need, volume.super.block_size)
+    if at is not None:
+        found.last[number] = at
+        return at
+    if number not in found.holes:
+        return None
+    at = _room_before(volume, block, need)
+    if at is None:
+        found.holes.discard(number)
+    else:
+        found.last[number] = _last(volume, block)  # it may have been joined with those before
+    return at
+
+
+def _room_before(volume: Volume, block: bytearray, need: int) -> int | None:
     at, end, size = 0, limit(volume), volume.super.block_size
     while at < end:
         ino, raw, _, _ = ENTRY.unpack_from(block, at)
@@ -268,35 +293,26 @@ def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
         htree.add(volume, inode, name, ino, kind)
         return
     need, number = space(len(name)), len(found.blocks) - 1
-    block = volume.blocks.get(found.blocks[number])
-    at = _fit(block, found.last, need, volume.super.block_size)
-    if at is not None:
-        found.last = at
-    else:
+    at = room(volume, found, number, need)
+    if at is None:
         number, at = _room_elsewhere(volume, found, need)
     if at is None:
         if len(found.blocks) == 1 and volume.super.compat & COMPAT_DIR_INDEX:
             htree.make(volume, inode)
             htree.add(volume, inode, name, ino, kind)
             return
-        found.holes.add(len(found.blocks) - 1)
-        number, block = new_block(volume, inode, found)
-        at = found.last = 0
-    block = volume.blocks.get(found.blocks[number])
-    put(volume, block, at, ino, name, kind)
+        number, _ = new_block(volume, inode, found)
+        at = 0
+    put(volume, volume.blocks.get(found.blocks[number]), at, ino, name, kind)
     dirty(volume, inode, found.blocks[number])
     found.names[name] = (ino, kind, number * volume.super.block_size + at)
 
 
 def _room_elsewhere(volume: Volume, found: Directory, need: int) -> tuple[int, int | None]:
-    numbers = [len(found.blocks) - 1] if len(found.blocks) == 1 else []
-    for number in numbers + list(found.holes):
-        at = room(volume, volume.blocks.get(found.blocks[number]), need)
+    for number in list(found.holes):
+        at = room(volume, found, number, need)
         if at is not None:
-            if number == len(found.blocks) - 1:
-                found.last = _last(volume, volume.blocks.get(found.blocks[number]))
             return number, at
-        found.holes.discard(number)
     return 0, None
 
 
@@ -318,15 +334,14 @@ def drop(volume: Volume, inode: Inode, name: bytes) -> None:
     """A name goes."""
     found = load(volume, inode)
     _, _, place = found.names.pop(name)
+    found.hashes.pop(name, None)
     if inode.has_inline_data:
         inline.change_entry(volume, inode, place, 0, 0)
         return
     number, at = _block_of(volume, found, place)
     struct.pack_into("<I", volume.blocks.get(number), at, 0)
     dirty(volume, inode, number)
-    index = place // volume.super.block_size
-    if index < len(found.blocks) - 1:
-        found.holes.add(index)
+    found.holes.add(place // volume.super.block_size)
 
 
 def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
@@ -360,7 +375,7 @@ def make(volume: Volume, inode: Inode, parent: int) -> None:
     inode.dir = found
     _, block = new_block(volume, inode, found)
     put_dots(volume, block, inode.ino, parent)
-    found.last = 12
+    found.last[0] = 12
 
 
 def put_dots(volume: Volume, block: bytearray, own: int, parent: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from contextlib import suppress
 
 from loopfs import memory_devices
@@ -91,15 +92,19 @@ class Ext4(Tree[Inode]):
             interval = self.volume.options.commit
             self._flusher = Flusher(self._commits, self.server.lock, interval)
 
-    def _changed(self) -> None:
-        """After a call that changes: a transaction does not grow without bound."""
+    def answered(self) -> None:
+        """A transaction does not grow without bound."""
         commits = self._commits
-        if commits is not None and commits.is_due:
+        if commits is None or not commits.is_due:
+            return
+        try:
             if self._flusher is None:
                 commits.commit_and_wait()
             else:
                 commits.commit()
                 self._flusher.wake()
+        except OSError as problem:  # who syncs hears of it: the volume keeps it
+            sys.stderr.write(f"ext4: {problem}\n")
 
     def _by(self, caller: Caller) -> None:
         self.volume.privileged = self.volume.may_use_reserve(caller.uid, caller.gid)
@@ -116,7 +121,6 @@ class Ext4(Tree[Inode]):
         node.known -= 1
         if not node.known:
             self.volume.forget(node)
-            self._changed()
 
     def getattr(self, node: Inode) -> Attr:
         return Attr(
@@ -166,7 +170,6 @@ class Ext4(Tree[Inode]):
             node.mtime = clamped(changes.mtime, extra)
         node.ctime = now_of(volume, node)
         volume.touch(node)
-        self._changed()
 
     def _chmod(self, node: Inode, mode: int) -> None:
         node.mode = node.mode & 0xF000 | mode & 0o7777
@@ -219,7 +222,6 @@ class Ext4(Tree[Inode]):
     ) -> tuple[Inode, int]:
         self._by(caller)
         inode = namei.make(self.volume, parent, name, mode, caller, rdev=rdev, target=target)
-        self._changed()
         return _found(inode)
 
     def create(
@@ -253,23 +255,19 @@ class Ext4(Tree[Inode]):
     def link(self, caller: Caller, node: Inode, parent: Inode, name: bytes) -> tuple[Inode, int]:
         self._by(caller)
         namei.link(self.volume, node, parent, name)
-        self._changed()
         return _found(node)
 
     def unlink(self, caller: Caller, parent: Inode, name: bytes) -> None:
         namei.unlink(self.volume, parent, name)
-        self._changed()
 
     def rmdir(self, caller: Caller, parent: Inode, name: bytes) -> None:
         namei.rmdir(self.volume, parent, name)
-        self._changed()
 
     def rename(
         self, caller: Caller, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int
     ) -> None:
         self._by(caller)
         namei.rename(self.volume, parent, name, to, to_name, flags, caller)
-        self._changed()
 
     def readlink(self, node: Inode) -> bytes:
         return namei.read_link(self.volume, node)
@@ -292,13 +290,11 @@ class Ext4(Tree[Inode]):
         self._may_change(node)
         self._by(caller)
         xattr.set_value(self.volume, node, name, value, flags)
-        self._changed()
 
     def removexattr(self, caller: Caller, node: Inode, name: bytes) -> None:
         self._attribute(name)
         self._may_change(node)
         xattr.remove(self.volume, node, name)
-        self._changed()
 
     def _may_change(self, node: Inode) -> None:
         self.volume.change()
@@ -320,7 +316,6 @@ class Ext4(Tree[Inode]):
         if flags & os.O_TRUNC and node.is_regular:
             file.truncate(self.volume, node, 0)
             self._drop_capability(node)
-            self._changed()
         return FileHandle(node, self.volume.privileged)
 
     def opendir(self, caller: Caller, node: Inode) -> Handle[Inode]:
@@ -382,9 +377,7 @@ class Ext4(Tree[Inode]):
         self.volume.privileged = getattr(handle, "privileged", True)
         if node.xattrs:
             self._drop_capability(node)
-        done = file.write(self.volume, node, offset, data)
-        self._changed()
-        return done
+        return file.write(self.volume, node, offset, data)
 
     def fsync(self, handle: Handle[Inode], datasync: bool) -> Later | None:
         commits, volume = self._commits, self.volume
@@ -412,7 +405,6 @@ class Ext4(Tree[Inode]):
         self.volume.privileged = getattr(handle, "privileged", True)
         file.fallocate(self.volume, node, mode, offset, length)
         self._drop_capability(node)
-        self._changed()
 
     def lseek(self, handle: Handle[Inode], offset: int, whence: int) -> int:
         if isinstance(handle, devices.DeviceHandle):
@@ -475,7 +467,7 @@ class Ext4(Tree[Inode]):
             if command == ioctl.FS_IOC_SETFLAGS:
                 ioctl.set_flags(self.volume, node, words[0])
                 self.server.attributes_changed(node.nodeid)
-                self._changed()
+                self.answered()
                 return ()
             if command == ioctl.FS_IOC_FIEMAP:
                 start, length, most = words

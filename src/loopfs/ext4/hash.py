@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
+import struct
+
 LEGACY, HALF_MD4, TEA = 0, 1, 2
 Seed = tuple[int, int, int, int]
 _INITIAL: Seed = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)  # RFC 1320, 3.3
 _EOF = 0x7FFFFFFF  # stands for the end of a directory
 _M = 0xFFFFFFFF
 _K2, _K3 = 0x5A827999, 0x6ED9EBA1  # square roots of 2 and 3
-_ROUND1 = tuple(zip(range(8), (3, 7, 11, 19) * 2, strict=True))
-_ROUND2 = tuple(zip((1, 3, 5, 7, 0, 2, 4, 6), (3, 5, 9, 13) * 2, strict=True))
-_ROUND3 = tuple(zip((3, 7, 2, 6, 1, 5, 0, 4), (3, 9, 11, 15) * 2, strict=True))
+_NEGATIVE = bytes(char >> 7 for char in range(256))
+_FORMATS = {4: struct.Struct(">4I"), 8: struct.Struct(">8I")}
 _DELTA = 0x9E3779B9  # of TEA
 
 
-def _half_md4(state: Seed, words: list[int]) -> Seed:
+def _half_md4(state: Seed, words: tuple[int, ...]) -> Seed:
     a, b, c, d = state
-    for index, turn in _ROUND1:
-        a = a + (d ^ (b & (c ^ d))) + words[index] & _M
-        a, b, c, d = d, (a << turn | a >> 32 - turn) & _M, b, c
-    for index, turn in _ROUND2:
-        a = a + (b & c) + ((b ^ c) & d) + words[index] + _K2 & _M
-        a, b, c, d = d, (a << turn | a >> 32 - turn) & _M, b, c
-    for index, turn in _ROUND3:
-        a = a + (b ^ c ^ d) + words[index] + _K3 & _M
-        a, b, c, d = d, (a << turn | a >> 32 - turn) & _M, b, c
+    w0, w1, w2, w3, w4, w5, w6, w7 = words
+    for k0, k1, k2, k3 in ((w0, w1, w2, w3), (w4, w5, w6, w7)):
+        a = a + (d ^ (b & (c ^ d))) + k0 & _M
+        a = (a << 3 | a >> 29) & _M
+        d = d + (c ^ (a & (b ^ c))) + k1 & _M
+        d = (d << 7 | d >> 25) & _M
+        c = c + (b ^ (d & (a ^ b))) + k2 & _M
+        c = (c << 11 | c >> 21) & _M
+        b = b + (a ^ (c & (d ^ a))) + k3 & _M
+        b = (b << 19 | b >> 13) & _M
+    for k0, k1, k2, k3 in ((w1, w3, w5, w7), (w0, w2, w4, w6)):
+        a = a + (b & c) + ((b ^ c) & d) + k0 + _K2 & _M
+        a = (a << 3 | a >> 29) & _M
+        d = d + (a & b) + ((a ^ b) & c) + k1 + _K2 & _M
+        d = (d << 5 | d >> 27) & _M
+        c = c + (d & a) + ((d ^ a) & b) + k2 + _K2 & _M
+        c = (c << 9 | c >> 23) & _M
+        b = b + (c & d) + ((c ^ d) & a) + k3 + _K2 & _M
+        b = (b << 13 | b >> 19) & _M
+    for k0, k1, k2, k3 in ((w3, w7, w2, w6), (w1, w5, w0, w4)):
+        a = a + (b ^ c ^ d) + k0 + _K3 & _M
+        a = (a << 3 | a >> 29) & _M
+        d = d + (a ^ b ^ c) + k1 + _K3 & _M
+        d = (d << 9 | d >> 23) & _M
+        c = c + (d ^ a ^ b) + k2 + _K3 & _M
+        c = (c << 11 | c >> 21) & _M
+        b = b + (c ^ d ^ a) + k3 + _K3 & _M
+        b = (b << 15 | b >> 17) & _M
     return (state[0] + a & _M, state[1] + b & _M, state[2] + c & _M, state[3] + d & _M)
 
 
-def _tea(state: Seed, words: list[int]) -> Seed:
+def _tea(state: Seed, words: tuple[int, ...]) -> Seed:
     x, y, total = state[0], state[1], 0
     a, b, c, d = words
     for _ in range(16):
@@ -38,20 +58,20 @@ def _tea(state: Seed, words: list[int]) -> Seed:
     return (state[0] + x & _M, state[1] + y & _M, state[2], state[3])
 
 
-def _words(name: bytes, count: int, unsigned: bool) -> list[int]:
+def _words(name: bytes, count: int, unsigned: bool) -> tuple[int, ...]:
     """The next ``count`` words of 32 bits of a name, filled up with its length."""
-    pad = len(name) & 0xFF
-    pad |= pad << 8
-    pad |= pad << 16
-    words = []
-    for begin in range(0, min(len(name), count * 4), 4):
-        value = pad
-        for char in name[begin : begin + 4]:
-            value = (value << 8) + (char if unsigned or char < 128 else char - 256) & _M
-        words.append(value)
-    if len(name) % 4 == 0 or len(name) >= count * 4:
-        return words + [pad] * (count - len(words))
-    return words + [pad] * (count - len(words))
+    words = _packed(name, count, len(name) & 0xFF)
+    if unsigned or name.isascii():
+        return words
+    borrows = _packed(name.translate(_NEGATIVE), count, 0)
+    return tuple(word - (borrow << 8) & _M for word, borrow in zip(words, borrows, strict=True))
+
+
+def _packed(name: bytes, count: int, fill: int) -> tuple[int, ...]:
+    pad, name = bytes((fill,)), name[: count * 4]
+    if rest := len(name) % 4:
+        name = name[:-rest] + pad * (4 - rest) + name[-rest:]
+    return _FORMATS[count].unpack(name.ljust(count * 4, pad))
 
 
 def _legacy(name: bytes, unsigned: bool) -> int:

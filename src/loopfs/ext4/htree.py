@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from bisect import bisect_right
 from itertools import pairwise
 
 from loopfs.ext4 import dir as directories
@@ -28,17 +29,18 @@ _COUNT = struct.Struct("<HH")  # limit, count: in the hash of the first entry
 _ENTRY = struct.Struct("<II")
 
 
+Rows = tuple[list[int], list[int]]  # of a block of the index: hashes, and blocks
+
+
 class Frame(NamedTuple):
     """A block of the index on the way to a leaf.
 
     Attributes:
         number: of the block in the directory.
-        head: bytes before its entries.
         at: which entry leads on.
     """
 
     number: int
-    head: int
     at: int
 
 
@@ -109,26 +111,37 @@ class _Index:
         return self.volume.blocks.get(self.found.blocks[number])
 
     def hash(self, name: bytes) -> int:
-        sb = self.volume.super
-        return dirhash(name, self.version, sb.hash_seed, sb.hash_unsigned)
+        hashes = self.found.hashes
+        value = hashes.get(name)
+        if value is None:
+            sb = self.volume.super
+            value = hashes[name] = dirhash(name, self.version, sb.hash_seed, sb.hash_unsigned)
+        return value
 
-    def entries(self, number: int) -> list[tuple[int, int]]:
-        """(hash, block) of a block of the index; the first hash is 0."""
+    def entries(self, number: int) -> Rows:
+        """A block of the index; the first hash is 0."""
+        rows = self.found.index.get(number)
+        if rows is None:
+            rows = self.found.index[number] = self._load(number)
+        return rows
+
+    def _load(self, number: int) -> Rows:
         block, head = self.block(number), _head(number)
         most, count = _COUNT.unpack_from(block, head)
         if not 1 <= count <= most or most != _most(self.volume, number):
             raise Damaged(f"the index of directory {self.inode.ino}")
-        rows = list(_ENTRY.iter_unpack(block[head : head + count * 8]))
-        rows[0] = (0, rows[0][1])
-        if any(a[0] > b[0] for a, b in pairwise(rows)):
+        pairs = list(_ENTRY.iter_unpack(block[head : head + count * 8]))
+        hashes = [0, *(value for value, _ in pairs[1:])]
+        if any(a > b for a, b in pairwise(hashes)):
             raise Damaged(f"the index of directory {self.inode.ino} is in disorder")
-        return [(value, child & 0x0FFFFFFF) for value, child in rows]
+        return hashes, [child & 0x0FFFFFFF for _, child in pairs]
 
-    def store(self, number: int, rows: list[tuple[int, int]]) -> None:
+    def store(self, number: int, rows: Rows) -> None:
         block, head = self.block(number), _head(number)
-        body = b"".join(_ENTRY.pack(*row) for row in rows)
+        body = b"".join(map(_ENTRY.pack, *rows))
         block[head : head + len(body)] = body
-        _COUNT.pack_into(block, head, _most(self.volume, number), len(rows))
+        _COUNT.pack_into(block, head, _most(self.volume, number), len(rows[0]))
+        self.found.index[number] = rows
         dirty(self.volume, self.inode, self.found.blocks[number])
 
     def walk(self, value: int) -> tuple[list[Frame], int]:
@@ -138,10 +151,10 @@ class _Index:
         for _ in range(self.levels + 1):
             if any(frame.number == number for frame in frames):
                 raise Damaged(f"the index of directory {self.inode.ino} goes in a circle")
-            rows = self.entries(number)
-            at = max(n for n, row in enumerate(rows) if n == 0 or row[0] <= value)
-            frames.append(Frame(number, _head(number), at))
-            number = rows[at][1]
+            hashes, children = self.entries(number)
+            at = bisect_right(hashes, value) - 1
+            frames.append(Frame(number, at))
+            number = children[at]
         inner = is_node(self.block(number), number, self.volume.super.block_size)
         if number == 0 or (inner and self.volume.super.csum):
             raise Damaged(f"the index of directory {self.inode.ino} leads to no leaf")
@@ -154,6 +167,7 @@ class _Index:
         block[:] = bytes(size)
         struct.pack_into("<IH", block, 0, 0, directories.disk_length(size))
         self.volume.blocks.directories.pop(self.found.blocks[number], None)
+        del self.found.last[number]
         return number
 
     def split_leaf(self, frames: list[Frame], number: int, value: int) -> int:
@@ -179,9 +193,10 @@ class _Index:
     def insert(self, frames: list[Frame], value: int, child: int) -> None:
         """An entry behind that of the last frame, which has room."""
         last = frames[-1]
-        rows = self.entries(last.number)
-        rows.insert(last.at + 1, (value, child))
-        self.store(last.number, rows)
+        hashes, children = self.entries(last.number)
+        hashes.insert(last.at + 1, value)
+        children.insert(last.at + 1, child)
+        self.store(last.number, (hashes, children))
 
     def make_room(self, frames: list[Frame]) -> bool:
         """Have room for an entry in the last frame; True if the way is another now.
@@ -198,16 +213,16 @@ class _Index:
         if depth == 0:
             self.grow()
             return True
-        rows = self.entries(frames[depth].number)
-        cut = len(rows) // 2
+        hashes, children = self.entries(frames[depth].number)
+        cut = len(hashes) // 2
         other = self.new_node()
-        self.store(other, rows[cut:])
-        self.store(frames[depth].number, rows[:cut])
-        self.insert(frames[:depth], rows[cut][0], other)
+        self.store(other, ([0, *hashes[cut + 1 :]], children[cut:]))
+        self.store(frames[depth].number, (hashes[:cut], children[:cut]))
+        self.insert(frames[:depth], hashes[cut], other)
         return True
 
     def is_full(self, number: int) -> bool:
-        return len(self.entries(number)) >= _most(self.volume, number)
+        return len(self.entries(number)[0]) >= _most(self.volume, number)
 
     def grow(self) -> None:
         """One more level: the root's entries move to a node."""
@@ -218,7 +233,7 @@ class _Index:
         self.store(other, rows)
         self.levels += 1
         self.block(0)[30] = self.levels
-        self.store(0, [(0, other)])
+        self.store(0, ([0], [other]))
 
 
 def _middle(sizes: list[int]) -> int:
@@ -259,7 +274,7 @@ def _fill(
     block = volume.blocks.get(place)
     block[:] = bytes(size)
     directories.set_tail(volume, block)
-    at, end = 0, directories.limit(volume)
+    at, end, last = 0, directories.limit(volume), 0
     if not entries:
         directories.ENTRY.pack_into(block, 0, 0, directories.disk_length(end), 0, 0)
     for index, (name, ino, kind) in enumerate(entries):
@@ -267,7 +282,9 @@ def _fill(
         struct.pack_into("<H", block, at + 4, directories.disk_length(length))
         directories.put(volume, block, at, ino, name, kind)
         found.names[name] = (ino, kind, number * size + at)
-        at += length
+        last, at = at, at + length
+    found.last[number] = last
+    found.holes.discard(number)
     directories.dirty(volume, inode, place)
 
 
@@ -283,7 +300,8 @@ def make(volume: Volume, inode: Inode) -> None:
     struct.pack_into("<H", root, 16, directories.disk_length(size - 12))
     _INFO.pack_into(root, 24, 0, volume.super.hash_version, 8, 0, 0)
     inode.flags |= FL_INDEX
-    found.holes.clear()
+    found.holes.discard(0)
+    del found.last[0]
     _COUNT.pack_into(root, _ROOT_ENTRIES, _most(volume, 0), 1)
     struct.pack_into("<I", root, _ROOT_ENTRIES + 4, number)
     dirty(volume, inode, found.blocks[0])
@@ -296,12 +314,12 @@ def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
     value = index.hash(name)
     need = directories.space(len(name))
     frames, leaf = index.walk(value)
-    at = directories.room(volume, index.block(leaf), need)
+    at = directories.room(volume, index.found, leaf, need)
     while at is None:
         while index.make_room(frames):
             frames, leaf = index.walk(value)
         leaf = index.split_leaf(frames, leaf, value)
-        at = directories.room(volume, index.block(leaf), need)
+        at = directories.room(volume, index.found, leaf, need)
         if at is None:
             frames, leaf = index.walk(value)
     directories.put(volume, index.block(leaf), at, ino, name, kind)

@@ -105,5 +105,5 @@ def convert_directory(volume: Volume, inode: Inode) -> None:
         struct.pack_into("<H", block, at + 4, directories.disk_length(limit - at))
         directories.put(volume, block, at, ino, name, kind)
         found.names[name] = (ino, kind, at)
-    found.last = at
+    found.last[0] = at
     directories.dirty(volume, inode, run[0])

@@ -37,9 +37,9 @@ def lookup(volume: Volume, parent: Inode, name: bytes) -> Inode:
     return volume.get(found[0])
 
 
-def _changing(volume: Volume, parent: Inode) -> None:
+def _changing(volume: Volume, parent: Inode, blocks: int = 0) -> None:
     volume.change()
-    volume.reserve()
+    volume.reserve(blocks)
     if not parent.nlink:
         raise refused(errno.ENOENT)
     if parent.flags & FL_IMMUTABLE:
@@ -74,7 +74,7 @@ def make(
     Raises:
         OSError: EEXIST, ENAMETOOLONG, ENOSPC, EMLINK, EPERM.
     """
-    _changing(volume, parent)
+    _changing(volume, parent, 1)  # of a symbolic link's target
     if name is not None and directories.find(volume, parent, name) is not None:
         raise refused(errno.EEXIST)
     if stat.S_ISDIR(mode) and _is_full(volume, parent):

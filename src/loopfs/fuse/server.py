@@ -126,6 +126,7 @@ class Server(Generic[N]):
                     else:
                         body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
                         self._dispatch(opcode, unique, nodeid, caller, body)
+                    self.tree.answered()
             except OSError as problem:
                 self._fail(opcode, unique, problem.errno or errno.EIO)
             except Exception:  # a bug of ours: one caller's error, not everybody's end

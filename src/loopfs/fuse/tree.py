@@ -263,6 +263,10 @@ class Tree(Generic[N]):
         """What ioctl(2) returns, and what is copied out; ``data`` is what was copied in."""
         raise _refused(errno.ENOTTY)
 
+    def answered(self) -> None:
+        """The kernel has the answer of a call, and knows what it tells of: the time for work that
+        must find no call half done."""
+
     def destroy(self) -> None:
         """The mount is gone; nothing else is asked."""
 
