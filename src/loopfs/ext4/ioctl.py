@@ -6,7 +6,7 @@ import errno
 import struct
 
 from loopfs.ext4.errors import refused
-from loopfs.ext4.inode import FL_OTHER, FL_REGULAR, Inode
+from loopfs.ext4.inode import FL_DAX, FL_INLINE_DATA, FL_OTHER, FL_REGULAR, Inode
 from loopfs.ext4.volume import Volume, now_of
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -19,10 +19,19 @@ FS_IOC_FIEMAP = 0xC020660B
 FITRIM = 0xC0185879
 EXT4_IOC_RESIZE_FS = 0x40086610
 
-_VISIBLE = 0x704BDFFF  # EXT4_FL_USER_VISIBLE
+_NOT_WITH_DAX = 0x100000 | 0x800 | 0x4000 | FL_INLINE_DATA
+_VISIBLE = 0x725BDFFF  # EXT4_FL_USER_VISIBLE
 _REFUSED = 0x4000 | 0x80000 | 0x40000000  # data=journal, another kind of map, casefold
-_MODIFIABLE = 0x604BC0FF & ~_REFUSED  # EXT4_FL_USER_MODIFIABLE
-_XFLAGS = {0x10: 0x8, 0x20: 0x10, 0x8: 0x20, 0x80: 0x40, 0x40: 0x80, 0x20000000: 0x200}
+_MODIFIABLE = 0x624BC0FF & ~_REFUSED  # EXT4_FL_USER_MODIFIABLE
+_XFLAGS = {
+    0x10: 0x8,
+    0x20: 0x10,
+    0x8: 0x20,
+    0x80: 0x40,
+    0x40: 0x80,
+    0x20000000: 0x200,
+    FL_DAX: 0x8000,
+}
 _FSXATTR = struct.Struct("=5I8x")
 _RANGE = struct.Struct("=QQQ")
 _LABEL_MAX, _FSLABEL_MAX = 16, 256
@@ -39,6 +48,8 @@ def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
     if flags & ~_VISIBLE or (flags ^ inode.flags) & _REFUSED:
         raise refused(errno.EOPNOTSUPP)
     flags &= _MODIFIABLE
+    if flags & FL_DAX and inode.flags & _NOT_WITH_DAX:
+        raise refused(errno.EOPNOTSUPP)
     if not inode.is_dir and flags & ~(FL_REGULAR if inode.is_regular else FL_OTHER):
         raise refused(errno.EOPNOTSUPP)
     inode.flags = inode.flags & ~_MODIFIABLE | flags
