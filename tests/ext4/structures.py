@@ -177,7 +177,7 @@ class Finder:
         self._volume.map(inode)
         for node in inode.nodes:
             self._extent_node(inode, node)
-        for place in inode.indirect.values():
+        for place in (inode.indirect or {}).values():
             self._block("indirect block", place, _nothing)
         if inode.is_dir:
             for number, place in enumerate(directories.load(self._volume, inode).blocks):

@@ -6,7 +6,7 @@ from loopfs.ext4.device import Device
 from loopfs.ext4.errors import Damaged
 from loopfs.ext4.super import Super
 
-_CACHE_BYTES = 24 << 20
+_CACHE_BYTES = 12 << 20
 
 
 class Blocks:

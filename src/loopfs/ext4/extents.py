@@ -26,7 +26,7 @@ def load(volume: Volume, inode: Inode) -> None:
     extents: list[Extent] = []
     nodes: dict[int, None] = {}  # in their order
     _load(volume, inode, inode.block, _ROOT_ROOM, None, extents, nodes)
-    inode.map, inode.nodes = extents, list(nodes)
+    inode.map, inode.nodes = extents, tuple(nodes)
 
 
 def _load(
@@ -98,7 +98,7 @@ def fit_nodes(volume: Volume, inode: Inode, spare: int = 0) -> None:
     unit, before = volume.super.block_size // 512, len(inode.nodes)
     try:
         while len(inode.nodes) < needed:
-            inode.nodes.append(volume.allocate(extents[-1][2], 1, metadata=True)[0])
+            inode.nodes += (volume.allocate(extents[-1][2], 1, metadata=True)[0],)
             inode.count(unit)
     except OSError:
         needed = before
@@ -110,7 +110,8 @@ def fit_nodes(volume: Volume, inode: Inode, spare: int = 0) -> None:
 def _drop_nodes(volume: Volume, inode: Inode, needed: int) -> None:
     unit = volume.super.block_size // 512
     while len(inode.nodes) > needed:
-        volume.release(inode.nodes.pop(), 1)
+        volume.release(inode.nodes[-1], 1)
+        inode.nodes = inode.nodes[:-1]
         inode.count(-unit)
 
 

@@ -49,7 +49,7 @@ def load(volume: Volume, inode: Inode) -> None:
     extents: list[Extent] = []
     seen: set[int] = set()
     numbers = struct.unpack("<15I", inode.block)
-    inode.indirect = {}
+    inode.indirect = None
     for block, place in enumerate(numbers[:DIRECT]):
         _append(volume, extents, block, place)
     per = volume.super.block_size // 4
@@ -57,6 +57,12 @@ def load(volume: Volume, inode: Inode) -> None:
         if numbers[DIRECT + depth - 1]:
             _load(volume, inode, numbers[DIRECT + depth - 1], depth, base, extents, seen)
     inode.map = extents
+
+
+def _know(inode: Inode) -> dict[tuple[int, int], int]:
+    if inode.indirect is None:
+        inode.indirect = {}
+    return inode.indirect
 
 
 def _load(
@@ -72,7 +78,7 @@ def _load(
     if volume.blocks.check(place) in seen:
         raise Damaged(f"the block map of inode {inode.ino} goes in a circle")
     seen.add(place)
-    inode.indirect[depth, first] = place
+    _know(inode)[depth, first] = place
     numbers = struct.unpack(f"<{per}I", volume.blocks.get(place))
     if not any(numbers):
         return
@@ -125,11 +131,11 @@ def fit_nodes(volume: Volume, inode: Inode) -> None:
     assert extents is not None
     needed = _needed(extents, volume.super.block_size // 4)
     unit = volume.super.block_size // 512
-    before = set(inode.indirect)
+    before = set(inode.indirect or ())
     try:
         for key in sorted(needed - before):
             goal = extents_status.find(extents, key[1])[1] or extents[-1]
-            inode.indirect[key] = volume.allocate(goal[2], 1, metadata=True)[0]
+            _know(inode)[key] = volume.allocate(goal[2], 1, metadata=True)[0]
             inode.count(unit)
     except OSError:
         needed = before
@@ -140,14 +146,15 @@ def fit_nodes(volume: Volume, inode: Inode) -> None:
 
 def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> None:
     unit = volume.super.block_size // 512
-    for key in inode.indirect.keys() - needed:
-        volume.release(inode.indirect.pop(key), 1)
+    indirect = inode.indirect or {}
+    for key in indirect.keys() - needed:
+        volume.release(indirect.pop(key), 1)
         inode.count(-unit)
 
 
 def store(volume: Volume, inode: Inode) -> None:
     """Encode the map: blocks that stay as they are are not written."""
-    extents, indirect = inode.map, inode.indirect
+    extents, indirect = inode.map, inode.indirect or {}
     assert extents is not None
     per = volume.super.block_size // 4
     root = [0] * 15

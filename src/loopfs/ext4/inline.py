@@ -64,7 +64,7 @@ def _leave(volume: Volume, inode: Inode) -> None:
     if attributes.pop(xattr.DATA, None) is not None:
         inode.xattrs_changed = True
     inode.flags &= ~FL_INLINE_DATA
-    inode.map, inode.nodes, inode.indirect = [], [], {}
+    inode.map, inode.nodes, inode.indirect = [], (), None
     inode.block = bytes(60)
     if volume.super.incompat & 0x40:
         inode.flags |= FL_EXTENTS

@@ -40,7 +40,8 @@ class Inode:
         dtime: when it was removed (seconds), or the next of the list of orphans.
         map: where its blocks are, sorted, once it was needed; changes are stored at a commit.
         nodes: blocks of the tree of extents.
-        indirect: blocks of a block map, by their depth and the first block that they map.
+        indirect: blocks of a block map, by their depth and the first block that they map; None: it
+            has none.
         xattrs: the attributes, once they were needed.
         known: by how many node ids the kernel knows it.
     """
@@ -62,8 +63,8 @@ class Inode:
         self.block = bytes(60)
         self.extra = bytearray()
         self.map: list[Extent] | None = None
-        self.nodes: list[int] = []
-        self.indirect: dict[tuple[int, int], int] = {}
+        self.nodes: tuple[int, ...] = ()
+        self.indirect: dict[tuple[int, int], int] | None = None
         self.map_changed = self.xattrs_changed = False
         self.xattrs: dict[bytes, bytes] | None = None
         self.dir: Directory | None = None
@@ -134,7 +135,10 @@ class Inode:
         cx = mx = ax = 0
         if extra >= 16:
             _, _, cx, mx, ax, _, _ = _EXTRA.unpack_from(self.extra)
-        self.atime, self.mtime, self.ctime = _time(at, ax), _time(mt, mx), _time(ct, cx)
+        self.mtime = _time(mt, mx)
+        # Mostly they are the same, which is to take no more memory.
+        self.ctime = self.mtime if (ct, cx) == (mt, mx) else _time(ct, cx)
+        self.atime = self.mtime if (at, ax) == (mt, mx) else _time(at, ax)
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             old, new = struct.unpack_from("<II", block)
             self.rdev = (old & 0xFF) | (old >> 8 & 0xFF) << 8 if old else new

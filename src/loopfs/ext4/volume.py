@@ -328,9 +328,9 @@ class Volume:
         if not inode.is_fast_link and not inode.has_inline_data:
             self.remove(inode, 0, extents.MAX_BLOCK + 1)
         xattr.release_block(self, inode)
-        for number in inode.nodes + list(inode.indirect.values()):
+        for number in (*inode.nodes, *(inode.indirect or {}).values()):
             self.release(number, 1)
-        inode.nodes, inode.indirect, inode.map = [], {}, None
+        inode.nodes, inode.indirect, inode.map = (), None, None
         inode.map_changed = inode.xattrs_changed = False
         inode.size = inode.sectors = 0
         inode.block = bytes(60)
