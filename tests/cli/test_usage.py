@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from loopfs import cli
@@ -11,8 +13,9 @@ from loopfs.settings import SettingsError
 _VALUES = {"": None, "N": "3", "TYPE=ENGINE": "ext4=deny", "FILE": "/dev/null"}
 
 
-@pytest.mark.parametrize(("option", "value"), [entry[:2] for entry in usage.RUN_OPTIONS[:-1]])
-def test_an_option_of_the_help_is_one_of_run(option: str, value: str) -> None:
+@pytest.mark.parametrize("described", usage.RUN.options[:-1], ids=lambda option: option.name)
+def test_an_option_of_the_help_is_one_of_run(described: usage.Option) -> None:
+    option, value = described.name, described.value
     words = [option] if _VALUES[value] is None else [option, str(_VALUES[value])]
     _, command = cli._settings_and_command([*words, "true"])
     assert command == ["true"]
@@ -24,8 +27,8 @@ def test_an_option_of_the_help_is_one_of_run(option: str, value: str) -> None:
 def test_the_help_of_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "--help"]) == 0
     said, complaint = capsys.readouterr()
-    for option, value, _ in usage.RUN_OPTIONS:
-        assert f"  {option} {value}".rstrip() in said
+    for option in usage.RUN.options:
+        assert f"  {option.name} {option.value}".rstrip() in said
     assert complaint == ""
     assert max(map(len, said.splitlines())) <= 80
 
@@ -33,8 +36,19 @@ def test_the_help_of_run(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     said = capsys.readouterr().out
-    for name, arguments, _ in usage.COMMANDS:
-        assert f"loopfs {name} {arguments}\n" in said
+    for command in usage.COMMANDS:
+        assert f"loopfs {command.name} {command.arguments}\n" in said
+
+
+@pytest.mark.parametrize("command", usage.COMMANDS, ids=lambda command: command.name)
+def test_a_command_has_its_help(command: usage.Command, capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.suppress(SystemExit):  # argparse exits
+        cli.main([command.name, "--help"])
+    said, complaint = capsys.readouterr()
+    assert said.startswith(f"usage: loopfs {command.name} {command.arguments}\n")
+    for option in command.options:
+        assert option.name in said
+    assert complaint == ""
 
 
 @pytest.mark.parametrize(

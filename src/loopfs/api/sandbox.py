@@ -36,8 +36,8 @@ class Sandbox:
         bare: it begins without an instance.
         engines: for a filesystem type the engine that mounts it, or "deny".
         number_from: of the first loop device; None: after the host's.
-        max_devices, reserve_devices: the limit of devices, and what of it only its own instances
-            may have.
+        max_devices: the limit of devices.
+        reserve_devices: what of it only the sandbox's own instances can have.
         log: the path of a file for a record of each trapped call.
         verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
         config: the file of settings; None: the user's own.
@@ -273,7 +273,8 @@ class Sandbox:
         """Bind the next free loop device to an image, as losetup(8) does.
 
         Args:
-            offset, sizelimit: bytes; 0: from the beginning, to the end.
+            offset: bytes.
+            sizelimit: bytes; 0: to the end.
             partscan: it gets devices for its partitions.
             sector_size: bytes; 0: 512.
         Raises:
@@ -310,7 +311,8 @@ class Sandbox:
             target: the directory; None: a new one, inside the sandbox only.
             fstype: the type; None: what blkid(8) finds.
             options: as in mount -o.
-            offset, sizelimit: bytes, of an image.
+            offset: of the filesystem in an image, bytes.
+            sizelimit: of it, bytes; 0: to the end.
         Raises:
             LoopfsError: the errno of mount(2).
         """

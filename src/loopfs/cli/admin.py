@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loopfs.cli import sandboxes
+from loopfs.cli import sandboxes, usage
 from loopfs.cli.parser import Parser
 from loopfs.cli.sandboxes import Answer, Sandbox
 from loopfs.errors import LoopfsError
@@ -31,29 +31,14 @@ def main(command: str, argv: list[str]) -> int:
         command: ls, kill or detach.
         argv: the arguments behind it.
     """
-    options = _parser(command).parse_args(argv)
+    operation, about = _COMMANDS[command]
+    options = Parser(about).parse_args(argv)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other programs that list
     try:
-        return _COMMANDS[command](options)
+        return operation(options)
     except LoopfsError as problem:
         print(f"loopfs: {shown(str(problem.strerror))}", file=sys.stderr)
         return 1
-
-
-def _parser(command: str) -> Parser:
-    parser = Parser(prog=f"loopfs {command}", description=_ABOUT[command])
-    if command == "ls":
-        parser.add_argument("--json", action="store_true", help="print all that is known, as JSON")
-        parser.add_argument("--all", action="store_true", help="those of all users, for root")
-        return parser
-    parser.add_argument("pid", type=int, help="its process id, as ls tells it")
-    if command == "kill":
-        parser.add_argument(
-            "--force", action="store_true", help="end it at once; what is not yet written is lost"
-        )
-    else:
-        parser.add_argument("device", help="a loop device of it: /dev/loopN, loopN or N")
-    return parser
 
 
 # --- ls ----------------------------------------------------------------------------
@@ -196,9 +181,8 @@ def _detach(options: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {"ls": _list, "kill": _kill, "detach": _detach}
-_ABOUT = {
-    "ls": "List your sandboxes, with their instances, devices and mounts.",
-    "kill": "End a sandbox of yours; for root, of anybody: SIGTERM, which goes to its command.",
-    "detach": "Detach a device of a sandbox, at its last close if it is open.",
+_COMMANDS = {
+    "ls": (_list, usage.LS),
+    "kill": (_kill, usage.KILL),
+    "detach": (_detach, usage.DETACH),
 }

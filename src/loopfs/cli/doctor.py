@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import suppress
 
-from loopfs.cli import findings, remedies
+from loopfs.cli import findings, remedies, usage
 from loopfs.cli.findings import Finding
 from loopfs.cli.parser import Parser
 from loopfs.errors import LoopfsError, SetupError
@@ -26,11 +26,7 @@ def main(argv: list[str]) -> int:
     Returns:
         an exit status: 1 when something is missing that ``loopfs run`` cannot do without.
     """
-    parser = Parser(
-        prog="loopfs doctor", description="Say whether loopfs can run here, and what to do if not."
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
-    options = parser.parse_args(argv)
+    options = Parser(usage.DOCTOR).parse_args(argv)
     found = [_printable(finding) for finding in examine()]
     report = as_json(found) if options.json else as_table(found)
     print(report)

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+from loopfs.cli import usage
 from loopfs.cli.parser import Parser
 from loopfs.text import shown
 
@@ -70,12 +71,7 @@ def seccomp(argv: list[str]) -> int:
     Args:
         argv: the arguments behind that word.
     """
-    parser = Parser(
-        prog="loopfs seccomp-profile",
-        description="Print a seccomp profile with which a container can run loopfs.",
-    )
-    parser.add_argument("--base", metavar="FILE", help="a profile to add to; default: podman's own")
-    path = parser.parse_args(argv).base
+    path = Parser(usage.SECCOMP_PROFILE).parse_args(argv).base
     kept = os.path.join(os.path.dirname(__file__), "containers-common.json")
     try:
         with open(path or kept, encoding="utf-8") as file:
@@ -94,12 +90,8 @@ def apparmor(argv: list[str]) -> int:
     Args:
         argv: the arguments behind that word.
     """
-    parser = Parser(
-        prog="loopfs apparmor-profile",
-        description="Print an AppArmor profile with which loopfs can make user namespaces.",
-    )
-    parser.add_argument("--path", default=PLACES, help=f"where loopfs is; default: {PLACES}")
-    print(APPARMOR.format(path=parser.parse_args(argv).path), end="")
+    path = Parser(usage.APPARMOR_PROFILE).parse_args(argv).path
+    print(APPARMOR.format(path=path or PLACES), end="")
     return 0
 
 
