@@ -74,6 +74,23 @@ def test_options_are_refused_as_by_the_driver(inside: Lines) -> None:
     assert lines == ["refused"]
 
 
+def test_msdos_has_short_names_only(inside: Lines) -> None:
+    lines = inside(
+        made("12")
+        + """
+        d=$(losetup -f --show disk.img)
+        mount -t vfat $d mnt; touch "mnt/Long name.text"; umount mnt
+        mount -t msdos -o shortname=win95 $d mnt 2>/dev/null || echo refused
+        mount -t msdos -o dots $d mnt; findmnt -n -o FSTYPE mnt; stat -f -c '%T %l' mnt
+        touch mnt/Configuration.text mnt/.hid; ls -A mnt; cat mnt/CONFIGUR.TEX; umount mnt
+        losetup -d $d; mdir -a -b -i disk.img; fsck.fat -n disk.img >log || cat log
+        """
+    )
+    assert lines[:3] == ["refused", "fuse.msdos", "msdos 72"]
+    assert lines[3:6] == [".hid", "configur.tex", "longna~1.tex"]
+    assert lines[6:] == ["::/Long name.text", "::/CONFIGUR.TEX", "::/HID"]
+
+
 def test_what_is_synced_is_in_the_image(inside: Lines) -> None:
     """By fsync(2) of a file, of one open for reading, of a directory, by syncfs(2) and sync(2)."""
     lines = inside(

@@ -159,12 +159,14 @@ class Notices:
 FIRST_MOMENT = 1_700_000_000 * 10**9
 
 
-def mounted(device: Memory, options: str = "", *, read_only: bool = False) -> Vfat:
+def mounted(
+    device: Memory, options: str = "", fstype: str = "vfat", *, read_only: bool = False
+) -> Vfat:
     """A volume on a device, with a clock of its own; what it says goes nowhere."""
     clock = itertools.count(FIRST_MOMENT, 10**9)
     volume = Volume(
         device,
-        Options(options),
+        Options(options, fstype=fstype),
         read_only=read_only,
         now=lambda: next(clock),
         log=lambda sentence: None,

@@ -17,7 +17,7 @@ import stat
 import struct
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 MOMENT = 1_700_000_000
@@ -324,6 +324,40 @@ def _ioctls() -> None:
         attempt("bad ioctl", fcntl.ioctl, file.fileno(), 0x5401, bytes(60))
 
 
+def forget() -> None:
+    """Have the kernel forget names. To its msdos "foo" is ".foo", if that is what it remembers."""
+    os.sync()
+    with suppress(OSError), open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("2")  # what has just been used stays once
+        file.flush()
+        file.write("2")
+
+
+def dotted() -> None:
+    """What the option dots of type msdos is about."""
+    with inside("dot"):
+        for name in (".foo", "foo", ".bar.txt", "bar.txt", "..x", "plain", ".two.of.it"):
+            attempt(f"create {name}", put, name)
+            forget()
+        attempt("mkdir", os.mkdir, ".dir")
+        forget()
+        attempt("mkdir again", os.mkdir, "dir")
+        say(sorted(os.listdir(".")))
+        forget()
+        attempt("hide", os.rename, "plain", ".plain")
+        say(sorted(os.listdir(".")))
+        attempt("show", os.rename, ".bar.txt", "bar.txt")
+        forget()
+        attempt("other", os.rename, ".foo", "f00")
+        attempt("over", os.rename, "f00", ".bar.txt")
+        say(sorted(os.listdir(".")))
+        put("attr")
+        attempt("hidden", _attributes, "attr", 2 | 32)
+        forget()
+        attempt("onto", os.rename, ".dir", "attr")
+        say(sorted(os.listdir(".")))
+
+
 def directories() -> None:
     with inside("many"):
         for n in range(700):
@@ -364,7 +398,17 @@ def main(directory: str) -> None:
     """Everything, in sections."""
     os.chdir(directory)
     os.umask(0o22)
-    for section in (names, tails, renames, unlinks, sizes, attributes, directories, listing):
+    for section in (
+        names,
+        tails,
+        renames,
+        unlinks,
+        sizes,
+        attributes,
+        dotted,
+        directories,
+        listing,
+    ):
         say(f"== {section.__name__}")
         try:
             section()

@@ -1,4 +1,4 @@
-"""Ours and a kernel's vfat: what calls say, and every directory entry, are the same.
+"""Ours and a kernel's vfat and msdos: what calls say, and every directory entry, are the same.
 
 ``LOOPFS_ALL=1 ./check tests/fat/test_as_kernel.py`` compares all geometries and options.
 ``python -m tests.fat.test_as_kernel`` writes the golden files anew, by user-mode Linux.
@@ -54,12 +54,24 @@ OPTIONS = [
     ),
     *("time_offset=90", "tz=UTC", "sys_immutable", "usefree", "errors=continue"),
 ]
+MSDOS = [
+    *("", "dots", "dotsOK=yes,check=s", "check=s", "check=r", "nocase", "codepage=932"),
+    *("codepage=932,nocase", "fmask=0133,dmask=0027", "quiet", "tz=UTC,showexec"),
+]
 ALL = [*((name, "") for name in GEOMETRIES), *(("FAT32", option) for option in OPTIONS)]
+ALL_OF_MSDOS = [*(("FAT12", option) for option in MSDOS), ("FAT32-4096", "")]
 # Each takes some seconds: these are enough for every day.
 DAILY = [
     ("FAT12", ""),
     ("FAT32", "codepage=932,shortname=winnt"),
 ]
+DAILY_OF_MSDOS = [("FAT12", "dots")]
+# By the name of a golden file: type, geometry, options.
+RECORDED = {
+    "FAT12": ("vfat", "FAT12", BASE),
+    "FAT32": ("vfat", "FAT32", BASE),
+    "msdos": ("msdos", "FAT12", "dots"),
+}
 # The lines that differ, and why.
 KNOWN = (
     # After a directory has replaced another the kernel's count of its parent is one too many.
@@ -79,9 +91,10 @@ def prepare(image: Path, geometry: str) -> None:
     assert tool("mkfs.fat", *words.split(), "-i", "12345678", image).returncode == 0
 
 
-def entries(image: Path) -> list[tuple[object, ...]]:
+def entries(image: Path, fstype: str = "vfat") -> list[tuple[object, ...]]:
     """Every directory entry, as it is on the disk but for times and the kernel's random tails."""
-    tree = mounted(Memory(bytearray(image.read_bytes())), BASE, read_only=True)
+    options = BASE if fstype == "vfat" else ""
+    tree = mounted(Memory(bytearray(image.read_bytes())), options, fstype, read_only=True)
     return list(_walk(tree.volume, tree.root(), b""))
 
 
@@ -115,10 +128,12 @@ def ours(in_volume: InVolume, workdir: Path, geometry: str, options: str) -> str
     return str(in_volume(" ".join([*COMMAND, "."]), options=options).stdout)
 
 
-@pytest.mark.parametrize("geometry", ["FAT12", "FAT32"])
-def test_as_was_recorded(in_volume: InVolume, workdir: Path, geometry: str) -> None:
-    recorded = (GOLDEN / f"{geometry}.txt").read_text()
-    assert unexpected(recorded, ours(in_volume, workdir, geometry, BASE)) == []
+@pytest.mark.parametrize("name", RECORDED)
+def test_as_was_recorded(in_volume: InVolume, workdir: Path, name: str) -> None:
+    recorded = (GOLDEN / f"{name}.txt").read_text()
+    fstype, geometry, options = RECORDED[name]
+    options = f"type=msdos,{options}" if fstype == "msdos" else options
+    assert unexpected(recorded, ours(in_volume, workdir, geometry, options)) == []
 
 
 @pytest.mark.may_skip(reason="no package user-mode-linux")
@@ -133,15 +148,29 @@ def test_as_a_kernel(in_volume: InVolume, workdir: Path, geometry: str, options:
     assert entries(workdir / "image") == entries(image)
 
 
+@pytest.mark.may_skip(reason="no package user-mode-linux")
+@pytest.mark.parametrize(
+    ("geometry", "options"), ALL_OF_MSDOS if "LOOPFS_ALL" in os.environ else DAILY_OF_MSDOS
+)
+def test_msdos_as_a_kernel(in_volume: InVolume, workdir: Path, geometry: str, options: str) -> None:
+    need(not (why := uml.missing()), why)
+    image = workdir / "kernel"
+    prepare(image, geometry)
+    kernel = uml.run(image, options or "rw", list(COMMAND), workdir, "msdos")
+    printed = ours(in_volume, workdir, geometry, ",".join(filter(None, ["type=msdos", options])))
+    assert unexpected(kernel, printed) == []
+    assert entries(workdir / "image", "msdos") == entries(image, "msdos")
+
+
 def write() -> None:
     """The golden files."""
     GOLDEN.mkdir(exist_ok=True)
-    for geometry in ("FAT12", "FAT32"):
+    for name, (fstype, geometry, options) in RECORDED.items():
         with tempfile.TemporaryDirectory() as directory:
             image = Path(directory, "image")
             prepare(image, geometry)
-            printed = uml.run(image, BASE, list(COMMAND), Path(directory))
-        (GOLDEN / f"{geometry}.txt").write_text(printed)
+            printed = uml.run(image, options, list(COMMAND), Path(directory), fstype)
+        (GOLDEN / f"{name}.txt").write_text(printed)
 
 
 if __name__ == "__main__":

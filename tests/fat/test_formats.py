@@ -71,6 +71,17 @@ def test_what_is_no_option(bad: str) -> None:
         Options(bad)
 
 
+def test_options_of_one_type_only() -> None:
+    for word in ("dots", "nodots", "dotsOK=yes", "dotsOK=no", "nocase", "check=s", "codepage=850"):
+        Options(word, fstype="msdos")
+    assert Options("dotsOK=yes", fstype="msdos").dots and Options("", fstype="msdos").rodir
+    for word in ("iocharset=utf8", "shortname=mixed", "utf8", "uni_xlate", "nonumtail", "rodir"):
+        with pytest.raises(OSError, match=f"unknown option {word}"):
+            Options(word, fstype="msdos")
+    with pytest.raises(OSError, match="unknown option dots"):
+        Options("dots")
+
+
 def test_what_options_mean() -> None:
     caller = Defaults(uid=7, gid=8, umask=0o027, minuteswest=-60)
     options = Options("", caller)

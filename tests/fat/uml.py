@@ -15,7 +15,7 @@ PROGRAM = "linux.uml"
 TIMEOUT = 100  # seconds
 MODULES = Path("/usr/lib/uml/modules")
 _XSTATE = Path(__file__).with_name("xstate.c")
-_WANTED = ("fat/fat", "fat/vfat", "nls/nls_utf8", "nls/nls_ascii", "nls/nls_iso8859-1")
+_WANTED = ("fat/fat", "fat/vfat", "fat/msdos", "nls/nls_utf8", "nls/nls_ascii", "nls/nls_iso8859-1")
 _CODEPAGES = ("437", "850", "852", "866", "932")
 
 # The root is the host's, by hostfs; what is changed there is changed here.
@@ -26,7 +26,7 @@ mount -t tmpfs tmpfs /mnt
 mkdir /mnt/volume
 mknod /mnt/device b 98 0
 {insmod}
-mount -t vfat -o {options} /mnt/device /mnt/volume && {command} /mnt/volume >{printed} 2>&1
+mount -t {fstype} -o {options} /mnt/device /mnt/volume && {command} /mnt/volume >{printed} 2>&1
 umount /mnt/volume
 dmesg | grep -i fat
 halt -f
@@ -49,8 +49,10 @@ def modules() -> Path:
     return found
 
 
-def run(image: Path, options: str, command: list[str | Path], directory: Path) -> str:
-    """Mount an image as vfat, and run a command with the mount point as its last argument.
+def run(
+    image: Path, options: str, command: list[str | Path], directory: Path, fstype: str = "vfat"
+) -> str:
+    """Mount an image, and run a command with the mount point as its last argument.
 
     Args:
         directory: where to put what is needed for it.
@@ -65,7 +67,8 @@ def run(image: Path, options: str, command: list[str | Path], directory: Path) -
     insmod = "\n".join(f"insmod {modules()}/{name}.ko" for name in wanted)
     printed, init = directory / "printed", directory / "init"
     words = shlex.join(map(str, command))
-    init.write_text(_INIT.format(insmod=insmod, options=options, command=words, printed=printed))
+    mount = {"fstype": fstype, "options": options, "command": words}
+    init.write_text(_INIT.format(insmod=insmod, printed=printed, **mount))
     init.chmod(0o755)
     arguments = [f"ubd0={image}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw"]
     arguments += ["mem=256M", f"init={init}", "con=null", "con0=fd:0,fd:1"]

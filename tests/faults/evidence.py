@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tests.faults.programs.records import (
     BLOCK,
     PLACES,
+    REPAIRS,
     name_of_file,
     pattern,
     place_of,
@@ -32,8 +33,8 @@ class Evidence(NamedTuple):
         kinds = {
             "raw synced": evidence.raw.append,
             "raw written": evidence.raw_written.append,
-            "ext4 synced": evidence.files.append,
-            "ext4 writing": evidence.tried.add,
+            "files synced": evidence.files.append,
+            "files writing": evidence.tried.add,
         }
         for line in lines:
             what, _, number = line.rpartition(" ")
@@ -68,18 +69,22 @@ class Evidence(NamedTuple):
                 yield f"lost: record {number} in {name}, where there is {found[:16]!r}"
 
 
-def files_of(image: Path, user: User) -> Path:
-    """The files of an ext4 image, which is repaired if need be, in a directory beside it.
+def files_of(image: Path, fstype: str, user: User) -> Path:
+    """The files of an image, which is repaired if need be, in a directory beside it.
 
     Raises:
         ValueError: it cannot be repaired or read.
     """
     root = image.parent / "files"
-    check = user.run(["e2fsck", "-fy", image])
+    check = user.run([*REPAIRS[fstype], image])
     if check.returncode not in (0, 1):
-        raise ValueError(f"e2fsck ends with {check.returncode}: {check.stdout}")
+        raise ValueError(f"{REPAIRS[fstype][0]} ends with {check.returncode}: {check.stdout}")
     made = user.run(["mkdir", root])
-    copy = user.run(["debugfs", "-R", f"rdump / {root}", image])
+    readers: dict[str, list[str | Path]] = {
+        "ext4": ["debugfs", "-R", f"rdump / {root}", image],
+        "vfat": ["mcopy", "-s", "-n", "-i", image, "::/", root],
+    }
+    copy = user.run(readers[fstype])
     if made.returncode or copy.returncode:
-        raise ValueError(f"debugfs cannot read it: {made.stderr}{copy.stderr}")
+        raise ValueError(f"{readers[fstype][0]} cannot read it: {made.stderr}{copy.stderr}")
     return root

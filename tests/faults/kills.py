@@ -27,20 +27,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.evidence import Evidence, files_of
+from tests.faults.programs.records import FORMATS
 from tests.faults.victims import ENDS, LASTS, Trace, kill_one
 from tests.support import host
 from tests.support.user import MARK, User, find_user, loopfs_command
 
 AT_ONCE = 2  # sandboxes
-# Of a writer. Those of ext4 are some two mounts.
-LINES: dict[str, int] = {"raw": 200, "ext4": 60}
+# Of a writer. Those of files are some two mounts.
+LINES: dict[str, int] = {"raw": 200, "files": 60}
 IMAGE_SIZE = "4M"
 RAW_SIZE = 16 << 20  # bytes: more records than a round lasts for
 
 
 class Plan(NamedTuple):
-    """Whom to kill, and when: after so many lines of a writer, or ("start") so many processes."""
+    """The type of the filesystem; whom to kill, and when: after so many lines of a writer, or
+    ("start") so many processes."""
 
+    fstype: str
     victim: str
     clock: str
     number: int
@@ -64,11 +67,12 @@ def plans(count: int, seed: int) -> Iterator[Plan]:
             victims = [*ENDS, *LASTS]
             dice.shuffle(victims)
         victim = victims.pop()
+        fstype = dice.choice(list(FORMATS))
         if victim == "supervisor" and dice.random() < 0.2:
-            yield Plan(victim, "start", dice.randrange(5))
+            yield Plan(fstype, victim, "start", dice.randrange(5))
         else:
             clock = dice.choice(list(LINES))
-            yield Plan(victim, clock, dice.randrange(1, LINES[clock]))
+            yield Plan(fstype, victim, clock, dice.randrange(1, LINES[clock]))
 
 
 def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outcome]:
@@ -77,8 +81,11 @@ def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outc
     Args:
         directory: an empty one of the user's.
     """
-    made = user.run(["mkfs.ext4", "-q", "-F", "disk.img", IMAGE_SIZE], cwd=directory)
-    assert made.returncode == 0, made.stderr
+    for fstype, words in FORMATS.items():
+        name = f"{fstype}.img"
+        user.run(["truncate", "-s", IMAGE_SIZE, name], cwd=directory)
+        made = user.run([*words, name], cwd=directory)
+        assert made.returncode == 0, made.stderr
     with ThreadPoolExecutor(AT_ONCE) as players:
         for first in range(0, len(todo), AT_ONCE):
             before = host.look(user)
@@ -97,12 +104,12 @@ def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outc
 
 def play(plan: Plan, user: User, place: Path) -> Outcome:
     """One sandbox, one kill."""
-    prepare(place, user)
+    prepare(place, user, plan.fstype)
     faults: list[str] = []
     status = 0
-    with Trace(user, loopfs_command(), place) as trace:
+    with Trace(user, loopfs_command(), place, plan.fstype) as trace:
         try:
-            kill_one(trace, *plan)
+            kill_one(trace, plan.victim, plan.clock, plan.number)
             status, complaint = trace.finish()
             wanted = ENDS.get(plan.victim, 0)
             assert status == wanted, f"the exit status is {status}, not {wanted}: {complaint}"
@@ -112,16 +119,16 @@ def play(plan: Plan, user: User, place: Path) -> Outcome:
     evidence = Evidence.of(trace.lines)
     faults += evidence.missing_from_raw(place / "raw.img")
     try:
-        faults += evidence.missing_from_files(files_of(place / "disk.img", user))
+        faults += evidence.missing_from_files(files_of(place / "disk.img", plan.fstype, user))
     except ValueError as problem:
         faults.append(f"lost: the filesystem. {problem}")
     return Outcome(plan, status, evidence, faults)
 
 
-def prepare(place: Path, user: User) -> None:
+def prepare(place: Path, user: User, fstype: str) -> None:
     place.mkdir()
     (place / "mnt").mkdir()
-    shutil.copyfile(place.parent / "disk.img", place / "disk.img")
+    shutil.copyfile(place.parent / f"{fstype}.img", place / "disk.img")
     with (place / "raw.img").open("wb") as raw:
         raw.truncate(RAW_SIZE)
     for path in (place, *place.iterdir()):
@@ -131,8 +138,9 @@ def prepare(place: Path, user: User) -> None:
 def table(outcomes: Sequence[Outcome]) -> str:
     """The figures, in Markdown."""
     lines = [
-        "| victim | kills | exit status | fsync'ed: raw | in ext4 | lost | left behind | faults |",
-        "|---|---|---|---|---|---|---|---|",
+        "| victim | kills | exit status | fsync'ed: raw | in ext4 | in vfat | lost | left behind"
+        " | faults |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     victims = list(dict.fromkeys([*ENDS, *LASTS]))
     for name in (*victims, "all"):
@@ -144,7 +152,10 @@ def table(outcomes: Sequence[Outcome]) -> str:
             len(some),
             ", ".join(f"{status}: {times}" for status, times in sorted(statuses.items())),
             sum(len(one.evidence.raw) for one in some),
-            sum(len(one.evidence.files) for one in some),
+            *(
+                sum(len(one.evidence.files) for one in some if one.plan.fstype == fstype)
+                for fstype in FORMATS
+            ),
             sum(fault.startswith("lost") for fault in faults),
             sum(fault.startswith("left behind") for fault in faults),
             len(faults),

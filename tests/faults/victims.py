@@ -26,8 +26,8 @@ WORKLOAD = (*PYTHON, "-m", "tests.faults.programs.records")
 class Trace:
     """A sandbox that runs, and what its workload has said."""
 
-    def __init__(self, user: User, loopfs: Sequence[str], place: Path) -> None:
-        self.process = user.start([*loopfs, "run", "--", *WORKLOAD], cwd=place)
+    def __init__(self, user: User, loopfs: Sequence[str], place: Path, fstype: str) -> None:
+        self.process = user.start([*loopfs, "run", "--", *WORKLOAD, fstype], cwd=place)
         assert self.process.stdout is not None
         self.lines: list[str] = []
         self._pipe = self.process.stdout.fileno()
@@ -117,7 +117,7 @@ def goes_on(trace: Trace, victim: str) -> bool:
     """Both writers get something done; without a helper nothing can be mounted."""
     asked = ["raw writing", "raw synced"]
     if victim != "helper":
-        asked += ["ext4 writing", "ext4 synced"]
+        asked += ["files writing", "files synced"]
     return all(trace.read_until(line) for line in asked)
 
 

@@ -30,7 +30,7 @@ class Vfat(Engine):
         from loopfs.fat.options import Options
 
         words = tuple(word for word in data.split(",") if word not in ("", "defaults"))
-        Options(",".join(words))
+        Options(",".join(words), fstype=fstype)
         return words
 
     def has_option(self, key: str) -> bool:
@@ -67,7 +67,7 @@ def _prepare(device: FileDevice, launch: Launch) -> Serve:
     from loopfs.fat.volume import Volume
     from loopfs.fuse.server import Server
 
-    options = Options(",".join(launch.options), Defaults(*launch.caller[:3]))
+    options = Options(",".join(launch.options), Defaults(*launch.caller[:3]), launch.fstype)
     volume = Volume(device, options, read_only=launch.read_only)
     filesystem = Filesystem(volume, atime=launch.caller.atime)
     return lambda connection: Server(connection, filesystem).serve()

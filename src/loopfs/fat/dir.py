@@ -111,16 +111,12 @@ class Directory:
 
     # --- names -----------------------------------------------------------------
 
-    def keys(self, inode: Inode) -> tuple[bytes, bytes]:
-        """What an inode is found by: its name, and its short name as it is shown."""
-        alias = self._volume.names.shown(inode.short, inode.lcase)
-        return inode.key, self._volume.names.key(alias)
-
     def enter(self, inode: Inode) -> None:
         """An inode whose entry is in the slots."""
-        inode.key = self._volume.names.key(inode.name)
+        called = inode.name, inode.short, inode.lcase, inode.attr
+        inode.keys = self._volume.names.keys(*called)
         self.inodes[inode.slot] = inode
-        for key in self.keys(inode):
+        for key in inode.keys:
             self.by_key.setdefault(key, inode)
         self.shorts.setdefault(inode.short, inode)
         self.subdirs += inode.is_dir
@@ -128,7 +124,7 @@ class Directory:
     def leave(self, inode: Inode) -> None:
         """An inode whose entry is to go, or to become another's."""
         del self.inodes[inode.slot]
-        for key in self.keys(inode):
+        for key in inode.keys:
             if self.by_key.get(key) is inode:
                 del self.by_key[key]
         if self.shorts.get(inode.short) is inode:
@@ -213,10 +209,8 @@ class Directory:
         first = self._room(count)
         inode.parent, inode.short, inode.lcase = self._inode, short.name, short.lcase
         inode.first, inode.slot = first, first + count - 1
-        if short.whole:
-            inode.name = volume.names.shown(short.name, short.lcase)
-        else:
-            inode.name = volume.names.encode(text)
+        said = None if short.whole else text
+        inode.name = volume.names.named(short.name, short.lcase, inode.attr, said)
         self._put(first, slots + inode.packed(), True, write)
         self.enter(inode)
 
@@ -255,10 +249,10 @@ class Directory:
             inode = volume.new_inode(self._inode)
             inode.take(entry.raw, volume.shape.bits == 32)
             inode.first, inode.slot = entry.first, entry.slot
-            if entry.text is None:
-                inode.name = volume.names.shown(inode.short, inode.lcase)
-            else:
-                inode.name = volume.names.encode(entry.text)
+            if volume.options.msdos:  # to which long names are nothing
+                inode.first, inode.seen = entry.slot, inode.date
+            called = inode.short, inode.lcase, inode.attr
+            inode.name = volume.names.named(*called, entry.text)
             # A name that no caller could say is not there; neither is one that is none.
             name = inode.name
             if name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name:

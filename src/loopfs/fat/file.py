@@ -33,7 +33,8 @@ def getattr(volume: Volume, inode: Inode) -> Attr:
     links, size, atime, mtime = 1, inode.size, 0, 0
     if inode is not volume.root:
         mtime = volume.clock.nanoseconds(inode.date, inode.time)
-        atime = volume.clock.nanoseconds(inode.adate, 0)
+        seen = inode.seen if volume.options.msdos else inode.adate
+        atime = volume.clock.nanoseconds(seen, 0)
     if inode.is_dir:
         content = load(volume, inode)
         links, size = 2 + content.subdirs, len(content.data)
@@ -72,7 +73,11 @@ def setattr(volume: Volume, inode: Inode, changes: Changes) -> None:
     if inode is volume.root:
         return
     if changes.atime is not None:
-        inode.adate = volume.clock.pack(changes.atime)[0]
+        date = volume.clock.pack(changes.atime)[0]
+        if options.msdos:
+            inode.seen = date
+        else:
+            inode.adate = date
     mtime = changes.mtime
     if mtime is None and changes.size is not None:
         mtime = volume.now()

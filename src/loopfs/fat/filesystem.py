@@ -18,6 +18,7 @@ from loopfs.fat import file, ioctl, namei
 from loopfs.fat.dir import load
 from loopfs.fat.errors import refused
 from loopfs.fat.inode import Inode
+from loopfs.fat.names import MOST_UNITS, MSDOS_NAME_MAX
 from loopfs.fat.volume import Volume
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.lean import TYPE_CHECKING
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME_VALID = 3600  # seconds
-_NAME_MAX = 255 * 6  # units of UTF-16, of NLS_MAX_CHARSET_SIZE bytes
+_BYTES = 6  # of a character at most: NLS_MAX_CHARSET_SIZE
 _DT_DIR, _DT_REG = 4, 8
 
 
@@ -54,7 +55,7 @@ class Vfat(Tree[Inode]):
 
     def __init__(self, volume: Volume, *, atime: bool = True) -> None:
         self.volume = volume
-        self._atime = atime
+        self._atime = atime and not volume.options.msdos
         self._buffer = memoryview(bytearray(1 << 20))
         load(volume, volume.root)
 
@@ -97,7 +98,8 @@ class Vfat(Tree[Inode]):
     def statfs(self) -> Space:
         volume = self.volume
         free, unit = volume.table.count_free(), volume.cluster
-        return Space(volume.shape.clusters, free, free, 0, 0, unit, _NAME_MAX, unit)
+        most = (MSDOS_NAME_MAX if volume.options.msdos else MOST_UNITS) * _BYTES
+        return Space(volume.shape.clusters, free, free, 0, 0, unit, most, unit)
 
     # --- names -----------------------------------------------------------------
 

@@ -25,8 +25,9 @@ class Inode:
         nodeid: what the kernel knows it by, which can be another later.
         known: of how many node ids the kernel knows.
         first, slot: where in the directory its entry begins, and where the short one is.
-        name, key: as shown, and as compared.
+        name, keys: as shown, and what it is found by.
         opens: open files.
+        seen: a date: when it was last read, for type msdos, which has that in memory only.
         gone: it has no name any more.
         kept: it has clusters beyond its size, of fallocate(2).
         runs: its clusters, once they were asked for.
@@ -41,12 +42,13 @@ class Inode:
             "gone",
             "ino",
             "kept",
-            "key",
+            "keys",
             "known",
             "lcase",
             "name",
             "nodeid",
             "opens",
+            "seen",
         ),
         *("parent", "runs", "short", "size", "slot", "start"),
     )
@@ -54,10 +56,11 @@ class Inode:
     def __init__(self, ino: int, parent: Inode | None) -> None:
         self.ino = self.nodeid = ino
         self.parent = parent
-        self.name = self.key = self.short = b""
+        self.name = self.short = b""
+        self.keys: tuple[bytes, ...] = ()
         self.first = self.slot = self.start = self.size = self.attr = self.lcase = 0
         self.ctime_cs = self.ctime = self.cdate = self.adate = self.time = self.date = 0
-        self.known = self.opens = 0
+        self.known = self.opens = self.seen = 0
         self.gone = self.kept = False
         self.runs: Runs | None = None
         self.dir: Directory | None = None

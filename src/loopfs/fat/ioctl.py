@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import struct
 
+from loopfs.fat import namei
 from loopfs.fat.boot import FAT_START_ENT
 from loopfs.fat.dir import load
 from loopfs.fat.errors import refused
 from loopfs.fat.inode import ATTR_DIR, ATTR_VOLUME, Inode
-from loopfs.fat.namei import changing
 from loopfs.fat.volume import Volume
 
 FAT_IOCTL_GET_ATTRIBUTES = 0x80047210
@@ -47,11 +47,10 @@ def set_attributes(volume: Volume, inode: Inode, data: bytes, uid: int) -> None:
     value = int.from_bytes(data[:4], "little") & 0xFF & ~keep | inode.attr & keep
     if inode is volume.root and value != ATTR_DIR:
         raise refused(errno.EINVAL)
-    changing(volume, inode)
+    namei.changing(volume, inode)
     if uid not in (0, volume.options.uid):
         raise refused(errno.EPERM)
-    inode.attr = value
-    volume.save(inode)
+    namei.set_attributes(volume, inode, value)
 
 
 def get_volume_id(volume: Volume) -> bytes:
@@ -99,7 +98,7 @@ def read_directory(volume: Volume, inode: Inode, place: int, cmd: int) -> tuple[
         child = content.inodes.get(slot)
         if child is None:
             continue
-        short = volume.names.shown(child.short, child.lcase)
+        short = volume.names.shown(child.short, child.lcase, child.attr)
         if short_only or child.first == child.slot:
             return slot + 3, 1, _dirents(layout, short, b"", 0, 0)
         return slot + 3, 1, _dirents(layout, short, child.name, child.ino, slot + 3)

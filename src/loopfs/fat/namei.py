@@ -49,7 +49,7 @@ def create(volume: Volume, parent: Inode, name: bytes) -> Inode:
         OSError: EEXIST, ENOSPC, and what a bad name is.
     """
     content, text = _place_for(volume, parent, name)
-    inode = volume.fresh(ATTR_ARCH)
+    inode = volume.fresh(volume.names.attributes(ATTR_ARCH, name))
     content.add(inode, text)
     volume.touch(parent)
     return inode
@@ -58,7 +58,7 @@ def create(volume: Volume, parent: Inode, name: bytes) -> Inode:
 def mkdir(volume: Volume, parent: Inode, name: bytes) -> Inode:
     """A new directory. Raises OSError as :func:`create`."""
     content, text = _place_for(volume, parent, name)
-    inode = volume.fresh(ATTR_DIR)
+    inode = volume.fresh(volume.names.attributes(ATTR_DIR, name))
     volume.reserve(inode, 1)
     try:
         data = bytearray(volume.cluster)
@@ -152,7 +152,8 @@ def rename(
     Raises:
         OSError: ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL, ENOSPC and more.
     """
-    if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE):
+    known = RENAME_NOREPLACE if volume.options.msdos else RENAME_NOREPLACE | RENAME_EXCHANGE
+    if flags & ~known:
         raise refused(errno.EINVAL)
     inode, victim = lookup(volume, parent, name), find(volume, to, to_name)
     changing(volume, parent, to, inode, *([victim] if victim else []))
@@ -162,6 +163,8 @@ def rename(
         if victim is not inode:
             _exchange(volume, inode, victim)
         return inode, victim
+    if to is inode.parent and volume.names.differs_by_dot(to_name, inode.short):
+        return inode, None  # to the kernel both are one name
     if victim is inode:
         return inode, None
     if victim is not None:
@@ -170,8 +173,22 @@ def rename(
         raise refused(errno.ENOENT)
     if inode.is_dir and _is_within(to, inode):
         raise refused(errno.EINVAL)
-    _move(volume, inode, to, to_name, victim)
+    attr = volume.names.attributes(inode.attr, to_name)
+    _move(volume, inode, to, to_name, victim, attr)
     return inode, victim
+
+
+def set_attributes(volume: Volume, inode: Inode, attr: int) -> None:
+    """Other ATTR_*, on which the name of type msdos can depend."""
+    if not volume.options.msdos or inode.gone or inode.parent is None:
+        inode.attr = attr
+    else:
+        content = load(volume, inode.parent)
+        content.leave(inode)
+        inode.attr = attr
+        inode.name = volume.names.named(inode.short, inode.lcase, attr, None)
+        content.enter(inode)
+    volume.save(inode)
 
 
 def _check_victim(volume: Volume, inode: Inode, victim: Inode, flags: int) -> None:
@@ -191,10 +208,15 @@ def _is_within(inode: Inode | None, directory: Inode) -> bool:
     return False
 
 
-def _move(volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | None) -> None:
+def _move(
+    volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | None, attr: int
+) -> None:
     """The new entry first, then the old one is freed: a kill leaves one of them at least.
 
     In one directory, and one page of it, both are one write.
+
+    Args:
+        attr: the attributes that it is to have.
     """
     parent = inode.parent
     assert parent is not None, "the root has no name"
@@ -202,6 +224,7 @@ def _move(volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | 
     at_once = old is new
     was = _shadow(volume, inode)
     _swap_in(old, inode, was)
+    inode.attr = attr
     try:
         if victim is None:
             new.add(inode, volume.names.decode(name), write=not at_once)
@@ -209,6 +232,7 @@ def _move(volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | 
             _take_entry(new, inode, victim, write=not at_once)
     except OSError:
         _restore(inode, was)
+        inode.attr = was.attr
         _swap_in(old, was, inode)
         raise
     old.remove(was, write=False)
@@ -229,7 +253,7 @@ def _move(volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | 
 def _shadow(volume: Volume, inode: Inode) -> Inode:
     """What stands for the old entry until it is removed."""
     was = Inode(inode.ino, inode.parent)
-    was.attr, was.name, was.key = inode.attr, inode.name, inode.key
+    was.attr, was.name, was.keys = inode.attr, inode.name, inode.keys
     was.first, was.slot = inode.first, inode.slot
     was.short, was.lcase = inode.short, inode.lcase
     return was
@@ -239,13 +263,13 @@ def _swap_in(content: Directory, one: Inode, other: Inode) -> None:
     """``other`` has the entry of ``one`` from now on."""
     content.inodes[one.slot] = other
     for table in (content.by_key, content.shorts):
-        for key in [*content.keys(one), one.short]:
+        for key in [*one.keys, one.short]:
             if table.get(key) is one:
                 table[key] = other
 
 
 def _restore(inode: Inode, was: Inode) -> None:
-    inode.parent, inode.name, inode.key = was.parent, was.name, was.key
+    inode.parent, inode.name, inode.keys = was.parent, was.name, was.keys
     inode.first, inode.slot = was.first, was.slot
     inode.short, inode.lcase = was.short, was.lcase
 

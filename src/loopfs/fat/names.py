@@ -22,6 +22,7 @@ CASE_LOWER_BASE, CASE_LOWER_EXT = 0x08, 0x10
 DELETED, KANJI_E5 = 0xE5, 0x05  # the first byte of a free entry; what stands for a real 0xE5
 LAST_SLOT = 0x40
 MOST_UNITS = 255  # FAT_LFN_LEN
+MSDOS_NAME_MAX = 12  # characters: eight, a dot, three
 MOST_SLOTS = 20
 SLOT = struct.Struct("<B10sBBB12sH4s")  # struct msdos_dir_slot
 
@@ -70,13 +71,17 @@ class Names:
         self._options = options
         self._codepage = options.codepage
         self._fold = options.iocharset.lower
-        self._exact = options.strict or options.iocharset.utf8
+        self._exact = options.check == "s" or options.iocharset.utf8
         self._units: dict[int, tuple[bytes, bool, bool, bool]] = {}
 
     def key(self, name: bytes) -> bytes:
         """Two names with one key are the same to a caller."""
         name = name.rstrip(b".")
         return name if self._exact else name.translate(self._fold)
+
+    def keys(self, name: bytes, short: bytes, lcase: int, attr: int) -> tuple[bytes, bytes]:
+        """What an entry is found by: its name, and its short name as it is shown."""
+        return self.key(name), self.key(self.shown(short, lcase, attr))
 
     def decode(self, name: bytes) -> str:
         """A caller's name for something new as text, without the dots at its end.
@@ -125,7 +130,19 @@ class Names:
             return raw
         return b":%04x" % unit if self._options.uni_xlate else b"?"
 
-    def shown(self, short: bytes, lcase: int) -> bytes:
+    def named(self, short: bytes, lcase: int, attr: int, text: str | None) -> bytes:
+        """What an entry is called; ``text`` is its long name, if it has one."""
+        return self.shown(short, lcase, attr) if text is None else self.encode(text)
+
+    def attributes(self, attr: int, name: bytes) -> int:
+        """ATTR_* of what has ``attr`` and is to be called ``name``."""
+        return attr
+
+    def differs_by_dot(self, name: bytes, short: bytes) -> bool:
+        """A name is of the entry with a short name, but for what says that it is hidden."""
+        return False
+
+    def shown(self, short: bytes, lcase: int, attr: int) -> bytes:
         """How a short name is shown, ``lcase`` being its entry's CASE_LOWER_* bits."""
         if short[0] == KANJI_E5:
             short = bytes([DELETED]) + short[1:]

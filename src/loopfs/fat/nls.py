@@ -103,6 +103,10 @@ class Charset:
             at += length
         return "".join(out)
 
+    def length(self, data: bytes) -> int:
+        """Bytes of the character that ``data`` begins with; 1 if it is none."""
+        return next((n for n in (1, 2) if self._one(data[:n])), 1)
+
     def _one(self, raw: bytes) -> str:
         try:
             character = raw.decode(self.codec)

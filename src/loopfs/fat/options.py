@@ -1,4 +1,4 @@
-"""The options of a mount of vfat (Documentation/filesystems/vfat.rst, fs/fat/inode.c).
+"""The options of a mount of vfat or msdos (Documentation/filesystems/vfat.rst, fs/fat/inode.c).
 
 What the kernel accepts and ignores is accepted and ignored; everything else is EINVAL.
 """
@@ -16,7 +16,7 @@ _SHORTNAMES = {
     "winnt": ("winnt", "winnt"),
     "mixed": ("winnt", "win95"),
 }
-_CHECK = {"s": True, "strict": True, "n": False, "normal": False, "r": False, "relaxed": False}
+_CHECK = {word: word[0] for word in ("r", "relaxed", "n", "normal", "s", "strict")}
 _YES, _NO = {"yes", "true", "1"}, {"no", "false", "0"}
 _ERRORS = ("continue", "panic", "remount-ro")
 _FLAGS = {
@@ -27,11 +27,12 @@ _FLAGS = {
     "sys_immutable": "sys_immutable",
     "usefree": "usefree",
     "dos1xfloppy": "dos1xfloppy",
+    "nocase": "nocase",
 }
 # Those that change nothing here: nobody exports a mount of ours by NFS, and all is written at
 # once; the last ones are obsolete, and the kernel ignores them too.
 _IGNORED = frozenset(
-    {"flush", "debug", "nocase", "posix", "nfs", "nfs=stale_rw", "nfs=nostale_ro"}
+    {"flush", "debug", "posix", "nfs", "nfs=stale_rw", "nfs=nostale_ro"}
     | {f"conv={way}" for way in ("binary", "text", "auto", "b", "t", "a")}
 )
 _OBSOLETE_NUMBERS = ("fat", "blocksize")
@@ -53,25 +54,34 @@ class Options:
     Args:
         data: as mount(2) has them, with commas between.
         defaults: of the caller.
+        fstype: "vfat" or "msdos".
     Raises:
         OSError: EINVAL with a sentence.
     """
 
-    def __init__(self, data: str = "", defaults: Defaults | None = None) -> None:
+    def __init__(
+        self, data: str = "", defaults: Defaults | None = None, fstype: str = "vfat"
+    ) -> None:
         defaults = defaults or Defaults()
         self.uid = defaults.uid
         self.gid = defaults.gid
         self.fmask = self.dmask = defaults.umask & 0o777
         self.shown, self.made = _SHORTNAMES["mixed"]
         self.numtail = True
-        self.strict = self.uni_xlate = False
+        self.check = "n"
+        self.uni_xlate = self.nocase = self.dots = False
         self.utf8 = True
         self.errors = "remount-ro"
-        self.quiet = self.showexec = self.rodir = self.discard = False
+        self.msdos = fstype == "msdos"
+        self.quiet = self.showexec = self.discard = False
+        self.rodir = self.msdos
         self.sys_immutable = self.usefree = self.dos1xfloppy = False
         self.offset = defaults.minuteswest * 60  # seconds to universal time
         self._codepage, self._iocharset = 437, "ascii"
+        others = _ONLY_VFAT if self.msdos else _ONLY_MSDOS
         for word in filter(None, data.split(",")):
+            if word.partition("=")[0] in others:
+                raise invalid(f"unknown option {word}")
             self._take(word)
         self.codepage = nls.codepage(self._codepage)
         self.iocharset = nls.charset(self._iocharset)
@@ -86,6 +96,8 @@ class Options:
             setattr(self, _FLAGS[word], True)
         elif key in _VALUES and equals:
             _VALUES[key](self, value)
+        elif key in ("dots", "nodots") and not equals:
+            self.dots = key == "dots"
         elif key in _BOOLEANS and (not equals or value in _YES | _NO):
             setattr(self, _BOOLEANS[key], (value not in _NO) != (key == "nonumtail"))
         elif key in _OBSOLETE_NUMBERS and equals:
@@ -118,7 +130,10 @@ class Options:
         self.shown, self.made = _SHORTNAMES[_one_of(_SHORTNAMES, "shortname", value)]
 
     def _set_check(self, value: str) -> None:
-        self.strict = _CHECK[_one_of(_CHECK, "check", value)]
+        self.check = _CHECK[_one_of(_CHECK, "check", value)]
+
+    def _set_dots(self, value: str) -> None:
+        self.dots = _one_of(_YES | _NO, "dotsOK", value) in _YES
 
     def _set_errors(self, value: str) -> None:
         _one_of(_ERRORS, "errors", value)
@@ -147,17 +162,20 @@ _VALUES: dict[str, Callable[[Options, str], object]] = {
     "iocharset": Options._set_iocharset,
     "shortname": Options._set_shortname,
     "check": Options._set_check,
+    "dotsOK": Options._set_dots,
     "errors": Options._set_errors,
     "tz": Options._set_tz,
     "time_offset": Options._set_time_offset,
 }
 _BOOLEANS = {"utf8": "utf8", "uni_xlate": "uni_xlate", "nonumtail": "numtail"}
+_ONLY_VFAT = frozenset({*_BOOLEANS, "iocharset", "shortname", "rodir"})
+_ONLY_MSDOS = frozenset({"dots", "nodots", "dotsOK"})
 
 
 def knows(key: str) -> bool:
     """An option is called so, whatever its value."""
     ignored = {word.partition("=")[0] for word in _IGNORED}
-    return key in {*_FLAGS, *_VALUES, *_BOOLEANS, *_OBSOLETE_NUMBERS, *ignored}
+    return key in {*_FLAGS, *_VALUES, *_BOOLEANS, *_ONLY_MSDOS, *_OBSOLETE_NUMBERS, *ignored}
 
 
 def _one_of(known: Iterable[str], key: str, value: str) -> str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from loopfs.fat.dir import Directory
+    from loopfs.fat.msdos import MsdosNames
 
 _MAX_DIR_SIZE = MAX_DIR_SLOTS * boot.ENTRY_SIZE
 _FEW = 64  # clusters
@@ -57,7 +58,7 @@ class Volume:
         self.read_only = read_only
         self.now = now
         self._log = log or _to_stderr
-        self.names = Names(options)
+        self.names = _names(options)
         self.clock = Clock(options.offset)
         head = device.read(0, min(boot.BOOT_SIZE, device.size))
         self.shape = shape = boot.geometry(head, device.size, dos1xfloppy=options.dos1xfloppy)
@@ -104,7 +105,10 @@ class Volume:
         inode = self.new_inode(None)
         inode.attr = attr
         inode.date, inode.time, inode.ctime_cs = self.clock.pack(self.now())
-        inode.cdate, inode.ctime, inode.adate = inode.date, inode.time, inode.date
+        if self.options.msdos:
+            inode.ctime_cs, inode.seen = 0, inode.date
+        else:
+            inode.cdate, inode.ctime, inode.adate = inode.date, inode.time, inode.date
         inode.runs = Runs()
         return inode
 
@@ -360,6 +364,14 @@ class Volume:
             problem = problem or failed
         if problem is not None:
             raise problem
+
+
+def _names(options: Options) -> Names | MsdosNames:
+    if not options.msdos:
+        return Names(options)
+    from loopfs.fat.msdos import MsdosNames
+
+    return MsdosNames(options)
 
 
 def _to_stderr(sentence: str) -> None:

@@ -1,5 +1,7 @@
 """Numbered records that are synced, on a raw device and in a filesystem, until told to stop.
 
+The argument is the filesystem's type, which is in disk.img: one of REPAIRS.
+
 A line on standard output says what happens next or has happened: "raw synced 7" follows the
 sync of record 7. Two writers, which end when standard input does, are started again when
 something kills them. The filesystem is mounted and unmounted again and again; when its engine
@@ -17,6 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import NoReturn
 
 BLOCK = 4096  # bytes: a record of the raw device
@@ -25,6 +28,9 @@ BLOCK = 4096  # bytes: a record of the raw device
 PLACES = {"entries": (512, 128), "slots": (1024, 8)}
 PER_MOUNT = 12  # records
 RAW, MOUNTED = 0, 1  # whose number it is
+# What makes and repairs a filesystem of the type, but for the image.
+FORMATS = {"ext4": ("mkfs.ext4", "-q", "-F"), "vfat": ("mkfs.fat", "-F16", "-s1")}
+REPAIRS = {"ext4": ("e2fsck", "-fy"), "vfat": ("fsck.fat", "-aw")}
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -52,10 +58,10 @@ def size_of_file(number: int) -> int:
     return 1 + number * 1237 % 5000
 
 
-def main() -> int:
+def main(fstype: str) -> int:
     device = tool("losetup", "-f", "--show", "raw.img").stdout.strip()
-    writers = {start(lambda: write_raw(device)): lambda: write_raw(device)}
-    writers[start(write_files)] = write_files
+    todo = [partial(write_raw, device), partial(write_files, fstype)]
+    writers = {start(writer): writer for writer in todo}
     worst = 0
     while writers:
         pid, status = os.wait()
@@ -99,21 +105,21 @@ def write_raw(device: str) -> None:
     select.select([0], [], [])
 
 
-def write_files() -> None:
+def write_files(fstype: str) -> None:
     while not stopped():
         try:
-            write_to_mount()
+            write_to_mount(fstype)
         except OSError as problem:
-            report("ext4", f"has lost its mount: {problem}")
+            report("files", f"has lost its mount: {problem}")
             tool("umount", "mnt")
             if not tool("losetup", "-j", "disk.img").stdout:  # nobody has it open
-                tool("e2fsck", "-fy", "disk.img")
+                tool(*REPAIRS[fstype], "disk.img")
 
 
-def write_to_mount() -> None:
+def write_to_mount(fstype: str) -> None:
     if not is_mounted():
-        report("ext4 mounting")
-        mount = tool("mount", "-o", "loop", "disk.img", "mnt")
+        report("files mounting")
+        mount = tool("mount", "-t", fstype, "-o", "loop", "disk.img", "mnt")
         if mount.returncode:
             raise OSError(f"mount: {mount.returncode} {mount.stdout!r}")
     for _ in range(PER_MOUNT):
@@ -121,7 +127,7 @@ def write_to_mount() -> None:
             return  # the filesystem is for the end of the sandbox to unmount
         number = numbers[MOUNTED] = numbers[MOUNTED] + 1
         write_file(number)
-    report("ext4 unmounting")
+    report("files unmounting")
     tool("umount", "mnt")
 
 
@@ -132,11 +138,11 @@ def write_file(number: int) -> None:
         size, count = PLACES.get(name, (size_of_file(number), 1))
         if name in PLACES:
             fill(fd, size * count)
-        report("ext4 writing", number)
+        report("files writing", number)
         os.pwrite(fd, pattern(number, size), place_of(number, count) * size)
-        report("ext4 written", number)
+        report("files written", number)
         sync(number, fd, f"mnt/{name}")
-        report("ext4 synced", number)
+        report("files synced", number)
 
 
 def sync(number: int, fd: int, path: str) -> None:
@@ -204,4 +210,4 @@ def stopped() -> bool:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.exit(main())
+    sys.exit(main(sys.argv[1]))
