@@ -53,9 +53,9 @@ def call_of(problem: OSError) -> str:
 
 
 def of_start(problem: OSError) -> SetupError:
-    """What a system call that failed means for a start: what was refused, in a sentence.
+    """Why a sandbox cannot be made: the system call that failed, in a sentence.
 
-    What is to be done about it, `loopfs.cli.remedies` says.
+    `loopfs.cli.remedies` says what to do about it.
     """
     if isinstance(problem, SetupError):
         return problem

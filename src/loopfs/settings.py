@@ -1,4 +1,4 @@
-"""What a person can choose for a sandbox: on the command line, or in a file for all of them.
+"""The settings of a sandbox: from the command line, or from a file for all sandboxes.
 
 The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
 
@@ -24,7 +24,7 @@ MAX_DEVICES = MINORMASK + 1
 
 
 class SettingsError(LoopfsError):
-    """Settings that mean nothing; the sentence goes to the person."""
+    """Settings that are wrong; the sentence is for the person."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(errno.EINVAL, sentence)
@@ -44,7 +44,7 @@ class Settings(NamedTuple):
     """
 
     bare: bool = False
-    engines: Mapping[str, str] = {}  # noqa: RUF012 - a field of a tuple; nobody changes it
+    engines: Mapping[str, str] = {}  # noqa: RUF012 - a field of a tuple; never changed
     number_from: int | None = None
     log: str | None = None
     verbose: int = 0
@@ -89,7 +89,7 @@ def read(path: str, *, required: bool) -> Settings:
     Args:
         required: it must be there.
     Raises:
-        SettingsError: it cannot be read, is not TOML, or says what has no meaning.
+        SettingsError: it cannot be read, is not TOML, or has an unknown key or value.
     """
     try:
         file = open(path, "rb")  # noqa: SIM115 - the import between is for those who have one
@@ -114,7 +114,7 @@ def read(path: str, *, required: bool) -> Settings:
 def _of_table(path: str, table: dict[str, object]) -> Settings:
     engines, devices = table.pop("engines", {}), table.pop("devices", {})
     if table:
-        raise SettingsError(f"{path} has '{next(iter(table))}', which means nothing here")
+        raise SettingsError(f"{path} has '{next(iter(table))}', which is no table of this file")
     if not isinstance(engines, dict) or not all(isinstance(e, str) for e in engines.values()):
         raise SettingsError(f"{path}: [engines] names an engine for each filesystem type")
     if not isinstance(devices, dict) or not all(map(_is_count, devices.values())):
@@ -137,14 +137,14 @@ def engine_choice(word: str) -> tuple[str, str]:
     """TYPE=ENGINE, taken apart. Raises SettingsError."""
     fstype, equals, engine = word.partition("=")
     if not (fstype and equals and engine):
-        raise SettingsError(f"--engine wants TYPE=ENGINE, as in ext4=fuse2fs, not '{word}'")
+        raise SettingsError(f"--engine needs TYPE=ENGINE, as in ext4=fuse2fs, not '{word}'")
     return fstype, engine
 
 
 def number(option: str, word: str, most: int) -> int:
     """The value of an option, 0 to ``most``. Raises SettingsError."""
     if not (word.isascii() and word.isdigit() and int(word) <= most):
-        raise SettingsError(f"{option} wants a number from 0 to {most}, not '{word}'")
+        raise SettingsError(f"{option} needs a number from 0 to {most}, not '{word}'")
     return int(word)
 
 

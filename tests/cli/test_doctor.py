@@ -224,7 +224,7 @@ def test_the_setting_that_forbids_is_named(
         ("systemd-nspawn", errno.EPERM, "--system-call-filter=setns"),
         ("", errno.EPERM, "a seccomp profile that allows setns"),
         ("", errno.EMFILE, "ulimit -n"),
-        ("docker", errno.EINVAL, "setns(2) says what can cause that"),
+        ("docker", errno.EINVAL, "see the errors in setns(2)"),
     ],
 )
 def test_a_remedy_is_said_in_the_words_of_the_container(

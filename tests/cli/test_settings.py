@@ -42,7 +42,7 @@ def test_no_file(file: Path) -> None:
     ("text", "sentence"),
     [
         ("engines = [", "is not TOML"),
-        ('engine = "x"', "'engine', which means nothing here"),
+        ('engine = "x"', "'engine', which is no table of this file"),
         ('engines = "ext4"', "names an engine for each filesystem type"),
         ("[engines]\next4 = 1", "names an engine for each filesystem type"),
         ('[engines]\next4 = "x"', "config.toml: there is no engine 'x'"),

@@ -20,7 +20,7 @@ def test_an_option_of_the_help_is_one_of_run(described: usage.Option) -> None:
     _, command = cli._settings_and_command([*words, "true"])
     assert command == ["true"]
     if value:
-        with pytest.raises(SettingsError, match=f"{option} wants a value"):
+        with pytest.raises(SettingsError, match=f"{option} needs a value"):
             cli._settings_and_command([option])
 
 

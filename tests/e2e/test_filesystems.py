@@ -213,10 +213,10 @@ def test_a_denied_type(loopfs_run: Run, image: Path, user: User, workdir: Path) 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (("--engine", "ext4"), "--engine wants TYPE=ENGINE"),
+        (("--engine", "ext4"), "--engine needs TYPE=ENGINE"),
         (("--engine", "ext4=nothing"), "there is no engine 'nothing'"),
         (("--config", "missing.toml"), "missing.toml cannot be read: No such file or directory"),
-        (("--engine",), "--engine wants a value"),
+        (("--engine",), "--engine needs a value"),
     ],
 )
 def test_choices_that_mean_nothing(

@@ -93,7 +93,7 @@ def test_what_is_for_the_outer_one_to_choose(nested: Nested, options: str) -> No
     assert result.stdout == "status 125\n"
     (sentence,) = result.stderr.splitlines()
     assert sentence.startswith(
-        f"loopfs: {options.split(maxsplit=1)[0]} is for the sandbox around this one"
+        f"loopfs: {options.split(maxsplit=1)[0]} can only be given to the outer sandbox"
     )
 
 

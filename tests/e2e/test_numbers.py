@@ -48,7 +48,7 @@ def test_by_default_the_hosts_devices_are_shown(loopfs_run: Run) -> None:
 def test_a_number_that_is_none(loopfs_run: Run) -> None:
     result = loopfs_run("true", "--number-from", "-1")
     assert result.returncode == 2
-    assert "--number-from wants a number from 0 to 1048575, not '-1'" in result.stderr
+    assert "--number-from needs a number from 0 to 1048575, not '-1'" in result.stderr
 
 
 def test_proc_partitions_hides_and_shows_the_same(

@@ -1,7 +1,7 @@
 """The command ``loopfs``.
 
-The command line is taken apart by hand: ``run`` starts often, and argparse would cost a
-quarter of its start-up time for two subcommands.
+The command line of ``run`` is parsed by hand: it starts often, and argparse would cost a quarter
+of its start-up time.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _cause(problem: LoopfsError | KeyError) -> str:
 
 
 def log_of(chosen: Settings, command: list[str]) -> Log | None:
-    """The log that was asked for. Raises SetupError."""
+    """The log that the settings ask for. Raises SetupError."""
     if chosen.log is None and not chosen.verbose:
         return None
     from loopfs.intercept.log import Log
@@ -111,7 +111,7 @@ def log_of(chosen: Settings, command: list[str]) -> Log | None:
 
 
 def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
-    """What ``run`` is told, its options taken away. Raises SettingsError."""
+    """The options of ``run``, and the command after them. Raises SettingsError."""
     bare, config, log, verbose = False, None, None, 0
     engines: dict[str, str] = {}
     numbers: dict[str, int] = {}
@@ -130,7 +130,7 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
             raise SettingsError(f"run has no option '{option}'")
         if not equals:
             if not words:
-                raise SettingsError(f"{option} wants a value")
+                raise SettingsError(f"{option} needs a value")
             value = words.pop(0)
         if option == "--config":
             config = value

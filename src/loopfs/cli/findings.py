@@ -36,10 +36,10 @@ def machine() -> Finding:
     name = platform.machine()
     if name not in MACHINES:
         known = ", ".join(MACHINES)
-        why = f"loopfs knows no system calls of {name} machines"
+        why = f"loopfs has no table of system calls for {name} machines"
         return Finding("machine", False, True, why, f"use one of: {known}")
     if sys.maxsize < 2**32:
-        why = "this Python is a 32-bit program, and loopfs speaks the 64-bit system calls"
+        why = "this Python is a 32-bit program, and loopfs uses the 64-bit system calls"
         return Finding("machine", False, True, why, "run loopfs with a 64-bit Python")
     return Finding("machine", True, True)
 
@@ -54,7 +54,7 @@ def proc() -> Finding:
             return Finding("/proc", True, True)
     except FileNotFoundError:
         return Finding("/proc", False, True, "there is no /proc", remedy)
-    why = "/proc has the process ids of another pid namespace than ours"
+    why = "/proc is that of another pid namespace"
     return Finding("/proc", False, True, why, remedy)
 
 

@@ -44,9 +44,9 @@ def user_namespaces() -> Finding:
     code, call = _attempt(_enter)
     if not code:
         return Finding("user namespaces", True, True)
-    why = f"this system lets you make no user namespace ({call}: {os.strerror(code)})"
+    why = f"no user namespace can be made on this system ({call}: {os.strerror(code)})"
     if call == MAP and remedies.lacks_setfcap():
-        why = "root here has not CAP_SETFCAP, without which it can make no user namespace for root"
+        why = "root lacks CAP_SETFCAP here, without which it can make no user namespace for root"
     return Finding("user namespaces", False, True, why, _namespace_remedy(code, call))
 
 
@@ -176,7 +176,7 @@ def listener() -> Finding:
     if code == errno.EBUSY and not _try(_find_supervisor):
         return Finding("seccomp listener", True, True)
     if code == errno.EBUSY:
-        why = "a supervisor listens to this process already, and a second one cannot"
+        why = "this process has a seccomp listener already, and the kernel allows no second one"
         remedy = "start loopfs run outside of the sandbox (loopfs run or a container) you are in"
     else:
         why = f"no seccomp listener can be installed ({os.strerror(code)})"
@@ -248,7 +248,7 @@ def synchronous_wake_up() -> Finding:
 
     if _try(probe) in (0, errno.EBUSY):  # who listens already has asked for it
         return Finding("fast traps", True, False)
-    why = "a trapped system call costs some 65 instead of 8 microseconds"
+    why = "a trapped system call takes about 65 instead of 8 microseconds"
     return Finding("fast traps", False, False, why, "use Linux 6.6 or newer")
 
 
@@ -285,7 +285,7 @@ def reach() -> Finding:
             _take_hold(pid)
     except OSError as problem:
         what = ": ".join(word for word in (call_of(problem), problem.strerror) if word)
-        why = f"a supervisor may not reach into its own child ({what})"
+        why = f"a supervisor may not access the memory and descriptors of its own child ({what})"
         return Finding("access to children", False, True, why, _reach_remedy(problem))
     return Finding("access to children", True, True)
 
@@ -306,7 +306,7 @@ def _reach_remedy(problem: OSError) -> str:
     if problem.errno == errno.ENOSYS:
         return "use Linux 5.6 or newer (pidfd_getfd)"
     if remedies.setting("kernel/yama/ptrace_scope") == "3":
-        return "set kernel.yama.ptrace_scope to 1 in /etc/sysctl.d and boot anew: 3 is final"
+        return "set kernel.yama.ptrace_scope to 1 in /etc/sysctl.d and reboot: 3 is final"
     if remedies.setting("kernel/yama/ptrace_scope") == "2":
         return "run: sudo sysctl kernel.yama.ptrace_scope=1"
     call = call_of(problem)
@@ -361,7 +361,7 @@ def sandbox() -> Finding:
         said = (done.stdout or done.stderr).strip()
         failed = done.returncode != 0
     except subprocess.TimeoutExpired:
-        failed, said = True, f"it has not ended within {TRIAL_WITHIN} seconds"
+        failed, said = True, f"it did not end within {TRIAL_WITHIN} seconds"
     if not failed:
         return Finding("a sandbox", True, True)
     why = f"a sandbox in which all this was tried failed ({said.splitlines()[-1] if said else ''})"

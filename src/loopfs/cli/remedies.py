@@ -1,4 +1,4 @@
-"""What to do about what the kernel refuses, in the words of the container that we run in."""
+"""What to do about a call that the kernel refuses, in the terms of the container that we are in."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PROC = {
     " docker: --security-opt systempaths=unconfined)",
 }
 
-# A setting below /proc/sys, the value that forbids user namespaces, and what mends it.
+# A setting below /proc/sys, the value that forbids user namespaces, and the remedy.
 _SETTINGS = (
     ("user/max_user_namespaces", "0", "run: sudo sysctl user.max_user_namespaces=15000"),
     (
@@ -72,8 +72,8 @@ _FORBIDDEN = (*_REFUSED, errno.ENOSPC, errno.EUSERS)
 
 
 def container() -> str:
-    """What the container that we run in was made by: podman, docker, kubernetes, systemd-nspawn;
-    empty if we are in none, or in one that does not say so."""
+    """The runtime of the container that we are in: podman, docker, kubernetes, systemd-nspawn;
+    empty if we are in none, or if it is not known."""
     if "KUBERNETES_SERVICE_HOST" in os.environ or os.path.isdir("/run/secrets/kubernetes.io"):
         return "kubernetes"
     if os.path.exists("/run/.containerenv"):
@@ -106,7 +106,7 @@ def refused(call: str, code: int) -> str:
     if code in _FORBIDDEN and (mended_by := forbidding_setting()) is not None:
         return mended_by
     if code not in _REFUSED:
-        return f"{call}(2) says what can cause that" if call else "`loopfs doctor` may say more"
+        return f"see the errors in {call}(2)" if call else "`loopfs doctor` may say more"
     if call == MAP:
         return "in a container, let its security module allow the writing of /proc/PID/uid_map"
     table = _APPARMOR if code == errno.EACCES else _SECCOMP

@@ -44,6 +44,6 @@ def check_info(info: LoopInfo64) -> None:
             negative as a signed number.
     """
     if info.encrypt_key_size > LO_KEY_SIZE or info.encrypt_type != LO_CRYPT_NONE:
-        raise DriverError(errno.EINVAL, "encryption is long gone from the loop driver")
+        raise DriverError(errno.EINVAL, "the loop driver has no encryption")
     if info.offset > LLONG_MAX or info.sizelimit > LLONG_MAX:
         raise DriverError(errno.EOVERFLOW, "offset or size limit beyond 2^63-1")

@@ -133,7 +133,7 @@ def mount_nested_instance() -> None:
     except OSError as problem:
         raise SetupError(
             problem.errno or 0,
-            f"the sandbox around this one makes no loop devices for it ({problem.strerror})",
+            f"the outer sandbox makes no loop devices for this one ({problem.strerror})",
         ) from None
 
 

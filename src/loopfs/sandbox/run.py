@@ -83,7 +83,9 @@ def check_proc() -> None:
     except OSError as problem:
         problem.add_note("readlink")
         raise of_start(problem) from None
-    raise SetupError(0, "/proc does not show our processes; `loopfs doctor` says what to do")
+    raise SetupError(
+        0, "/proc does not show the processes of loopfs; `loopfs doctor` says what to do"
+    )
 
 
 def supervise(

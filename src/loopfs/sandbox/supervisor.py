@@ -102,7 +102,9 @@ class Supervisor:
         else:
             self._about.listener.close()  # the sandbox around this one tells of it
             if chosen := self._settings.for_the_outer_one():
-                raise SetupError(0, f"{chosen} is for the sandbox around this one, which serves it")
+                raise SetupError(
+                    0, f"{chosen} can only be given to the outer sandbox, which serves this one"
+                )
         self._begin("converse", self._converse)
 
     def dismiss(self) -> None:

@@ -79,7 +79,7 @@ def seccomp(argv: list[str]) -> int:
     except OSError as problem:
         return _refuse(f"{path}: {problem.strerror}")
     except (ValueError, TypeError, KeyError, AttributeError):
-        return _refuse(f"{path} is no seccomp profile of docker, podman or the OCI")
+        return _refuse(f"{path} is not a seccomp profile of docker, podman or the OCI")
     print(printed)
     return 0
 
