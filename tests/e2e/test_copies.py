@@ -124,6 +124,7 @@ NESTED = "truncate -s 8M disk.img; mkdir m; d=$(losetup -f --show disk.img); n=$
         "mount --bind /sys m; cat m/block/$n/size; umount m",
         "mount --rbind /sys m; cat m/block/$n/size; umount -R m",
         "mount -t devtmpfs d m; test -b m/$n && echo 16384; umount m",
+        "mount --bind /dev m; test -b m/$n && echo x >m/null && echo 16384; umount m",
         "mkdir m/a; mount --rbind / m/a; cat m/a/sys/block/$n/size; umount -R m/a; rmdir m/a",
     ],
 )

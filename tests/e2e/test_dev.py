@@ -116,15 +116,20 @@ END
 
 
 @pytest.mark.usefixtures("image")
-def test_a_read_only_one_loses_nothing(inside: Lines) -> None:
+@pytest.mark.parametrize("options", ["remount,bind,ro", "remount,ro"])
+def test_a_read_only_one_loses_nothing(inside: Lines, options: str) -> None:
     lines = inside(
+        f"mount -o {options} /dev"
         """
-        mkdir mnt; mount -o remount,bind,ro /dev; d=$(losetup -f --show disk.img)
+        findmnt -no VFS-OPTIONS /dev | tail -1 | cut -c 1-2
+        mkdir mnt; d=$(losetup -f --show disk.img)
         stat -c %F $d; mount $d mnt; echo x >mnt/file; umount mnt; e2label $d new; blkid -s LABEL $d
         echo x >/dev/null; losetup -d $d; try touch /dev/x; ls /dev/loopfs | wc -l
+        mount -o remount,rw /dev; touch /dev/x
         """.replace("blkid -s LABEL $d", "blkid -o value -s LABEL $d")
     )
     assert lines == [
+        "ro",
         "block special file",
         "new",
         "touch: cannot touch '/dev/x': Read-only file system",

@@ -9,7 +9,7 @@ import pytest
 from loopfs.engines.embedded.engine import EMBEDDED
 from loopfs.engines.engine import Engine
 from loopfs.engines.options import WITHOUT_EFFECT, is_without_effect
-from loopfs.engines.programs import FUSE2FS, NTFS_3G, SQUASHFUSE
+from loopfs.engines.programs import FUSE2FS, FUSEISO, NTFS_3G, SQUASHFUSE
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,9 @@ from loopfs.engines.programs import FUSE2FS, NTFS_3G, SQUASHFUSE
             ["compress=zstd:3", "rescue=all"],
         ),
         (EMBEDDED, "xfs", "nouuid,inode64,logbsize=32k", 0, ["inode64", "logbsize=32k"]),
+        (EMBEDDED, "xfs", "dax=inode", 0, ["dax=inode"]),
+        (FUSE2FS, "ext4", "usrjquota=,dax=never", 0, ["usrjquota=", "dax=never"]),
+        (FUSEISO, "iso9660", "uid=7,mode=0444", 0, ["uid=7", "mode=0444"]),
         (NTFS_3G, "ntfs3", "force,prealloc", 1, ["prealloc"]),
         (SQUASHFUSE, "squashfs", "threads=single", 0, None),
     ],

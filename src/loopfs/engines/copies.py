@@ -33,6 +33,7 @@ class Copies:
             st_dev, which copies of a mount share.
         sysfs: st_dev of the sandbox's /sys; None where it is the caller's.
         dev: the sandbox's /dev, if it is a tmpfs with mounts in it.
+        instance: the same if it is not.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Copies:
         magic: dict[int, int] | None = None,
         sysfs: int | None = None,
         dev: Place | None = None,
+        instance: Place | None = None,
     ) -> None:
         self.magic = magic or {}
         self.sysfs = frozenset(() if sysfs is None else (sysfs,))
         self.dev = dev
+        self.instance = instance
         self.devs = frozenset(() if dev is None else (dev.device,))
         self.of_trees = False  # trees have been bound, and what is in them can be locked
 

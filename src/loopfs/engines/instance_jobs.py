@@ -106,13 +106,17 @@ def _remount(
     channel: Channel,
     fds: list[int],
     instances: tuple[int, ...],
+    dev: int,
     target: str,
     flags: int,
     refused: int,
 ) -> None:
     """mount(2) with MS_REMOUNT of an instance; answers with its device number.
 
-    ``refused`` is the errno for its options, or 0.
+    Args:
+        dev: st_dev of /dev. A read-only devtmpfs has devices that are written to: there it is
+            only the mount that is read-only, not those of the superblock elsewhere.
+        refused: the errno for its options, or 0.
     """
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     caller = Caller(fds)
@@ -125,6 +129,8 @@ def _remount(
         return
     if refused:
         raise OSError(refused, os.strerror(refused))
+    if number == dev and flags & uapi.MS_RDONLY:
+        flags |= uapi.MS_BIND
     os.fchdir(own_fds)
     with caller.rights():
         syscalls.mount("loop", str(place), None, flags, None)

@@ -19,13 +19,13 @@ discard init_itable init_itable=# noinit_itable i_version nombcache data=journal
 quota noquota grpquota usrquota prjquota usrjquota=* grpjquota=* jqfmt=vfsold jqfmt=vfsv0
 jqfmt=vfsv1 max_dir_size_kb=# oldalloc orlov nolazytime mb_optimize_scan=# prefetch_block_bitmaps
 no_prefetch_block_bitmaps warn_on_error nowarn_on_error bh nobh check=none nocheck reservation
-noreservation inlinecrypt
+noreservation inlinecrypt dax=never dax=inode usrjquota= grpjquota= debug_want_extra_isize=#
 """
 _XFS = """
 allocsize=* attr2 noattr2 discard nodiscard grpid bsdgroups nogrpid sysvgroups filestreams ikeep
 noikeep inode32 inode64 largeio nolargeio logbufs=# logbsize=* noalign norecovery nouuid noquota
 quota uquota usrquota uqnoenforce qnoenforce gquota grpquota gqnoenforce pquota prjquota
-pqnoenforce sunit=# swidth=# swalloc wsync lifetime nolifetime
+pqnoenforce sunit=# swidth=# swalloc wsync lifetime nolifetime dax dax=never dax=inode dax=always
 """
 _BTRFS = """
 acl noacl autodefrag noautodefrag barrier nobarrier clear_cache commit=# compress compress=*
@@ -37,13 +37,16 @@ ssd_spread nossd_spread thread_pool=# treelog notreelog usebackuproot user_subvo
 """
 _EXFAT = """
 allow_utime=# iocharset=* discard nodiscard debug namecase=# codepage=# keep_last_dots sys_tz
-time_offset=#
+time_offset=# zero_size_dir
 """
 _NTFS = """
 noacsrules discard nodiscard nohidden sparse nosparse prealloc noprealloc hide_dot_files
 sys_immutable iocharset=* nls=* norecovery big_writes streams_interface=*
 """
-_ISO9660 = "check=relaxed check=strict nocompress cruft hide unhide showassoc"
+# Owners and modes are those of Rock Ridge, where an image has that, as with the driver.
+_ISO9660 = """
+check=relaxed check=strict nocompress cruft hide unhide showassoc uid=# gid=# mode=# dmode=#
+"""
 _SQUASHFS = "errors=continue errors=panic threads=single threads=multi threads=percpu threads=#"
 _EROFS = """
 user_xattr nouser_xattr acl noacl cache_strategy=disabled cache_strategy=readahead

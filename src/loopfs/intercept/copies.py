@@ -11,7 +11,7 @@ import os
 
 from loopfs import syscalls
 from loopfs.channel import close_all
-from loopfs.engines.copies import SYSFS_ROOT_INO
+from loopfs.engines.copies import SYSFS_ROOT_INO, Place
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import peek
@@ -96,9 +96,13 @@ class CopyHandler:
             number = syscalls.statx_dev(place)
             if number in self._copies.sysfs and _ino(place) == SYSFS_ROOT_INO:
                 return SYSFS
-            dev = self._copies.dev
-            if dev is not None and number == dev.device and _ino(place) == dev.ino:
+            if self._copies.dev is not None and _is(place, self._copies.dev):
                 return DEVTMPFS
+            # In a user namespace within, what is mounted in /dev is locked, and to the kernel
+            # a bind without it is EINVAL.
+            instance = self._copies.instance
+            if instance is not None and _is(place, instance):
+                return DEVTMPFS if len(process.user_namespaces()) > 1 else None
         finally:
             os.close(place)
         return None
@@ -126,6 +130,10 @@ def start_of(argument: int, path: str) -> int | None:
     """The descriptor where a path of the caller's begins; None: its root or working directory."""
     dirfd = ctypes.c_int(argument & 0xFFFFFFFF).value
     return None if dirfd == AT_FDCWD or path.startswith("/") else dirfd
+
+
+def _is(fd: int, place: Place) -> bool:
+    return syscalls.statx_dev(fd) == place.device and _ino(fd) == place.ino
 
 
 def _ino(place: int) -> int:

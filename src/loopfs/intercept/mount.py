@@ -183,8 +183,12 @@ class MountHandler:
         refused = _refusal(context, data)  # it matters only if the target is an instance
         if not call.alive():
             return
+        dev = mounts.copies.instance
+        if dev is not None and flags & MS_RDONLY:
+            mounts.instances.some_read_only = True
+        numbers = mounts.instances.device_numbers(), 0 if dev is None else dev.device
         with caller_descriptors(call) as fds:
-            arguments = (mounts.instances.device_numbers(), target, flags, refused)
+            arguments = (*numbers, target, flags, refused)
             channel = mounts.helper.begin("remount", arguments, fds)
         with channel:
             code, device_number = result(channel.receive())

@@ -185,7 +185,8 @@ class Supervisor:
             n: PROC_SUPER_MAGIC if p == PARTITIONS else SYSFS_MAGIC for p, n in numbers.items()
         }
         self._dev, bare = Place.of(root), self._settings.bare
-        copies = Copies(magic, own_sysfs, self._dev if bare else None)
+        dev, instance = (self._dev, None) if bare else (None, self._dev)
+        copies = Copies(magic, own_sysfs, dev, instance)
         self._mounts = Mounts(self._helper, instances, copies)
         filesystem = None
         if self._instance is not None:
