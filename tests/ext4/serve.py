@@ -17,6 +17,7 @@ from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.mount import mount
 from loopfs.ext4.options import Options
 from loopfs.file_device import Buffer, FileDevice
+from loopfs.fuse.connection import watch
 from loopfs.fuse.server import Server
 from loopfs.uapi.mount import MS_NODEV, MS_NOSUID, MS_RDONLY
 
@@ -54,7 +55,7 @@ def main(image: str, mountpoint: str, words: str = "") -> None:
     if os.getuid() or "NODEV" in os.environ:
         flags |= MS_NODEV | MS_NOSUID
     syscalls.mount(image, mountpoint, "fuse.ext4", flags, data)
-    server = Server(connection, tree)
+    server = Server(connection, tree, watch(connection))
     tree.start()
     server.serve()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from loopfs.fuse.connection import watch
 from loopfs.fuse.server import MAX_PAGES, MAX_WRITE, Server
 from loopfs.fuse.tree import FACE, STAND_IN, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.uapi import fuse
@@ -474,6 +475,24 @@ def test_notifications(kernel: Kernel, tree: Small) -> None:
     tree.server.forget_name(1, b"name")
     code, data = kernel.receive()[1]
     assert (code, data) == (fuse.FUSE_NOTIFY_INVAL_ENTRY, struct.pack("=QII", 1, 4, 0) + b"name\0")
+
+
+def test_watching_a_descriptor() -> None:
+    """It waits until there is something to read, and no longer."""
+    reading, writing = os.pipe()
+    try:
+        wait, done = watch(reading), threading.Event()
+        with pytest.raises(BlockingIOError):
+            os.read(reading, 1)
+        thread = threading.Thread(target=lambda: (wait(), wait(), done.set()), daemon=True)
+        thread.start()
+        assert not done.wait(0.05)
+        os.write(writing, b"a")
+        assert done.wait(PATIENCE)
+        thread.join()
+    finally:
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_descriptor_that_does_not_block(tree: Small) -> None:

@@ -11,7 +11,8 @@ import sys
 
 from loopfs.engines import fuse2fs
 from loopfs.engines.engine import Engine, Launch, Mounter, Serve
-from loopfs.lean import TYPE_CHECKING
+from loopfs.fuse.connection import watch
+from loopfs.lean import TYPE_CHECKING, Callable
 
 if TYPE_CHECKING:
     from loopfs.engines.lent import Lent
@@ -77,7 +78,7 @@ def _prepare(device: Lent, launch: Launch) -> Serve:
     device.uses(fuse2fs.SUPERBLOCK_OFFSET, sb.blocks * sb.block_size)
     device.tune, device.control = filesystem.tune, filesystem.control
     filesystem.purpose, filesystem.making = device.purpose, device.making
-    return lambda connection: _serve(connection, filesystem)
+    return lambda connection: _serve(connection, filesystem, watch(connection))
 
 
 def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
@@ -93,10 +94,12 @@ def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
     return Filesystem(volume, commits, atime=launch.caller.atime)
 
 
-def _serve(connection: int, filesystem: Filesystem) -> None:
+def _serve(
+    connection: int, filesystem: Filesystem, wait: Callable[[], object] | None = None
+) -> None:
     from loopfs.fuse.server import Server
 
-    server = Server(connection, filesystem)
+    server = Server(connection, filesystem, wait)
     filesystem.start()
     server.serve()
 
@@ -111,6 +114,7 @@ def main(argv: list[str]) -> None:
         connection, filesystem = _mount(*argv[1:])
     except OSError as problem:
         sys.exit(problem.strerror)
+    # Without watch(): that a program is idle is seen by what its thread reads (sync_job).
     _serve(connection, filesystem)
 
 

@@ -65,12 +65,13 @@ def _prepare(device: FileDevice, launch: Launch) -> Serve:
     from loopfs.fat.filesystem import Vfat as Filesystem
     from loopfs.fat.options import Defaults, Options
     from loopfs.fat.volume import Volume
+    from loopfs.fuse.connection import watch
     from loopfs.fuse.server import Server
 
     options = Options(",".join(launch.options), Defaults(*launch.caller[:3]), launch.fstype)
     volume = Volume(device, options, read_only=launch.read_only)
     filesystem = Filesystem(volume, atime=launch.caller.atime)
-    return lambda connection: Server(connection, filesystem).serve()
+    return lambda connection: Server(connection, filesystem, watch(connection)).serve()
 
 
 def main(argv: list[str]) -> None:

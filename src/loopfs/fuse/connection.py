@@ -1,8 +1,14 @@
-"""The server's descriptor of a FUSE mount, and how to let go of it."""
+"""The server's descriptor of a FUSE mount: how to wait for it, and how to let go of it."""
 
 from __future__ import annotations
 
 import os
+import select
+from time import perf_counter
+
+from loopfs.lean import Callable
+
+_MOMENT = 30e-6  # seconds
 
 
 class Connection(int):
@@ -14,6 +20,29 @@ class Connection(int):
 
     def __del__(self) -> None:
         os.close(self)
+
+
+def watch(fd: int) -> Callable[[], None]:
+    """Have reads of an open /dev/fuse not block, and give a function that waits for a request.
+
+    It looks for a moment before it sleeps: the next request of a program comes some microseconds
+    after the last answer, and a processor that has gone idle takes several times that to wake.
+    What it yields meanwhile is for the program, which may be on the same processor.
+    """
+    os.set_blocking(fd, False)
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    poll, give_way = poller.poll, os.sched_yield
+
+    def wait() -> None:
+        end = perf_counter() + _MOMENT
+        while perf_counter() < end:
+            give_way()
+            if poll(0):
+                return
+        poll()
+
+    return wait
 
 
 def abort(fd: int) -> None:
