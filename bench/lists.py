@@ -7,8 +7,7 @@ from .native import cleaned_up, ext4_image
 from .runner import Stage, elapsed_seconds, timed_script
 
 TIMES = 20
-GOAL = 2.5
-COMMANDS = {"lsblk": "lsblk", "losetup -l": "losetup -l"}
+COMMANDS = {"lsblk": 3.0, "losetup -l": 2.5}  # and at most so many times native
 # The clock includes attaching once, which among twenty listings is lost in noise.
 BODY = """
 device=$(losetup -f --show "$1")
@@ -23,7 +22,7 @@ losetup -d "$device\""""
 def measures(stage: Stage) -> list[Measure]:
     image, reference = (ext4_image(stage, f"lists-{side}.img", 64) for side in "ab")
 
-    def measure(name: str, command: str) -> Measure:
+    def measure(command: str, most: float) -> Measure:
         body = BODY.format(times=TIMES, command=command)
 
         def ours() -> float:
@@ -33,6 +32,6 @@ def measures(stage: Stage) -> list[Measure]:
             with cleaned_up(stage, reference):
                 return elapsed_seconds(stage.run_as_root(timed_script(body, reference))) / TIMES
 
-        return Measure(name, "s", ours, {"native": native}, Goal(GOAL, "native"))
+        return Measure(command, "s", ours, {"native": native}, Goal(most, "native"))
 
     return [measure(*entry) for entry in COMMANDS.items()]

@@ -27,6 +27,19 @@ def test_run_is_writable(inside: Lines) -> None:
     assert not Path("/run/lock/loopfs-test").exists()
 
 
+def test_the_hosts_devices_are_read_from_the_kernel(inside: Lines) -> None:
+    names = [name for name in os.listdir("/sys/devices/virtual/block") if name.isalnum()]
+    need(names, "the host has no virtual block device")
+    name = sorted(names)[0]
+    lines = inside(f"""
+        mkdir m; grep -c ' /sys/devices/virtual/block/{name} ' /proc/self/mountinfo
+        cat /sys/block/{name}/dev; readlink -f /sys/block/{name}/subsystem
+        unshare -Urm sh -ec 'mount -t sysfs s m; cat m/block/{name}/dev; umount m'
+    """)
+    number = Path(f"/sys/block/{name}/dev").read_text().strip()
+    assert lines == ["1", number, "/sys/class/block", number]
+
+
 def test_cryptsetup(inside: Lines) -> None:
     """LUKS2 locks below /run."""
     need(shutil.which("cryptsetup"), "no cryptsetup")

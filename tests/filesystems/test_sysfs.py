@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from loopfs.driver.partition import Found
+from loopfs.filesystems.dev_layout import hosts_devices
 from loopfs.filesystems.sysfs import SysfsDirectory
 from loopfs.text import to_str
 from loopfs.uapi import fuse, loop
 from loopfs.uapi.loop import LoopInfo64
 from tests.filesystems.conftest import FIRST, Mounted, configure
 from tests.fuse.wire import Kernel, connected
+from tests.support.skip import need
 
 NAME = b"caf\xe9 caf\xc3\xa9\n\xff"  # Latin-1, UTF-8, a newline, and what is neither
 
@@ -99,3 +101,33 @@ def test_names_of_any_bytes(mounted: Mounted, disks: View, tmp_path: Path) -> No
     assert disks.read(f"loop{number}/loop/backing_file") == path + b"\n"
     uevent = disks.read(f"loop{number}/loop{number}p1/uevent")
     assert uevent.endswith(b"\nPARTN=1\nPARTNAME=" + NAME + b"\n")
+
+
+def test_what_is_mounted_on_is_known_before(mounted: Mounted) -> None:
+    """Process 1 has answered for it while it was mounted on."""
+    names = [name for name in os.listdir("/sys/devices/virtual/block") if name.isalnum()][:2]
+    need(len(names) == 2, "the host has no virtual block devices")
+    directory = SysfsDirectory(
+        "devices/virtual/block", mounted.instances, mounted_on=[names[1], "gone"]
+    )
+    with connected(directory) as kernel:
+        view = View(directory, kernel)
+        (first, _) = hosts_devices([names[1], "gone"])
+        assert view.lookup(names[1]) == [first.nodeid] != view.lookup(names[0])
+        before = view.size()
+        view.forget(first.nodeid, 2)
+        assert view.size() < before
+        assert view.lookup(names[1]) != [first.nodeid], "an id is never used again"
+        reply = kernel.ask(fuse.FUSE_LOOKUP, b"gone\0", fuse.FUSE_ROOT_ID)
+        assert os.strerror(reply.code) == "No such file or directory"
+        view.forget(first.nodeid + 1, 1)
+
+
+def test_what_never_is_there_is_remembered(mounted: Mounted, disks: View) -> None:
+    """Of what is within a device's own directory: lsblk looks for "start" everywhere."""
+    mounted.control(loop.LOOP_CTL_ADD, FIRST)
+    (disk,) = disks.lookup(f"loop{FIRST}")
+    assert disks.lookup(f"loop{FIRST}/start") == [disk, 0]
+    assert disks.lookup(f"loop{FIRST}/queue/start")[-1] == 0
+    for name in (b"loop", b"loop%dp1" % FIRST):  # which come and go
+        assert disks.kernel.ask(fuse.FUSE_LOOKUP, name + b"\0", disk).data == b""

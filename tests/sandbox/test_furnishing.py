@@ -16,11 +16,11 @@ from loopfs.channel import Channel
 from loopfs.driver.minors import Minors
 from loopfs.filesystems.backing import facts
 from loopfs.filesystems.blkid import read_table
-from loopfs.filesystems.dev_layout import HIDDEN, files
+from loopfs.filesystems.dev_layout import HIDDEN, NAME_VALID, files
 from loopfs.filesystems.devtmpfs import DevFilesystem
 from loopfs.filesystems.instances import Instances, Owner
 from loopfs.process import Process
-from loopfs.sandbox.furnishing import serve_until_told
+from loopfs.sandbox.furnishing import Served, serve_until_told
 from loopfs.uapi import fuse
 from tests.fuse.wire import PATIENCE, Kernel, Reply, served
 
@@ -39,7 +39,7 @@ class Furnished:
 
         def serve() -> None:
             with theirs:
-                serve_until_told(gate, theirs.fileno(), MOUNTED_ON)
+                serve_until_told(gate, [Served(theirs.fileno(), files(MOUNTED_ON), NAME_VALID)])
             gate.close()
 
         self.thread = threading.Thread(target=serve, daemon=True)

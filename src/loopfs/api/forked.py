@@ -108,7 +108,7 @@ def _become_supervisor(
     child = os.fork()
     if child == 0:
         channel.close()
-        be_child(childs_end, command, settings.bare, {int(number) for number in mask})
+        be_child(childs_end, command, settings, {int(number) for number in mask})
     for end in (results, channel):
         os.set_inheritable(end.fileno(), True)
     line = words(results.fileno(), [name], settings, (channel.fileno(), child))

@@ -15,11 +15,13 @@ from loopfs.engines.helper import NOT_OURS, answer
 from loopfs.engines.jobs import Job, apply_flags
 from loopfs.engines.umount_copy import PART_TYPES, mount_table
 from loopfs.sandbox.own_sysfs import CLASSES, SYS, attach, new_sysfs
+from loopfs.sandbox.sysfs import DEVICES, DEVICES_ALONE
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.magic import SYSFS_MAGIC, TMPFS_MAGIC
 from loopfs.uapi.sched import CLONE_NEWNET
 
 DEV = "/dev"
+_DEVICES = f"{SYS}/{DEVICES}"
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
@@ -155,10 +157,15 @@ def _clones(own: int) -> dict[str, int]:
         above = syscalls.mount_id(uapi.AT_FDCWD, SYS)
     except FileNotFoundError:
         return {}
+    parts = [
+        mount.place for mount in mounts if mount.parent == above and mount.fstype in PART_TYPES
+    ]
+    alone = {mount.place for mount in mounts} & {DEVICES_ALONE}
     return {
-        mount.place[len(SYS) + 1 :]: syscalls.open_tree(uapi.AT_FDCWD, mount.place, _CLONE)
-        for mount in mounts
-        if mount.parent == above and mount.fstype in PART_TYPES
+        place[len(SYS) + 1 :]: syscalls.open_tree(
+            uapi.AT_FDCWD, DEVICES_ALONE if alone and place == _DEVICES else place, _CLONE
+        )
+        for place in parts
     }
 
 

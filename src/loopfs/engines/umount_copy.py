@@ -63,7 +63,8 @@ class Umount:
             busy = problem
         table = mount_table(self._own)
         inner = [each for each in table if each.parent == mount]
-        parents = {each.parent for each in table}
+        inner += _devices_in(inner, table)
+        parents = {each.parent for each in table if each not in inner}
         ends = parents.isdisjoint(each.mount_id for each in inner)
         are_parts = all(each.fstype in PART_TYPES for each in inner)
         locked = bool(inner) and all(_is_locked(each.place) for each in inner)
@@ -87,19 +88,29 @@ class Umount:
 
 
 def _umount_with(name: str, flags: int, inner: list[str]) -> None:
-    """Unmount what is at ``name`` and has ``inner`` mounts, or nothing of it if one is busy."""
+    """Unmount what is at ``name`` and has ``inner`` mounts, or nothing of it if one is busy.
+
+    Args:
+        inner: places, each before those that are in it.
+    """
     taken: dict[str, int] = {}
     try:
-        for place in inner:
+        for place in reversed(inner):
             clone = syscalls.open_tree(uapi.AT_FDCWD, place, _CLONE)
             taken[place] = clone
             syscalls.umount2(place, uapi.UMOUNT_NOFOLLOW)
         syscalls.umount2(name, flags)
     except OSError:
-        for place, clone in taken.items():
+        for place, clone in reversed(taken.items()):
             if not os.path.ismount(place):
                 attach(uapi.AT_FDCWD, place, clone)
         raise
+
+
+def _devices_in(inner: list[Mount], table: list[Mount]) -> list[Mount]:
+    """What a view of ours has mounted in it: directories of the host's devices."""
+    views = {each.mount_id for each in inner if each.fstype == PART_TYPES[1]}
+    return [each for each in table if each.parent in views and each.fstype == PART_TYPES[0]]
 
 
 def _is_locked(path: str) -> bool:

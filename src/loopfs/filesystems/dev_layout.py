@@ -1,6 +1,7 @@
-"""What is in the sandbox's /dev before anybody has made something there.
+"""What is in the sandbox's /dev before anybody has made something there; and what the host's
+devices are mounted on in /sys/devices/virtual/block.
 
-The child answers the lookups of what the host's nodes are mounted on, and what serves /dev
+Process 1 answers the lookups of what is mounted on (sandbox/furnishing.py), and what serves
 afterwards knows the same files by the same ids.
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 import stat
 
 from loopfs.lean import Iterable, NamedTuple
+from loopfs.text import to_bytes
 from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 LOOPFS, HIDDEN = b"loopfs", b".loopfs"
 ROOT_INO = 1
 FIRST_INO = 1 << 48  # with the id added, a file's inode number: beyond those of the devices
 FIRST_ID = 1 << 32  # no node that is made later has such an id
+HOST_LASTS = 1  # seconds that a name of the host's is remembered: nobody tells us when it goes
 NAME_VALID = 1 << 30  # seconds: of these names only the kernel changes what they mean
 
 
@@ -79,7 +82,7 @@ def files(mounted_on: Iterable[str]) -> list[File]:
     for name in (LOOPFS, b"pts"):
         add(name)
     hidden = add(HIDDEN)
-    for name in (b"proc", b"sys"):  # sandbox/proc.py and own_sysfs.py mount there
+    for name in (b"proc", b"sys", b"block"):  # sandbox/proc.py, own_sysfs.py, sysfs.py mount there
         add(name, hidden)
     for name, target in LINKS.items():
         add(name, target=target)
@@ -92,6 +95,13 @@ def files(mounted_on: Iterable[str]) -> list[File]:
         target = b"../" * bool(directory) + HIDDEN + b"/" + hidden_name(path)
         add(last, parent, target, path)
     return made
+
+
+def hosts_devices(names: Iterable[str]) -> list[File]:
+    """The directories that the host's devices with these names are mounted on."""
+    mode = stat.S_IFDIR | 0o755
+    known = enumerate(names, FIRST_ID)
+    return [File(nodeid, FUSE_ROOT_ID, to_bytes(name), mode) for nodeid, name in known]
 
 
 def hidden_name(path: str) -> bytes:

@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import count
 
 from loopfs.driver.bdev import BlockDevice
@@ -20,6 +20,7 @@ from loopfs.driver.minors import BLOCK_EXT_MAJOR
 from loopfs.driver.partition import Partition
 from loopfs.driver.sysfs import Attribute, Directory, Item, Link, device_number, disk
 from loopfs.driver.uevent import place
+from loopfs.filesystems.dev_layout import HOST_LASTS, hosts_devices
 from loopfs.fuse.operations import Buffer, Entry, Operations, SetAttr
 from loopfs.fuse.session import Request
 from loopfs.lean import NamedTuple, Protocol
@@ -34,8 +35,10 @@ LINKS = {"block": "..", "class/block": "../..", "dev/block": "../.."}
 
 FILE_SIZE = 4096  # what sysfs says of every attribute
 LASTS = 3600  # seconds
-HOST_LASTS = 1  # nobody tells us when one of the host's devices goes
 OVERFLOW_ID = 65534  # the host's root, as a user namespace sees it
+
+# An answer that the kernel remembers: there is no such name.
+NO_ENTRY = Entry(0, Attr(0, 0, 0, 0, 0, 0, 0, (0, 0, 0)), LASTS)
 
 Path = tuple[str, ...]
 Key = tuple[Path, str]  # of a node: its path, and where it leads if it is a link
@@ -88,9 +91,17 @@ class SysfsDirectory(Operations):
         place: which.
         disks: what is shown.
         hosts_loops: the host's loop devices are shown, as all its others are.
+        mounted_on: the names of those on which their own directories are mounted.
     """
 
-    def __init__(self, place: str, disks: Disks, *, hosts_loops: bool = True) -> None:
+    def __init__(
+        self,
+        place: str,
+        disks: Disks,
+        *,
+        hosts_loops: bool = True,
+        mounted_on: Iterable[str] = (),
+    ) -> None:
         self._place = place
         self._disks = disks
         self._hosts_loops = hosts_loops
@@ -103,6 +114,9 @@ class SysfsDirectory(Operations):
         self._handles = count(1)
         self._files: dict[int, File] = {}
         self._attrs: dict[int, Attr] = {}
+        for nodeid, _, name, *_ in hosts_devices(mounted_on):  # looked up before we serve
+            key = (to_str(name),), ""
+            self._keys[nodeid], self._nodeids[key], self._lookups[nodeid] = key, nodeid, 1
 
     # --- what is where ------------------------------------------------------------
 
@@ -221,7 +235,12 @@ class SysfsDirectory(Operations):
         path = (*self._path(parent), to_str(name))
         if self._changes_at_close(path[:-1]) and name == b"loop":
             self._disks.catch_up()
-        attr = self._attr(path, request.pid)
+        try:
+            attr = self._attr(path, request.pid)
+        except FileNotFoundError:
+            if len(path) == 1 or self._device(path[0], None) is None or not _lasts(path):
+                raise
+            return NO_ENTRY
         entry = Entry(attr.ino, attr, self._valid(path))
         self._lookups[attr.ino] = self._lookups.get(attr.ino, 0) + 1
         return entry
@@ -229,7 +248,8 @@ class SysfsDirectory(Operations):
     def forget(self, nodeid: int, nlookup: int) -> None:
         self._lookups[nodeid] -= nlookup
         if not self._lookups[nodeid]:
-            del self._lookups[nodeid], self._attrs[nodeid]
+            del self._lookups[nodeid]
+            self._attrs.pop(nodeid, None)
             del self._nodeids[self._keys.pop(nodeid)]
 
     def _valid(self, path: Path) -> int:
@@ -327,11 +347,12 @@ class SysfsDirectory(Operations):
 
 
 def _lasts(path: Path) -> bool:
-    """What is within a device's directory is there as long as that is, but for a few."""
+    """What is within a device's directory, or is not, stays so as long as that is there, but for a
+    few."""
     device, name, *within = path
-    return name not in ("holders", "slaves") and (
-        bool(within) or not (name == "loop" or name.startswith(device))
-    )
+    if name in ("holders", "slaves"):
+        return not within
+    return bool(within) or not (name == "loop" or name.startswith(device))
 
 
 def _kind_of(entry: os.DirEntry[str]) -> int:

@@ -20,6 +20,7 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 if TYPE_CHECKING:
     from loopfs.sandbox.init import Command
     from loopfs.sandbox.proc import Copy
+    from loopfs.settings import Settings
 
 
 class _Found(NamedTuple):
@@ -31,17 +32,17 @@ class _Found(NamedTuple):
     below_sys: Sequence[str]
 
 
-def main(channel: Channel, command: Command, mask: set[int], *, bare: bool) -> int:
+def main(channel: Channel, command: Command, mask: set[int], settings: Settings) -> int:
     """Be the child. Returns the exit status.
 
     Args:
         channel: to the supervisor.
         command: as of :func:`loopfs.sandbox.init.main`.
         mask: the signals that the caller had blocked.
-        bare: make no instance.
+        settings: what was chosen for the sandbox.
     """
     try:
-        pid = _make_sandbox(channel, command, mask, bare)
+        pid = _make_sandbox(channel, command, mask, settings)
     except OSError as problem:
         messages.fail(channel, problem)
         return 1
@@ -49,7 +50,7 @@ def main(channel: Channel, command: Command, mask: set[int], *, bare: bool) -> i
     return messages.exit_status(os.waitpid(pid, 0)[1])
 
 
-def _make_sandbox(channel: Channel, command: Command, mask: set[int], bare: bool) -> int:
+def _make_sandbox(channel: Channel, command: Command, mask: set[int], settings: Settings) -> int:
     """Make it; returns the process id of its process 1, which has begun with the command."""
     parent, ids = os.getppid(), (os.geteuid(), os.getegid())
     syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
@@ -86,7 +87,7 @@ def _make_sandbox(channel: Channel, command: Command, mask: set[int], bare: bool
     if copy is not None:
         copy.close()
     _enter_mounts_of_init(gate)
-    _build(channel, gate, found, bare)
+    _build(channel, gate, found, settings)
     gate.send(messages.OK)
     gate.close()
     if copy is not None:
@@ -130,7 +131,7 @@ def _enter_mounts_of_init(gate: Channel) -> None:
     os.close(namespace)
 
 
-def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
+def _build(channel: Channel, gate: Channel, found: _Found, settings: Settings) -> None:
     """Mount what the sandbox has of its own, and tell the supervisor.
 
     Args:
@@ -141,7 +142,7 @@ def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
     kept = dev.keep(found.terminal)
     if found.is_nested:
         dev.build(kept)
-        if not bare:
+        if not settings.bare:
             dev.mount_nested_instance()
         host.build()
         channel.send(messages.MOUNTED)
@@ -149,22 +150,29 @@ def _build(channel: Channel, gate: Channel, found: _Found, bare: bool) -> None:
     # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     has_own_sysfs = own_sysfs.replace(found.below_sys)
+    hosts = sysfs.keep_hosts(loops=settings.number_from is None)
     views = sysfs.mount_views()  # while there is a /dev/fuse
     host.build()
-    if bare:
-        os.close(fuse)
+    served = {}
+    if hosts:
+        served["sys"] = hosts, views[sysfs.DEVICES][1]
+    if settings.bare:
         dev.build(kept)
     else:
         dev.mount_instance(fuse)
         channel.send(messages.FUSE, (fuse,))
-        gate.send(messages.SERVE + ",".join(kept).encode(), (fuse,))
-        os.close(fuse)
+        served["dev"] = kept, fuse
+    words = ";".join(f"{what}:{','.join(names)}" for what, (names, _) in served.items())
+    gate.send(messages.SERVE + words.encode(), tuple(fd for _, fd in served.values()))
+    os.close(fuse)
+    if not settings.bare:
         dev.furnish(kept)
-        gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
+    sysfs.place_hosts(hosts)
+    gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
     root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
     fds = root, *(fd for _, fd in views.values())
-    words = sysfs.described(views, has_own_sysfs)
-    channel.send(messages.MOUNTED + f" {','.join(kept)} {words}".encode(), fds)
+    words = f"{','.join(kept)} {','.join(hosts)} {sysfs.described(views, has_own_sysfs)}"
+    channel.send(messages.MOUNTED + f" {words}".encode(), fds)
     for fd in fds:
         os.close(fd)
 
@@ -181,14 +189,14 @@ def die_with_parent(parent: int) -> None:
 
 
 def _await_start(gate: Channel) -> None:
-    """Wait until the sandbox is built; meanwhile, answer for its /dev when told to."""
+    """Wait until the sandbox is built; meanwhile, answer for its /dev and /sys when told to."""
     from loopfs.sandbox import furnishing
 
     message = gate.receive()
     if message.data.startswith(messages.SERVE):
-        names = to_str(message.data[len(messages.SERVE) :])
+        words = to_str(message.data[len(messages.SERVE) :]).split(";")
+        furnishing.serve_until_told(gate, furnishing.understood(words, message.fds))
         for fuse in message.fds:
-            furnishing.serve_until_told(gate, fuse, names.split(",") if names else [])
             os.close(fuse)
         _await_answer(gate)
         message = gate.receive()

@@ -13,6 +13,7 @@ from loopfs.errors import SetupError
 from loopfs.lean import Mapping
 from loopfs.sandbox.own_sysfs import WHOLE_SYSFS
 from loopfs.sandbox.proc import WHOLE_PROC
+from loopfs.sandbox.sysfs import DEVICES_ALONE
 from loopfs.uapi import mount as uapi
 
 INSTANCE = "/dev/loopfs"
@@ -56,7 +57,7 @@ def build(kept: Mapping[str, int]) -> None:
     for name, tree in kept.items():
         _make_place(name)
         _place(name, tree)
-    for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS):
+    for place in ("/dev/pts", WHOLE_PROC, WHOLE_SYSFS, DEVICES_ALONE):
         os.makedirs(place)
     _mount_terminals()
     for name, target in LINKS.items():

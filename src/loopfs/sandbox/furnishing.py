@@ -1,4 +1,5 @@
-"""Serves /dev while the child puts the host's nodes there.
+"""Serves /dev and the view of /sys/devices/virtual/block while the child puts there what is the
+host's.
 
 Somebody must answer when it looks up the names to mount them on. The supervisor still imports what
 it needs then, and process 1 has nothing to do: it answers for the files that both know.
@@ -13,31 +14,58 @@ import stat
 import time
 
 from loopfs.channel import Channel
-from loopfs.filesystems.dev_layout import FIRST_INO, NAME_VALID, ROOT_INO, File, files
+from loopfs.filesystems.dev_layout import (
+    FIRST_INO,
+    HOST_LASTS,
+    NAME_VALID,
+    ROOT_INO,
+    File,
+    files,
+    hosts_devices,
+)
 from loopfs.fuse.replies import BUFFER_SIZE, pack_attr, pack_entry, pack_init
-from loopfs.lean import Iterable
+from loopfs.lean import Iterable, NamedTuple
 from loopfs.uapi import fuse as uapi
 
 
-def serve_until_told(gate: Channel, fuse: int, mounted_on: Iterable[str]) -> None:
-    """Answer for /dev until there is a message in a channel, or its other end is closed.
+class Served(NamedTuple):
+    """What is to be answered for: the open /dev/fuse that it is mounted with, its files, and for
+    how many seconds the kernel may remember their names."""
 
-    Args:
-        fuse: the open /dev/fuse that it is mounted with.
-        mounted_on: see :func:`~loopfs.filesystems.dev_layout.files`.
-    """
-    server = _Server(files(mounted_on))
+    fuse: int
+    files: list[File]
+    valid: int
+
+
+def understood(words: Iterable[str], fds: Iterable[int]) -> list[Served]:
+    """What messages.SERVE says."""
+    served = []
+    for word, fuse in zip(words, fds, strict=False):
+        what, _, joined = word.partition(":")
+        names = joined.split(",") if joined else []
+        if what == "dev":
+            served.append(Served(fuse, files(names), NAME_VALID))
+        else:
+            served.append(Served(fuse, hosts_devices(names), HOST_LASTS))
+    return served
+
+
+def serve_until_told(gate: Channel, served: Iterable[Served]) -> None:
+    """Answer until there is a message in a channel, or its other end is closed."""
+    servers = {each.fuse: _Server(each.files, each.valid) for each in served}
     poller = select.poll()
-    poller.register(fuse, select.POLLIN)
-    poller.register(gate.fileno(), select.POLLIN)
+    for fd in (gate.fileno(), *servers):
+        poller.register(fd, select.POLLIN)
     while gate.fileno() not in (ready := dict(poller.poll())):
-        if ready[fuse] & select.POLLERR:
-            return  # unmounted
-        server.answer(fuse, os.read(fuse, BUFFER_SIZE))
+        for fuse, events in ready.items():
+            if events & select.POLLERR:
+                return  # unmounted
+            servers[fuse].answer(fuse, os.read(fuse, BUFFER_SIZE))
 
 
 class _Server:
-    def __init__(self, known: list[File]) -> None:
+    def __init__(self, known: list[File], valid: int) -> None:
+        self._valid = valid
         self._by_name = {(file.parent, file.name): file for file in known}
         root = File(uapi.FUSE_ROOT_ID, 0, b"", stat.S_IFDIR | 0o755)
         self._by_id = {file.nodeid: file for file in (root, *known)}
@@ -57,7 +85,7 @@ class _Server:
             if file is None:
                 code = errno.ENOENT
             else:
-                reply = pack_entry(file.nodeid, self._attr(file), NAME_VALID)
+                reply = pack_entry(file.nodeid, self._attr(file), self._valid)
         elif opcode == uapi.FUSE_GETATTR and nodeid in self._by_id:
             reply = pack_attr(self._attr(self._by_id[nodeid]))
         else:

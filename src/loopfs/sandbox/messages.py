@@ -17,9 +17,10 @@ WANTS_MAPS = b"maps"
 # With the descriptor of the instance's /dev/fuse: so the child has none of it while it waits for
 # who answers, and if that is gone, so is the filesystem.
 FUSE = b"fuse"
-# With the names, joined by commas, of what will be mounted in /dev, and the directories of /sys
-# that are covered (sysfs.described); and the descriptors of /dev, and a /dev/fuse for each of those
-# directories. In a sandbox around this one, with nothing: it serves us too.
+# With the names, joined by commas, of what is mounted in /dev, those of the host's devices in /sys,
+# and the directories of /sys that are covered (sysfs.described); and the descriptors of /dev, and a
+# /dev/fuse for each of those directories. In a sandbox around this one, with nothing: it serves us
+# too.
 MOUNTED = b"mounted"
 
 # The child and process 1.
@@ -27,8 +28,9 @@ FAILED = (
     b"failed:"  # and an errno, a colon, the call that was refused (-: none), a colon, a sentence
 )
 
-# To process 1: serve /dev, whose /dev/fuse comes with it, until there is another message; with the
-# names of what will be mounted there, joined by commas.
+# To process 1: serve /dev ("dev") and what covers /sys/devices/virtual/block ("sys"), whose
+# /dev/fuse come with it, until there is another message; each with a colon and the names of what
+# will be mounted there, joined by commas, and a semicolon between them.
 SERVE = b"serve:"
 
 # Process 1.

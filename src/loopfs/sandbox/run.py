@@ -58,7 +58,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
             channel.close()
             if log is not None:
                 log.close()  # the command can reach the descriptors of process 1
-            be_child(childs_end, argv, settings.bare, set(mask))
+            be_child(childs_end, argv, settings, set(mask))
         childs_end.close()
         return supervise(channel, pid, argv, settings, log)
     finally:
@@ -157,20 +157,20 @@ def _enter_user_namespace(child: int) -> None:
     syscalls.set_dumpable(False)
 
 
-def be_child(channel: Channel, command: Command, bare: bool, mask: set[int]) -> NoReturn:
+def be_child(channel: Channel, command: Command, settings: Settings, mask: set[int]) -> NoReturn:
     """Be the child that makes the sandbox, in a fork of whose child it is to be.
 
     Args:
         channel: to the supervisor.
         command: as of :func:`loopfs.sandbox.init.main`.
-        bare: make no instance.
+        settings: what was chosen for the sandbox.
         mask: the signals that the command starts with blocked.
     """
     status = 1
     try:
         from loopfs.sandbox import child
 
-        status = child.main(channel, command, mask, bare=bare)
+        status = child.main(channel, command, mask, settings)
     except BaseException:  # nothing may return into the supervisor's code
         sys.excepthook(*sys.exc_info())
     finally:

@@ -160,7 +160,7 @@ class Supervisor:
         from loopfs.filesystems.procfs import PATH as PARTITIONS
         from loopfs.filesystems.procfs import PartitionsFile
         from loopfs.filesystems.shares import Shares
-        from loopfs.filesystems.sysfs import SysfsDirectory
+        from loopfs.filesystems.sysfs import DEVICES, SysfsDirectory
         from loopfs.fuse.session import Session
         from loopfs.process import Process
         from loopfs.sandbox.sysfs import understood
@@ -172,7 +172,7 @@ class Supervisor:
         room = raise_descriptor_limit()
         self._mounted.wait()
         root, *views = self._mounts_made.fds
-        _, kept, words = self._mounts_made.data.decode().split(" ", 2)
+        _, kept, hosts, words = self._mounts_made.data.decode().split(" ", 3)
         instances = Instances(
             minors,
             self._helper.fstat,
@@ -206,7 +206,10 @@ class Supervisor:
                 shares, numbers_lock = instances.shares, instances.numbers
                 session = Session(view, MaxLoopFile(instances.ucounts, numbers_lock, shares))
             else:
-                directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
+                names = hosts.split(",") if hosts and place == DEVICES else ()
+                directory = SysfsDirectory(
+                    place, instances, hosts_loops=after_the_hosts, mounted_on=names
+                )
                 session = Session(view, directory)
                 instances.on_removal.append(partial(_forget, session, directory))
             self._begin(place, session.serve)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 
 from loopfs import syscalls
+from loopfs.channel import close_all
 from loopfs.sandbox.proc import PARTITIONS
 from loopfs.uapi import mount as uapi
 
 # The directories, in /sys, that name block devices.
 PLACES = ("block", "class/block", "dev/block", "devices/virtual/block")
+DEVICES = "devices/virtual/block"
+# The view of them once more, without the host's in it: what has locked mounts in it cannot be
+# bound in a user namespace within.
+DEVICES_ALONE = "/dev/.loopfs/block"
+MOST_HOSTS = 64  # devices of the host whose directories are mounted
 MAX_LOOP = "module/loop/parameters/max_loop"  # a file, where the host's kernel has its driver
 
 
@@ -32,6 +39,52 @@ def mount_views() -> dict[str, tuple[int, int]]:
         syscalls.mount(source, path, f"fuse.{source}", flags, data)
         fuses[place] = syscalls.statx_dev(uapi.AT_FDCWD, path), fuse
     return fuses
+
+
+def keep_hosts(*, loops: bool) -> dict[str, int]:
+    """The directories of devices of the host's that will be covered: names, and mounts that are
+    nowhere yet. In them attributes are read from the kernel, which is much faster than through us.
+
+    Args:
+        loops: those of loop devices, too.
+    """
+    try:
+        names = sorted(os.listdir(f"/sys/{DEVICES}"))
+    except FileNotFoundError:
+        return {}
+    flags = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+    kept: dict[str, int] = {}
+    for name in names:
+        if (name.startswith("loop") and not loops) or not _is_plain(name):
+            continue
+        if len(kept) == MOST_HOSTS:
+            break
+        with suppress(OSError):  # it has just gone, or something in it is covered: we show it
+            kept[name] = syscalls.open_tree(uapi.AT_FDCWD, f"/sys/{DEVICES}/{name}", flags)
+    return kept
+
+
+def _is_plain(name: str) -> bool:
+    return name.replace("-", "").replace("_", "").isalnum()  # and goes through messages.SERVE
+
+
+def place_hosts(kept: dict[str, int]) -> None:
+    """Mount them, as soon as what covers them, and /dev, is served.
+
+    Args:
+        kept: see :func:`keep_hosts`; closed.
+    """
+    if not kept:
+        return
+    flags = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
+    alone = syscalls.open_tree(uapi.AT_FDCWD, f"/sys/{DEVICES}", flags)
+    place = os.open(DEVICES_ALONE, os.O_PATH | os.O_CLOEXEC)
+    syscalls.move_mount(alone, place)
+    close_all([place, alone])
+    for name, tree in kept.items():
+        place = os.open(f"/sys/{DEVICES}/{name}", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        syscalls.move_mount(tree, place)
+        close_all([place, tree])
 
 
 def described(views: dict[str, tuple[int, int]], own: bool) -> str:
