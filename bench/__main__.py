@@ -58,7 +58,7 @@ def _parse() -> argparse.Namespace:
         prog="python3 -m bench",
         description="Compare loopfs with the kernel's loop driver and other sandboxes, as root.",
     )
-    parser.add_argument("--user", default=_default_user(), help="who runs loopfs (%(default)s)")
+    parser.add_argument("--user", default=default_user(), help="who runs loopfs (%(default)s)")
     parser.add_argument("--rounds", type=_count, default=10, help="samples of a side (10)")
     parser.add_argument(
         "--data-rounds",
@@ -96,7 +96,7 @@ def _parse() -> argparse.Namespace:
     return options
 
 
-def _default_user() -> str | None:
+def default_user() -> str | None:
     if named := os.environ.get("LOOPFS_TEST_USER"):
         return named
     with suppress(KeyError):

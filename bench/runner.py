@@ -58,6 +58,28 @@ class Stage:
         words = [*self.loopfs, "run", *options, "--", *command]
         return self.run_as_user(words, self.loopfs_environment)
 
+    def start_in_loopfs(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        """The same without waiting for its end; with pipes to and from it."""
+        words = [*self.loopfs, "run", "--", *command]
+        return subprocess.Popen(
+            words,
+            env=_environment(self.user, self.scratch) | self.loopfs_environment,
+            cwd=self.scratch,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            user=self.user.pw_uid,
+            group=self.user.pw_gid,
+            extra_groups=os.getgrouplist(self.user.pw_name, self.user.pw_gid),
+        )
+
+    def new_file(self, name: str, size: int) -> Path:
+        """Make a file of ``size`` bytes in the scratch directory that belongs to the user."""
+        path = self.scratch / name
+        path.touch()
+        os.truncate(path, size)
+        self.give(path)
+        return path
+
     def new_directory(self, name: str) -> Path:
         """Make a directory in the scratch directory that belongs to the user."""
         path = self.scratch / name
@@ -115,7 +137,7 @@ def _find_loopfs(stage: Stage) -> tuple[tuple[str, ...], dict[str, str]]:
     }
     for interpreter in (sys.executable, "python3"):
         with suppress(CommandError, OSError):
-            stage.run_as_user([interpreter, "-c", "import loopfs.__main__"], environment)
+            stage.run_as_user([interpreter, "-c", "import loopfs.cli"], environment)
             return (interpreter, "-m", "loopfs"), environment
     return ("loopfs",), {}
 

@@ -9,13 +9,23 @@ from __future__ import annotations
 TYPE_CHECKING = False  # which every type checker takes to be true
 
 if TYPE_CHECKING:
+    from loopfs.api.attach import attach
     from loopfs.api.device import Device, Mount, Status
     from loopfs.api.popen import Popen
     from loopfs.api.sandbox import Sandbox
     from loopfs.errors import LoopfsError
 
 __version__ = "0.1.0"
-__all__ = ["Device", "LoopfsError", "Mount", "Popen", "Sandbox", "Status", "__version__"]
+__all__ = [
+    "Device",
+    "LoopfsError",
+    "Mount",
+    "Popen",
+    "Sandbox",
+    "Status",
+    "__version__",
+    "attach",
+]
 
 _MODULES = {
     "Device": "loopfs.api.device",
@@ -24,6 +34,7 @@ _MODULES = {
     "Popen": "loopfs.api.popen",
     "Sandbox": "loopfs.api.sandbox",
     "Status": "loopfs.api.device",
+    "attach": "loopfs.api.attach",
 }
 
 

@@ -21,7 +21,7 @@ TESTS = [text for text in EXAMPLES if "import pytest" in text]
 def test_the_programs(user: User, workdir: Path) -> None:
     """One after the other: they use each other's images."""
     said = [run_program(user, workdir, text).stdout for text in PROGRAMS]
-    assert len(said) == 4
+    assert len(said) == 5
     assert said[0] == "hello\n\n"
     assert said[1] == "2 no-such-command: No such file or directory\n"
     assert said[2].startswith("vfat from /dev/loop")

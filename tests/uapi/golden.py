@@ -72,6 +72,9 @@ NOT_IN_HEADERS = {
     },
 }
 
+# Cross compilers, by the ABI whose bytes theirs must be; they bring the headers of their machine.
+CROSS = {"aarch64": "aarch64-linux-gnu-", "arm": "arm-linux-gnueabihf-"}
+
 _NUMBER = struct.Struct("=56sq")
 _STRUCTURE = struct.Struct("=60sI448s")
 
@@ -103,22 +106,35 @@ def compiled(directory: Path) -> dict[str, Variant]:
     return {name: _compile(name, flags, directory) for name, flags in VARIANTS.items()}
 
 
-def _compile(name: str, flags: list[str], directory: Path) -> Variant:
+def cross_compiled(name: str, directory: Path) -> Variant:
+    """What a cross compiler makes of structures.c: as :func:`compiled`.
+
+    Args:
+        name: one of CROSS.
+    """
+    return _compile(name, ["-ffreestanding"], directory, CROSS[name])
+
+
+def _compile(name: str, flags: list[str], directory: Path, prefix: str = "") -> Variant:
     made = directory / f"{name}.o"
     # The repeated bytes are cut to a field's width.
     quiet = ["-w", "-Wno-overflow"]
-    subprocess.run(["gcc", *flags, *quiet, "-c", "-o", made, SOURCE], check=True)
-    numbers = {_text(name): value for name, value in _NUMBER.iter_unpack(_section(made, "numbers"))}
+    subprocess.run([f"{prefix}gcc", *flags, *quiet, "-c", "-o", made, SOURCE], check=True)
+
+    def section(name: str) -> bytes:
+        return _section(made, name, f"{prefix}objcopy")
+
+    numbers = {_text(name): value for name, value in _NUMBER.iter_unpack(section("numbers"))}
     structures = {
         _text(name): content[:size].hex()
-        for name, size, content in _STRUCTURE.iter_unpack(_section(made, "structures"))
+        for name, size, content in _STRUCTURE.iter_unpack(section("structures"))
     }
     return Variant(numbers, structures)
 
 
-def _section(made: Path, name: str) -> bytes:
+def _section(made: Path, name: str, objcopy: str) -> bytes:
     raw = made.with_suffix(f".{name}")
-    subprocess.run(["objcopy", "-O", "binary", "-j", name, made, raw], check=True)
+    subprocess.run([objcopy, "-O", "binary", "-j", name, made, raw], check=True)
     return raw.read_bytes() if raw.exists() else b""
 
 

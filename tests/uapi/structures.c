@@ -9,6 +9,8 @@
  *   arm      -m32 -malign-double: i386's structures, with eight-byte members aligned
  *   libc     -DLIBC: constants that only the C library has
  *
+ * and by cross compilers for aarch64 and arm, with their own headers and no trick: golden.CROSS
+ *
  * The section "numbers" holds constants, "structures" bytes. Every field holds a number of
  * its own, repeated in all its bytes, so that a field of the wrong place or width shows.
  */
@@ -92,14 +94,17 @@ NUMBER(__NR_read); NUMBER(__NR_readv); NUMBER(__NR_futex);
 #endif
 NUMBER(__NR_newfstatat); NUMBER(__NR_statfs); NUMBER(__NR_fstatfs);
 #else
-NUMBER(__NR_umount); NUMBER(__NR_fstat64); NUMBER(__NR_fstatat64);
+#ifdef __NR_umount
+NUMBER(__NR_umount);
 #endif
-#ifndef GENERIC
+NUMBER(__NR_fstat64); NUMBER(__NR_fstatat64);
+#endif
+#ifdef __NR_open
 NUMBER(__NR_open); NUMBER(__NR_creat); NUMBER(__NR_mknod);
 #endif
 #endif
 
-#if defined(__x86_64__) && !defined(GENERIC)
+#if (defined(__x86_64__) || defined(__aarch64__)) && !defined(GENERIC)
 
 #include <asm/statfs.h>
 #include <stddef.h>
@@ -181,9 +186,11 @@ STRUCT(flock, struct flock, {
 	.mtime = F(n + 4), .ctime = F(n + 5), .atimensec = F(n + 6), .mtimensec = F(n + 7), \
 	.ctimensec = F(n + 8), .mode = F(n + 9), .nlink = F(n + 10), .uid = F(n + 11), \
 	.gid = F(n + 12), .rdev = F(n + 13), .blksize = F(n + 14), .flags = F(n + 15) }
+#if FUSE_KERNEL_MINOR_VERSION >= 38 /* Linux 6.2 */
 STRUCT(fuse_in_header, struct fuse_in_header, {
 	.len = F(1), .opcode = F(2), .unique = F(3), .nodeid = F(4), .uid = F(5), .gid = F(6),
 	.pid = F(7), .total_extlen = F(8), .padding = F(9) });
+#endif
 STRUCT(fuse_out_header, struct fuse_out_header, { .len = F(1), .error = F(2), .unique = F(3) });
 STRUCT(fuse_init_in, struct fuse_init_in, {
 	.major = F(1), .minor = F(2), .max_readahead = F(3), .flags = F(4) });
@@ -245,8 +252,10 @@ STRUCT(fuse_rename_in, struct fuse_rename_in, { .newdir = F(1) });
 STRUCT(fuse_rename2_in, struct fuse_rename2_in, { .newdir = F(1), .flags = F(2) });
 STRUCT(fuse_notify_inval_inode_out, struct fuse_notify_inval_inode_out, {
 	.ino = F(1), .off = F(2), .len = F(3) });
+#if FUSE_KERNEL_MINOR_VERSION >= 38 /* Linux 6.2 */
 STRUCT(fuse_notify_inval_entry_out, struct fuse_notify_inval_entry_out, {
 	.parent = F(1), .namelen = F(2), .flags = F(3) });
+#endif
 STRUCT(fuse_notify_store_out, struct fuse_notify_store_out, {
 	.nodeid = F(1), .offset = F(2), .size = F(3) });
 

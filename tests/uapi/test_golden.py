@@ -34,3 +34,17 @@ def test_numbers_are_the_headers(from_headers: dict[str, Variant], name: str) ->
     assert golden.committed()[name].numbers == (
         NOT_IN_HEADERS.get(name, {}) | from_headers[name].numbers
     )
+
+
+@pytest.mark.may_skip(reason="no cross compiler")
+@pytest.mark.parametrize("name", golden.CROSS)
+def test_a_cross_compiler_makes_the_same(name: str, tmp_path: Path) -> None:
+    """The headers and the compiler of the machine itself, which no test runs on."""
+    need(shutil.which(f"{golden.CROSS[name]}gcc"), f"no cross compiler for {name}")
+    found = golden.cross_compiled(name, tmp_path)
+    own, native = golden.committed()[name], golden.committed()["x86_64"]
+    for kind in ("numbers", "structures"):
+        ours = getattr(native, kind) | getattr(own, kind)
+        theirs = getattr(found, kind)
+        assert {key: ours[key] for key in theirs} == theirs
+        assert theirs.keys() >= getattr(own, kind).keys()

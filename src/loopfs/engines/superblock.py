@@ -10,7 +10,6 @@ from loopfs import syscalls
 from loopfs.uapi import mount as uapi
 
 _PARAMETERS = {"rootmode": "40000", "user_id": "0", "group_id": "0"}
-_FLAGS = ("allow_other", "default_permissions")
 _SB_FLAGS = {
     uapi.MS_RDONLY: ("ro", "rw"),
     uapi.MS_SYNCHRONOUS: ("sync", "async"),
@@ -19,13 +18,17 @@ _SB_FLAGS = {
 }
 
 
-def fuse_context(fuse: int, source: str, subtype: str, sb_flags: int = 0) -> int:
+def fuse_context(
+    fuse: int, source: str, subtype: str, sb_flags: int = 0, *, allow_other: bool = True
+) -> int:
     """A context that has the superblock of an open /dev/fuse, for one fsmount(2).
 
     The superblock is made if there is none yet; if there is, only ``source`` counts.
 
     Args:
         sb_flags: MS_*.
+        allow_other: for all users of this user namespace; otherwise for the user whom it has as
+            root, in all user namespaces.
     Raises:
         OSError: as fsopen(2) and fsconfig(2).
     """
@@ -33,7 +36,7 @@ def fuse_context(fuse: int, source: str, subtype: str, sb_flags: int = 0) -> int
     parameters = _PARAMETERS | {"source": source, "subtype": subtype, "fd": str(fuse)}
     for key, value in parameters.items():
         syscalls.fsconfig(context, uapi.FSCONFIG_SET_STRING, key, value)
-    for key in _FLAGS:
+    for key in ("default_permissions", *(["allow_other"] if allow_other else [])):
         syscalls.fsconfig(context, uapi.FSCONFIG_SET_FLAG, key)
     set_sb_flags(context, sb_flags, sb_flags)
     syscalls.fsconfig(context, uapi.FSCONFIG_CMD_CREATE)

@@ -91,6 +91,19 @@ def write_maps(pid: int) -> Callable[[], None]:
     return finish
 
 
+def write_own(uid: int, gid: int) -> None:
+    """Be root, with no other ids, of the new user namespace that this process has made.
+
+    Args:
+        uid, gid: its ids before.
+    Raises:
+        SetupError: the kernel refused.
+    """
+    _write(os.getpid(), "uid", [Extent(0, uid, 1)])
+    _deny_groups(os.getpid())
+    _write(os.getpid(), "gid", [Extent(0, gid, 1)])
+
+
 def _write_all_or_root(pid: int, kind: str, extents: list[Extent], lost: dict[str, str]) -> None:
     """Map all ids; root alone where it lacks CAP_SETUID or CAP_SETGID, as in some containers."""
     try:

@@ -1,0 +1,154 @@
+"""What serves a device of ``loopfs.attach``: an instance with one device, and nobody's mount.
+
+It stays in the caller's user namespace, as the kernel lets only who is there look at the memory of
+who calls ioctl(2). The FUSE mount is made by a child, in a user namespace of its own, and is
+attached to no place: when the last descriptor is closed, the kernel ends the connection, and that
+ends us.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import sys
+from typing import Any
+
+from loopfs import syscalls
+from loopfs.api import messages
+from loopfs.channel import Channel
+from loopfs.driver.minors import Minors
+from loopfs.errors import LoopfsError, SetupError, fork
+from loopfs.filesystems.backing import FileFacts
+from loopfs.filesystems.instances import Instances, Owner
+from loopfs.filesystems.loopfs import LoopFilesystem
+from loopfs.filesystems.threads import start
+from loopfs.lean import NoReturn, signal
+from loopfs.sandbox import idmap
+from loopfs.sandbox import messages as sandbox_messages
+from loopfs.sandbox.run import check_proc
+from loopfs.uapi import loop
+from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+
+MADE = b"made"  # by the child: st_dev and the user namespace; with /dev/fuse and the mount
+
+
+def main() -> NoReturn:
+    """Arguments: the descriptor of the channel to the caller, and what to attach, as JSON."""
+    channel, about = Channel.of_descriptor(int(sys.argv[1])), json.loads(sys.argv[2])
+    status = 1
+    try:
+        if fork() != 0:
+            os._exit(0)
+        status = _serve(channel, about)
+    except LoopfsError as problem:
+        sentence = str(problem.strerror)
+        if isinstance(problem, SetupError):
+            from loopfs.cli.doctor import cause
+
+            sentence = cause(problem)
+        channel.send(messages.error(problem.code, sentence))
+    except OSError as problem:
+        channel.send(messages.of_problem(problem))
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)  # threads may still wait in the kernel
+
+
+def _serve(channel: Channel, about: dict[str, Any]) -> int:
+    """Make the device, hand it over, and serve it to its end. Raises LoopfsError, OSError."""
+    os.setsid()  # what the terminal sends is not for us
+    check_proc()
+    filesystem, mount, instances = _instance()
+    start("loop", instances.serve, filesystem)
+    device = _bound(mount, **about)
+    os.close(mount)
+    channel.send(messages.pack({}), (device,))
+    os.close(device)
+    channel.close()
+    os.chdir("/")
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for stream in range(3):  # who reads what the caller writes is not to wait for us
+        os.dup2(null, stream)
+    filesystem.gone.wait()
+    return 0
+
+
+def _instance() -> tuple[LoopFilesystem, int, Instances]:
+    """A filesystem that is to be served, and its mount, with what it needs. Raises SetupError."""
+    ours, childs = Channel.pair()
+    pid = fork()
+    if pid == 0:
+        ours.close()
+        _be_mounter(childs)
+    childs.close()
+    with ours:
+        message = sandbox_messages.expect(ours, MADE)
+    os.waitpid(pid, 0)
+    fuse, mount = message.fds
+    number, userns = map(int, message.data[len(MADE) :].split())
+    maps = {"uid": f"0 {os.geteuid()} 1\n", "gid": f"0 {os.getegid()} 1\n"}
+    instances = Instances(Minors(0), _refuse_stat, _refuse_partitions)
+    filesystem = instances.add(fuse, number, Owner((userns,), maps.__getitem__))
+    return filesystem, mount, instances
+
+
+def _be_mounter(channel: Channel) -> NoReturn:
+    """Mount an instance in a user namespace of our own, attached to no place."""
+    from loopfs.engines.superblock import fuse_context
+
+    status = 1
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        ids = os.geteuid(), os.getegid()
+        syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
+        idmap.write_own(*ids)
+        # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+        fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+        # Without allow_other it is for all processes of its user, whatever namespaces they are in.
+        context = fuse_context(fuse, "loop", "loop", allow_other=False)
+        tree = syscalls.fsmount(context, 0)
+        userns = os.stat("/proc/self/ns/user").st_ino
+        channel.send(MADE + f" {syscalls.statx_dev(tree)} {userns}".encode(), (fuse, tree))
+        status = 0
+    except OSError as problem:
+        sandbox_messages.fail(channel, problem)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _bound(
+    mount: int, image: int, offset: int, sizelimit: int, read_only: bool, sector_size: int
+) -> int:
+    """A descriptor of the device, which is bound; ``image`` is closed. Raises LoopfsError."""
+    writable = fcntl.fcntl(image, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR and not read_only
+    flags = loop.LO_FLAGS_AUTOCLEAR | (0 if writable else loop.LO_FLAGS_READ_ONLY)
+    name = os.fsencode(os.readlink(f"/proc/self/fd/{image}"))[: loop.LO_NAME_SIZE - 1]
+    info = loop.LoopInfo64(offset=offset, sizelimit=sizelimit, flags=flags, file_name=name)
+    control = os.open("loop-control", os.O_RDWR | os.O_CLOEXEC, dir_fd=mount)
+    number = fcntl.ioctl(control, loop.LOOP_CTL_GET_FREE)
+    os.close(control)
+    mode = os.O_RDWR if writable else os.O_RDONLY
+    device = os.open(f"loop{number}", mode | os.O_CLOEXEC, dir_fd=mount)
+    try:
+        fcntl.ioctl(device, loop.LOOP_CONFIGURE, loop.LoopConfig(image, sector_size, info).pack())
+    except OSError as problem:
+        raise LoopfsError(
+            problem.errno or 0, f"the file cannot be attached: {problem.strerror}"
+        ) from None
+    os.close(image)
+    return device
+
+
+def _refuse_stat(fd: int) -> FileFacts:
+    """A file that only another user namespace may ask for its attributes."""
+    raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _refuse_partitions(*_: int) -> NoReturn:
+    """A descriptor of a disk leads to no partition."""
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
