@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import shutil
 import signal
 import sys
@@ -15,10 +16,19 @@ from typing import Any
 
 import pytest
 
-from tests.support import host
+from tests.support import host, workers
 from tests.support.kernel import new_loop_device
 from tests.support.skip import need
-from tests.support.user import CHECKOUT, MARK, Result, Run, User, find_user, loopfs_command
+from tests.support.user import (
+    CHECKOUT,
+    MARK,
+    Result,
+    Run,
+    User,
+    find_user,
+    loopfs_command,
+    user_name,
+)
 
 os.environ.setdefault(MARK, uuid.uuid4().hex)
 # A shell without job control has its background commands ignore these; ours are to begin afresh.
@@ -56,7 +66,7 @@ def run_as_user(user: User) -> Run:
 @pytest.fixture
 def workdir(user: User) -> Iterator[Path]:
     """A fresh directory of that user, on a real filesystem."""
-    path = Path(tempfile.mkdtemp(prefix="loopfs-test-", dir="/var/tmp"))
+    path = Path(tempfile.mkdtemp(prefix=workers.prefix(), dir="/var/tmp"))
     try:
         os.chown(path, user.uid, user.gid)
         yield path
@@ -89,12 +99,29 @@ def needs_root() -> None:
     need(os.geteuid() == 0, "needs root")
 
 
-@pytest.fixture
-def kernel_loop(needs_root: None) -> Iterator[str]:
-    """The path of a fresh loop device of the kernel's own driver, removed afterwards."""
+@pytest.fixture(scope="session")
+def hosts_loops() -> None:
+    """No other worker makes or removes loop devices of the host (tests/support/workers.py)."""
+
+
+@pytest.fixture(scope="session")
+def kernel_loops(needs_root: None, hosts_loops: None) -> None:
+    """Skip the test unless it can use loop devices of the kernel's own driver."""
     need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
+
+
+@pytest.fixture
+def kernel_loop(kernel_loops: None) -> Iterator[str]:
+    """The path of a fresh loop device of the kernel's own driver, removed afterwards."""
     with new_loop_device() as path:
         yield path
+
+
+@pytest.fixture
+def first_number(hosts_loops: None) -> int:
+    """The number that an instance's first device gets: the next one after the host's."""
+    names = [entry.name for entry in os.scandir("/sys/block") if entry.name.startswith("loop")]
+    return max((int(name[4:]) for name in names), default=-1) + 1
 
 
 # --- rules for all tests -----------------------------------------------------
@@ -105,6 +132,9 @@ _TURN = pytest.StashKey[int]()
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Wait for the tests of another checkout: all share the kernel's loop devices."""
+    if workers.number() is not None:  # it is the turn of who has started this worker
+        return
+    _check_users(session.config.getoption("numprocesses", 0) or 0)
     session.stash[_TURN] = directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -113,9 +143,32 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         fcntl.flock(directory, fcntl.LOCK_EX)
 
 
+def _check_users(count: int) -> None:
+    """Has each of so many workers a user of its own?"""
+    if count > 1 and os.geteuid():
+        raise pytest.UsageError("-n: only root can run tests as several users")
+    for worker in range(count):
+        try:
+            pwd.getpwnam(user_name(worker))
+        except KeyError:
+            missing = f"worker {worker + 1} needs the user {user_name(worker)}"
+            raise pytest.UsageError(f"{missing} (./check makes two)") from None
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let the next begin."""
-    os.close(session.stash[_TURN])
+    if _TURN in session.stash:
+        os.close(session.stash[_TURN])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    workers.name_group(metafunc)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    return workers.scheduler(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support import workers
 from tests.support.user import CHECKOUT, Result, User, loopfs_command
 
 # An interpreter that every user can run, without site-packages, which may hold a "tests".
@@ -48,7 +49,7 @@ def play(sequence: Plan, user: User, *, native: bool = False) -> Outcome:
         words = ["unshare", "--mount", *PROGRAM, *words, "--native"]
     else:
         words = [*loopfs_command(), "run", "--", *PROGRAM, *words]
-    place = Path(tempfile.mkdtemp(prefix="loopfs-bytes-", dir="/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix=workers.prefix(), dir="/var/tmp"))
     try:
         shutil.chown(place, user.uid, user.gid)
         try:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.bytes.sequences import PYTHON, Plan, play, report
-from tests.support.skip import need
 from tests.support.user import Run, User
 
 pytestmark = pytest.mark.e2e
@@ -40,10 +38,9 @@ def test_steps_in_a_sandbox(user: User) -> None:
     play_all(user, native=False)
 
 
-@pytest.mark.usefixtures("needs_root")
+@pytest.mark.usefixtures("kernel_loops")
 @pytest.mark.timeout(300)
 def test_steps_on_the_kernels_devices(user: User) -> None:
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     play_all(user, native=True)
 
 

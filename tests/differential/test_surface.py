@@ -22,7 +22,7 @@ from tests.differential.known import SURFACE, Rule
 from tests.differential.surface.asker import WORDS, build
 from tests.differential.surface.commands import commands
 from tests.differential.surface.nodes import CONTROL, INCAPABLE_CONTROL, KINDS
-from tests.support import host
+from tests.support import host, workers
 from tests.support.skip import need
 from tests.support.user import CHECKOUT, User
 
@@ -88,12 +88,11 @@ def _text(answer: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def runs(needs_root: None, user: User, loopfs_bin: list[str]) -> Runs:
+def runs(kernel_loops: None, user: User, loopfs_bin: list[str]) -> Runs:
     """Both sides asked, at the same time."""
     need(shutil.which("gcc") and platform.machine() == "x86_64", "needs gcc for x86-64")
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     before = host.look(user)
-    place = tempfile.mkdtemp(prefix="loopfs-test-", dir="/var/tmp")
+    place = tempfile.mkdtemp(prefix=workers.prefix(), dir="/var/tmp")
     try:
         os.chown(place, user.uid, user.gid)
         build(place)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from tests.e2e.calls import calls, places
 from tests.e2e.native import Transcript, detach_all, transcript
 from tests.support.sandbox import PRELUDE, Lines, Start, image, inside, started
-from tests.support.skip import need
 from tests.support.user import Run, User
 
 __all__ = [
@@ -37,13 +35,12 @@ def root(needs_root: None) -> User:
 
 
 @pytest.fixture
-def in_both(loopfs_run: Run, root: User, workdir: Path) -> Iterator[Compare]:
+def in_both(loopfs_run: Run, root: User, workdir: Path, kernel_loops: None) -> Iterator[Compare]:
     """Run a script in a sandbox, and as root on the kernel's loop devices.
 
     The two transcripts (native first) have the same names for what differs by nature: the
     directory and the numbers of the devices.
     """
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     places = {name: workdir / name for name in ("native", "sandbox")}
 
     def run(script: str) -> tuple[Transcript, Transcript]:

@@ -100,6 +100,7 @@ def test_a_supervisor_that_is_killed_leaves_nothing(
 # --- side by side ------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("hosts_loops")
 def test_fifty_sandboxes_at_once(user: User, loopfs_bin: list[str], workdir: Path) -> None:
     """All have a device of the same name, each its own image; all are alive at one time."""
     script = """

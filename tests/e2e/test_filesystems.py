@@ -71,6 +71,7 @@ def special(tree: Path, user: User) -> Path:
 
 
 @pytest.mark.may_skip(reason="whether the kernel reads the filesystem as well")
+@pytest.mark.usefixtures("kernel_loops")
 @pytest.mark.parametrize(("fstype", "engine"), ENGINES)
 def test_it_is_read_as_by_the_kernel(
     loopfs_run: Run,
@@ -93,6 +94,7 @@ def test_it_is_read_as_by_the_kernel(
 
 
 @pytest.mark.may_skip(reason="whether the kernel makes and reads xfs")
+@pytest.mark.usefixtures("kernel_loops")
 def test_xfs_is_read_as_by_the_kernel(
     loopfs_run: Run, root: User, workdir: Path, special: Path
 ) -> None:

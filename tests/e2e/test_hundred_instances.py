@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -74,6 +75,7 @@ for n in range(COUNT):
 def test_each_has_a_number_of_its_own_and_leaves_nothing(started: Start, image: Path) -> None:
     """Also of the supervisor's descriptors and threads."""
     (image.parent / "program.py").write_text(PROGRAM)
+    os.truncate(image, 16_789 << 10)  # no device of the host's has this size
     script = "export PYTHONDONTWRITEBYTECODE=1; {0}; echo ready; read -r go; {0}; echo; read -r go"
     process = started(script.format("python3 program.py 2>&1"))
     before = resources(process.pid)

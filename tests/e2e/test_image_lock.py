@@ -172,8 +172,8 @@ def test_a_sandbox_of_another_user(
     assert mount().returncode == 0
 
 
+@pytest.mark.usefixtures("kernel_loops")
 def test_a_mount_by_the_kernel(image: Path, roots: Begin, mount: Mount) -> None:
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     process = roots(holder(), "--engine=ext4=kernel")
     assert_refused(mount(), image)
     assert_refused(mount("loop,ro"), image, "it is mounted for writing")
@@ -181,10 +181,10 @@ def test_a_mount_by_the_kernel(image: Path, roots: Begin, mount: Mount) -> None:
     assert mount().returncode == 0
 
 
+@pytest.mark.usefixtures("kernel_loops")
 def test_the_kernel_does_not_mount_it(
     image: Path, started: Start, root: User, loopfs_bin: list[str], workdir: Path
 ) -> None:
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     process = started(holder())
     run = [*loopfs_bin, "run", "--engine=ext4=kernel", "--", "sh", "-c"]
     command = [*run, "mkdir -p mnt2; mount -o loop disk.img mnt2"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,9 +18,8 @@ PRELUDE = 'set -e; try() { "$@" 2>&1 && echo "status 0" || echo "status $?"; }\n
 
 
 @pytest.fixture
-def inside(root: User, loopfs_bin: list[str], workdir: Path) -> Lines:
+def inside(kernel_loops: None, root: User, loopfs_bin: list[str], workdir: Path) -> Lines:
     """Run a script in a sandbox of root's in which the kernel mounts ext4; what it printed."""
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
     words = [*loopfs_bin, "run", "--engine=ext4=kernel", "--engine=btrfs=kernel", "--", "sh", "-c"]
 
     def run(script: str) -> list[str]:
@@ -113,6 +111,7 @@ def test_whatever_way_it_ends(inside: Lines, workdir: Path, run_as_user: Run) ->
         assert run_as_user(["debugfs", "-R", "cat file", image]).stdout == f"{text}\n"
 
 
+@pytest.mark.usefixtures("kernel_loops")
 def test_a_supervisor_that_is_killed(
     root: User, loopfs_bin: list[str], workdir: Path, run_as_user: Run
 ) -> None:

@@ -66,7 +66,7 @@ Contents = Callable[[Path], list[str]]
 
 
 @pytest.fixture
-def contents(root: User, workdir: Path) -> Contents:
+def contents(kernel_loops: None, root: User, workdir: Path) -> Contents:
     """A listing of an image's files as the kernel's own ext4 shows them."""
     place = workdir / "look"
     place.mkdir()

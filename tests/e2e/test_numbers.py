@@ -39,6 +39,7 @@ def test_names_are_the_same_in_every_run(loopfs_run: Run, image: Path) -> None:
         assert loopfs_run(script, "--number-from=40").stdout == "/dev/loop40\n/dev/loop41\n"
 
 
+@pytest.mark.usefixtures("hosts_loops")
 def test_by_default_the_hosts_devices_are_shown(loopfs_run: Run) -> None:
     hosts = {path.name for path in Path("/sys/block").glob("loop*")}
     inside = loopfs_run("ls /sys/block").stdout.split()

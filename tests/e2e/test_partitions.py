@@ -150,6 +150,7 @@ def test_a_table_is_read_anew_in_four_ways(inside: Lines) -> None:
     ]
 
 
+@pytest.mark.usefixtures("kernel_loops")
 def test_a_disk_made_without_root_is_the_kernels_to_mount(
     inside: Lines, root: User, workdir: Path
 ) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines, Start
-from tests.support.kernel import first_number
 from tests.support.user import Run, User
 
 pytestmark = pytest.mark.e2e
@@ -96,17 +95,16 @@ print(os.ttyname(slave).rstrip("0123456789"))'
     assert lines == ["/dev/pts/", "/dev/pts/"]
 
 
-def test_the_instance(inside: Lines) -> None:
-    number = first_number()
+def test_the_instance(inside: Lines, first_number: int) -> None:
     look = "stat -c '%n %F %t:%T %a %u:%g %i'"
     lines = inside(
         f"{ADD} -1; cd /dev/loopfs; ls -a; {look} . *; {look} -L /dev/loop-control"
-        f" /dev/loop{number}; {look} /dev/loop{number}"
+        f" /dev/loop{first_number}; {look} /dev/loop{first_number}"
     )
-    name, minor = f"loop{number}", f"{number:x}"
+    name, minor = f"loop{first_number}", f"{first_number:x}"
     control = "character special file a:ed 600 0:0 2"
-    device = f"block special file 7:{minor} 600 0:0 {number + 3}"
-    assert lines[:5] == [str(number), ".", "..", "loop-control", name]
+    device = f"block special file 7:{minor} 600 0:0 {first_number + 3}"
+    assert lines[:5] == [str(first_number), ".", "..", "loop-control", name]
     assert re.fullmatch(r". directory 0:0 755 0:0 \d+", lines[5])
     assert lines[6:] == [
         f"loop-control {control}",
@@ -117,8 +115,7 @@ def test_the_instance(inside: Lines) -> None:
     ]
 
 
-def test_an_open_device_is_a_block_device_to_fstat(inside: Lines) -> None:
-    number = first_number()
+def test_an_open_device_is_a_block_device_to_fstat(inside: Lines, first_number: int) -> None:
     lines = inside(f"""
         truncate -s 1M disk.img; d=$(losetup -f --show disk.img)
         python3 -c 'import os, stat, sys
@@ -126,27 +123,32 @@ for path in sys.argv[1:]:
     st = os.fstat(os.open(path, os.O_RDONLY))
     major, minor = os.major(st.st_rdev), os.minor(st.st_rdev)
     print(stat.filemode(st.st_mode), major, minor, st.st_ino, st.st_uid)
-' $d /dev/loop-control /dev/loopfs/loop{number}
+' $d /dev/loop-control /dev/loopfs/loop{first_number}
         stat -L -c '%F %t:%T' - <$d; losetup -d $d
     """)
-    device = f"brw------- 7 {number} {number + 3} 0"
+    device = f"brw------- 7 {first_number} {first_number + 3} 0"
     assert lines[:3] == [device, "crw------- 10 237 2 0", device]
-    assert lines[3:] == [f"block special file 7:{number:x}"]
+    assert lines[3:] == [f"block special file 7:{first_number:x}"]
 
 
-def test_devices_come_and_go_by_the_control_node(inside: Lines) -> None:
-    number = first_number()
-    following, far = number + 1, number + 50
+def test_devices_come_and_go_by_the_control_node(inside: Lines, first_number: int) -> None:
+    following, far = first_number + 1, first_number + 50
     lines = inside(
-        f"{GET_FREE}; {GET_FREE}; {ADD} {far}; {ADD} -1; {REMOVE} {number}; {GET_FREE}"
+        f"{GET_FREE}; {GET_FREE}; {ADD} {far}; {ADD} -1; {REMOVE} {first_number}; {GET_FREE}"
         "\ncd /dev; echo loop[0-9]* loopfs/loop[0-9]*"
-        f"\n{REMOVE} {far}; {REMOVE} {following}; {GET_FREE}; {REMOVE} {number}"
+        f"\n{REMOVE} {far}; {REMOVE} {following}; {GET_FREE}; {REMOVE} {first_number}"
         "\necho loop* loopfs/*"
     )
-    assert lines[:6] == [str(n) for n in (number, number, far, following, 0, following)]
+    assert lines[:6] == [str(n) for n in (first_number, first_number, far, following, 0, following)]
     names = sorted((f"loop{far}", f"loop{following}"))
     assert lines[6] == " ".join(names + [f"loopfs/{name}" for name in names])
-    assert lines[7:] == ["0", "0", str(number), "0", "loop-control loopfs loopfs/loop-control"]
+    assert lines[7:] == [
+        "0",
+        "0",
+        str(first_number),
+        "0",
+        "loop-control loopfs loopfs/loop-control",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +198,7 @@ def test_proc_shows_the_sandbox_only(inside: Lines) -> None:
     assert len(pids) <= 4
 
 
+@pytest.mark.usefixtures("hosts_loops")
 def test_the_host_does_not_see_the_instance(started: Start, image: Path) -> None:
     script = "mkdir mnt; mount -o loop disk.img mnt && echo ready; read line; umount mnt"
     before = set(os.listdir("/dev")), set(os.listdir("/sys/block"))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.kernel import first_number
 from tests.support.skip import need
 from tests.support.user import Result, Run, User
 
@@ -171,12 +170,12 @@ def test_more_devices_than_a_process_may_have_open(
 
 
 def test_no_more_descriptors_for_devices(
-    run_as_user: Run, loopfs_bin: list[str], workdir: Path
+    run_as_user: Run, loopfs_bin: list[str], workdir: Path, first_number: int
 ) -> None:
     """Binding fails with EMFILE; everything else goes on."""
     limited = ["sh", "-c", 'ulimit -n 256; exec "$@"', "sh", *loopfs_bin, "run", "--"]
     script = f"""{BIND}
-        losetup -d /dev/loop{first_number()}; losetup -f one.img
+        losetup -d /dev/loop{first_number}; losetup -f one.img
         losetup -D; {JOB}
     """
     result = run_as_user([*limited, "sh", "-ec", script, "sh", workdir], cwd=workdir)

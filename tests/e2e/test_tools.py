@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines
-from tests.support.kernel import first_number
 from tests.support.skip import need
 from tests.support.user import Run
 
@@ -18,7 +17,9 @@ pytestmark = pytest.mark.e2e
 # --- losetup -----------------------------------------------------------------
 
 
-def test_losetup_lists_devices_of_this_sandbox_only(inside: Lines, workdir: Path) -> None:
+def test_losetup_lists_devices_of_this_sandbox_only(
+    inside: Lines, workdir: Path, first_number: int
+) -> None:
     lines = inside("""
         truncate -s 1M one.img two.img; d=$(losetup -f --show one.img)
         e=$(losetup -r -f --show -o 4096 --sizelimit 8192 two.img); losetup -a | cut -d: -f1,3
@@ -28,7 +29,7 @@ def test_losetup_lists_devices_of_this_sandbox_only(inside: Lines, workdir: Path
         losetup -D; losetup -a; losetup -f
     """)
     here = str(workdir)
-    d, e = (f"/dev/loop{first_number() + step}" for step in (0, 1))
+    d, e = (f"/dev/loop{first_number + step}" for step in (0, 1))
     assert sorted(lines[2:4]) == sorted(
         (f"{d} {here}/one.img 0 0 0 0", f"{e} {here}/two.img 4096 8192 1 0")
     )

@@ -93,6 +93,25 @@ def test_all_of_a_type(inside: Lines, image: Path) -> None:
     assert lines == ["fuse.ext4", "status 0"]
 
 
+def test_what_is_around_it_is_free_when_it_returns(calls: Lines) -> None:
+    """The job of the helper that has unmounted it has ended: it was in that directory."""
+    lines = calls("""
+def mounted():
+    assert libc.mount(b"none", b"one", b"tmpfs", 0, None) == 0
+    os.mkdir("one/inner")
+    assert libc.mount(b"none", b"one/inner", b"loop", 0, None) == 0
+refused = 0
+for _ in range(40):
+    mounted()
+    assert libc.umount2(b"one/inner", 0) == 0
+    if libc.umount2(b"one", 0):
+        refused += 1
+        assert libc.umount2(b"one", 2) == 0
+print(refused)
+""")
+    assert lines == ["0"]
+
+
 def test_by_a_program_that_passes_flags(inside: Lines, image: Path) -> None:
     """umount2(2) itself; flags that are unknown or contradict one another are EINVAL."""
     lines = inside("""

@@ -484,7 +484,12 @@ def test_watching_a_descriptor() -> None:
         wait, done = watch(reading), threading.Event()
         with pytest.raises(BlockingIOError):
             os.read(reading, 1)
-        thread = threading.Thread(target=lambda: (wait(), wait(), done.set()), daemon=True)
+
+        def wait_for_it() -> None:
+            wait()
+            done.set()
+
+        thread = threading.Thread(target=wait_for_it, daemon=True)
         thread.start()
         assert not done.wait(0.05)
         os.write(writing, b"a")

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support import workers
 from tests.support.user import MARK, User
 
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
@@ -54,10 +55,10 @@ def wait_for_leftovers_to_go(user: User, before: Host) -> list[str]:
 
 
 def _bound_devices() -> Iterator[str]:
-    """Those that are bound to files of tests; somebody else may use others meanwhile."""
+    """Those that are bound to files of our tests; somebody else may use others meanwhile."""
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
-            if (file := path.read_text().strip()).startswith("/var/tmp/loopfs-"):
+            if (file := path.read_text().strip()).startswith(f"/var/tmp/{workers.prefix()}"):
                 yield f"/dev/{path.parts[3]} on {file}"
 
 

@@ -15,12 +15,6 @@ from loopfs.uapi.loop import LOOP_CLR_FD, LOOP_CTL_ADD, LOOP_CTL_REMOVE, LOOP_MA
 PATIENCE = 5.0  # seconds
 
 
-def first_number() -> int:
-    """The number that an instance's first device gets: the next one after the host's."""
-    names = [entry.name for entry in os.scandir("/sys/block") if entry.name.startswith("loop")]
-    return max((int(name[4:]) for name in names), default=-1) + 1
-
-
 @contextmanager
 def new_loop_device() -> Iterator[str]:
     """The path of a device that nobody else has; unbound and removed at the end. Needs root."""

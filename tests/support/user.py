@@ -1,8 +1,8 @@
 """The ordinary user that loopfs is run as, and how a test calls loopfs.
 
-Under root the user is another account, named by LOOPFS_TEST_USER; without root it is who runs
-the tests. Directories in LOOPFS_TEST_PATH come first on its PATH: so other tools than the
-distribution's are tried.
+Under root the user is another account, which LOOPFS_TEST_USER names (in a worker but the first,
+one that is derived from it); without root it is who runs the tests. Directories in
+LOOPFS_TEST_PATH come first on its PATH: so other tools than the distribution's are tried.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.support import workers
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -109,11 +111,16 @@ class User(NamedTuple):
         return Result(process.args, process.returncode, output, complaint)
 
 
+def user_name(worker: int | None) -> str:
+    """The account that a worker runs loopfs as, under root."""
+    return workers.user_of(os.environ.get("LOOPFS_TEST_USER", DEFAULT_NAME), worker)
+
+
 def find_user() -> User | None:
     """The user that loopfs is run as; None under root when there is no such account."""
     try:
         if os.geteuid() == 0:
-            account = pwd.getpwnam(os.environ.get("LOOPFS_TEST_USER", DEFAULT_NAME))
+            account = pwd.getpwnam(user_name(workers.number()))
         else:
             account = pwd.getpwuid(os.geteuid())
     except KeyError:

@@ -162,6 +162,13 @@ def result(message: Message) -> tuple[int, object]:
     return code, value
 
 
+def ended(channel: Channel) -> Message:
+    """A job's only answer, once it has ended: no directory that it was in is busy by it."""
+    message = channel.receive()
+    channel.receive()
+    return message
+
+
 def answer(channel: Channel, code: int, value: object = None, fds: tuple[int, ...] = ()) -> None:
     """Send a job's answer."""
     channel.send(marshal.dumps((code, value)), fds)  # type: ignore[arg-type]

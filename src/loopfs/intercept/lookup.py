@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 
 from loopfs import syscalls
-from loopfs.engines.helper import result
+from loopfs.engines.helper import ended, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.notify import Call
 from loopfs.process import Process
@@ -48,7 +48,7 @@ def resolved(mounts: Mounts, call: Call, path: str, start: int | None = None) ->
     with caller_descriptors(call, None if path.startswith("/") else start) as fds:
         channel = mounts.helper.begin("device_at", (path,), fds)
     with channel:
-        message = channel.receive()
+        message = ended(channel)
     code, _ = result(message)
     if code:
         raise OSError(code, os.strerror(code))

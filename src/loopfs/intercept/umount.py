@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from time import monotonic, sleep
 
-from loopfs.engines.helper import NOT_OURS, result
+from loopfs.engines.helper import NOT_OURS, ended, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, may_mount
@@ -39,7 +39,7 @@ class UmountHandler:
         with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("umount", job, fds)
         with channel:
-            return result(channel.receive())
+            return result(ended(channel))
 
     def _umount(self, call: Call, flags: int) -> None:
         process = call.process

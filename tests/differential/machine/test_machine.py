@@ -29,8 +29,7 @@ from hypothesis.stateful import (
 
 from tests.differential.machine.executor import DEVICES, FILES, PARTITIONS
 from tests.differential.steps import uapi
-from tests.support import host
-from tests.support.skip import need
+from tests.support import host, workers
 from tests.support.user import CHECKOUT, SEARCH_PATH, User
 
 STEPS = int(os.environ.get("LOOPFS_MACHINE_STEPS", "2000"))
@@ -82,7 +81,7 @@ class Both(NamedTuple):
 
 @contextmanager
 def both_sides(user: User, loopfs_bin: list[str]) -> Iterator[Both]:
-    place = Path(tempfile.mkdtemp(prefix="loopfs-test-", dir="/var/tmp"))
+    place = Path(tempfile.mkdtemp(prefix=workers.prefix(), dir="/var/tmp"))
     os.chown(place, user.uid, user.gid)
     try:
         native = subprocess.Popen(
@@ -345,8 +344,7 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(3600)
-def test_any_sequence(needs_root: None, user: User, loopfs_bin: list[str]) -> None:
-    need(os.path.exists("/dev/loop-control"), "the kernel has no loop driver")
+def test_any_sequence(kernel_loops: None, user: User, loopfs_bin: list[str]) -> None:
     before = host.look(user)
     with both_sides(user, loopfs_bin) as both:
         Machine.both = both
