@@ -18,7 +18,7 @@ from loopfs import syscalls
 from loopfs.agent import cgroup
 from loopfs.agent.log import say
 from loopfs.agent.notifications import First
-from loopfs.channel import Channel
+from loopfs.channel import Channel, close_all
 from loopfs.driver.fs_context import FsContext, LoopParameters
 from loopfs.driver.minors import Minors
 from loopfs.engines import confinement, helper
@@ -91,9 +91,13 @@ class Container:
         userns = os.open(begun.process.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
         procs = self._cgroups(begun.process)
         limits = confinement.Confinement(begun.userns, procs)
-        self._helper = helper.Helper.start(partial(confinement.adopt, limits), b"")
-        for fd in procs:
-            os.close(fd)
+
+        def begin() -> None:
+            os.close(listener)
+            confinement.adopt(limits)
+
+        self._helper = helper.Helper.start(begin, b"")
+        close_all(list(procs))
         room = raise_descriptor_limit()
         with caller_descriptors(begun) as fds:  # which our own user namespace need not let us have
             _enter(userns)

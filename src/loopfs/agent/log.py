@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 
 from loopfs.text import shown
 
@@ -12,4 +13,5 @@ _NAME = 12  # characters of a container's name, as podman shows them
 def say(sentence: str, container: str = "") -> None:
     """Say something, of a container or of the agent itself."""
     about = f"container {shown(container[:_NAME])}: " if container else ""
-    print(f"loopfs: agent: {about}{shown(sentence)}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # who read it has gone, and containers are not to end with him
+        print(f"loopfs: agent: {about}{shown(sentence)}", file=sys.stderr, flush=True)

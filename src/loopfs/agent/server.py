@@ -18,6 +18,7 @@ from importlib import import_module
 
 from loopfs.agent import keeper, state
 from loopfs.agent.log import say
+from loopfs.channel import close_all
 from loopfs.errors import LoopfsError
 
 LONGEST = 80  # bytes of the socket's path: those of the doors are longer, and 107 is the most
@@ -79,7 +80,7 @@ class Agent:
         are served stay so."""
         made = os.lstat(self._path)
         prepare()
-        woken, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._woken = woken, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(waker)
         for number in ENDERS:
             signal.signal(number, lambda *_: None)
@@ -120,7 +121,8 @@ class Agent:
             for number in (*ENDERS, signal.SIGCHLD):
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
-            self._listening.close()
+            os.chdir("/")
+            close_all([*self._woken, self._listening.detach()])
             connection.setblocking(True)
             keeper.main(connection, self._doors)
             status = 0

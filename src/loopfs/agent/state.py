@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import socket
 import struct
 from typing import NamedTuple
@@ -17,6 +18,7 @@ MOST_DESCRIPTORS = 8
 WITHIN = 10.0  # seconds
 LISTENER = "seccompFd"
 METADATA = "loopfs agent"  # listenerMetadata of our profile
+_KIND = "anon_inode:seccomp notify"
 _UCRED = struct.Struct("=iII")
 _PIECE = 1 << 16  # bytes
 
@@ -45,6 +47,8 @@ def receive(connection: socket.socket) -> State:
     fds: list[int] = []
     try:
         text = _receive(connection, fds)
+        if not text:  # a runtime that has failed
+            raise LoopfsError(errno.EPIPE, "it is closed without a word")
         name, at = understood(text, len(fds))
     except TimeoutError:
         close_all(fds)
@@ -54,6 +58,9 @@ def receive(connection: socket.socket) -> State:
         raise
     listener = fds.pop(at)
     close_all(fds)
+    if os.readlink(f"/proc/self/fd/{listener}") != _KIND:
+        os.close(listener)
+        raise _wrong(f"has a {LISTENER} that is none")
     return State(name, listener)
 
 

@@ -17,6 +17,7 @@ from loopfs.errors import LoopfsError, errno_of
 from loopfs.lean import Callable, NamedTuple, NoReturn, signal
 from loopfs.sandbox import landlock
 from loopfs.uapi import mount as uapi
+from loopfs.uapi.magic import PROC_SUPER_MAGIC, SYSFS_MAGIC
 from loopfs.uapi.sched import (
     CAP_SYS_ADMIN,
     CLONE_NEWIPC,
@@ -81,6 +82,13 @@ def refuse_programs() -> None:
             "in a container, the image must be a file of a filesystem that the kernel serves by"
             " itself: put it on a volume or a tmpfs",
         )
+
+
+def check_place(place: int) -> None:
+    """Raise OSError EPERM if a container's root may not mount here (a descriptor): the runtime
+    must find its /proc and /sys again when it executes something."""
+    if _confinement and syscalls.filesystem_type(place) in (PROC_SUPER_MAGIC, SYSFS_MAGIC):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 def confine() -> None:
