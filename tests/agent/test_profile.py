@@ -48,4 +48,4 @@ def test_what_is_no_profile(capsys: pytest.CaptureFixture[str], tmp_path: Path, 
     file = tmp_path / "profile.json"
     file.write_text(text)
     assert main(["seccomp-profile", "--base", str(file), "--agent", "/agent"]) == 2
-    assert f"{file} is no seccomp profile" in capsys.readouterr().err
+    assert f"{file} is not a seccomp profile" in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_descriptors_are_closed_with_what_is_refused() -> None:
 def test_who_says_too_much_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MOST", 100)
     monkeypatch.setattr(state, "WITHIN", 0.01)
-    for said, sentence in ((b"x" * 101, "too long"), (b"{", "says nothing")):
+    for said, sentence in ((b"x" * 101, "too long"), (b"{", "sends nothing more")):
         ours, runtimes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, runtimes:
             runtimes.sendall(said)

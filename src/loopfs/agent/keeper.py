@@ -27,7 +27,7 @@ TAKEN = b"taken"
 WITHIN = 10.0  # seconds for what two of our processes have to say to one another
 IN_FLIGHT = 64  # calls of a listener that a supervisor may have received and not answered
 _TRIES = 10
-_MINE = "Its calls are the kernel's to answer"
+_MINE = "The kernel answers its calls"
 
 
 def main(connection: socket.socket, doors: str) -> None:

@@ -80,6 +80,9 @@ class First:
             self._look()
         except PermissionError:
             self._stop(call)
+        except OSError:
+            self.close()
+            raise
 
     def _look(self) -> None:
         self.userns, self.mounts = (self.process.namespace(name) for name in ("user", "mnt"))

@@ -106,7 +106,7 @@ class Agent:
         with connection:
             uid = state.peer_user(connection)
             if uid != os.geteuid():
-                say(f"a connection was refused: it is user {uid}'s")
+                say(f"a connection was refused: it is of user {uid}")
                 return
             try:
                 if os.fork() == 0:

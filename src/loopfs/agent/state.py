@@ -48,11 +48,11 @@ def receive(connection: socket.socket) -> State:
     try:
         text = _receive(connection, fds)
         if not text:  # a runtime that has failed
-            raise LoopfsError(errno.EPIPE, "it is closed without a word")
+            raise LoopfsError(errno.EPIPE, "it was closed without a message")
         name, at = understood(text, len(fds))
     except TimeoutError:
         close_all(fds)
-        raise LoopfsError(errno.ETIMEDOUT, "it says nothing") from None
+        raise LoopfsError(errno.ETIMEDOUT, "it sends nothing more") from None
     except BaseException:
         close_all(fds)
         raise
@@ -105,7 +105,7 @@ def understood(text: bytes, count: int) -> tuple[str, int]:
     if not isinstance(names, list) or len(names) != count or LISTENER not in names:
         raise _wrong(f"names no {LISTENER} among its {count} descriptors")
     if said.get("metadata") != METADATA:
-        raise _wrong("is of a profile that `loopfs seccomp-profile --agent` has not printed")
+        raise _wrong("is of a profile that `loopfs seccomp-profile --agent` has not made")
     if not isinstance(container, dict) or not isinstance(container.get("id"), str):
         raise _wrong("names no container")
     return container["id"], names.index(LISTENER)
