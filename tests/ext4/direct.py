@@ -91,8 +91,9 @@ class Direct:
         with self.node(path) as node:
             if node.is_link:
                 raise refused(errno.ELOOP)
+            handle = self.tree.open(ROOT, node, flags)
             self.tree.server.count_lookup(node)
-            return Opened(self.tree, self.tree.open(ROOT, node, flags))
+            return Opened(self.tree, handle)
 
     def write(self, path: str, data: bytes, *, sync: bool = False) -> None:
         """A file with these contents."""

@@ -33,6 +33,7 @@ KINDS = (
     "-b 1024 -I 512 -O inline_data -J size=1",
     "-b 1024 -t ext3 -J size=1",
     "-b 1024 -t ext2",
+    "-b 1024 -O encrypt,verity,casefold -J size=1",
     "-b 1024 -O meta_bg,^resize_inode,orphan_file -g 1024 -J size=1",
     "-b 4096 -I 128 -O ^metadata_csum,uninit_bg,^has_journal",
 )

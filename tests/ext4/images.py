@@ -47,6 +47,7 @@ KINDS = (
     "-b 1024 -O meta_bg,^resize_inode,sparse_super2,^64bit -g 512",
     "-b 4096 -O metadata_csum_seed",
     "-b 4096 -O orphan_file",
+    "-b 4096 -O encrypt,verity",
     "-b 1024 -O ^extent,^64bit",
     "-b 4096 -O ^extent,^64bit,^metadata_csum",
     "-b 1024 -O ^dir_index",

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from loopfs.ext4 import xattr
 from loopfs.ext4.filesystem import Ext4
-from loopfs.ext4.inode import Inode
+from loopfs.ext4.inode import FL_CASEFOLD, FL_ENCRYPT, FL_VERITY, Inode
 from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
 from loopfs.filesystems.lending import STAT
 from loopfs.fuse.tree import FACE, Caller, Changes
+from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE
 from loopfs.uapi.fs import FS_IOC_SETFLAGS
 from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
@@ -204,6 +206,59 @@ def test_a_block_without_room_stays_as_it_is(image: Image, mounted: Mounted) -> 
     assert len(calls.list("d")) == 57
     with calls.node("d") as node:
         assert node.size == 3 * 1024
+
+
+def test_what_cannot_be_read_truly_stays_as_it_is(image: Image, mounted: Mounted) -> None:
+    """Files that use encrypt, verity and casefold; others do on any such filesystem."""
+    path = image("-b 1024 -O encrypt,verity,casefold")
+    tree = mounted(path)
+    calls, root, volume = Direct(tree), tree.root(), tree.volume
+    before = tree.statfs().free
+    calls.write("fixed", b"f" * 5000)
+    calls.fallocate("fixed", FALLOC_FL_KEEP_SIZE, 65536, 4096)  # as the hashes are
+    for name, flag in (("secret", FL_ENCRYPT), ("folded", FL_CASEFOLD)):
+        calls.mkdir(name)
+        with calls.node(name) as node:
+            if flag == FL_ENCRYPT:
+                context = {bytes((0, 9)) + b"c": bytes((1, 1, 4, 0)) + b"k" * 24}
+                xattr.prepare(volume, node, context)
+                node.xattrs = context
+            node.flags |= flag
+            volume.touch(node)
+    with calls.node("fixed") as node:
+        node.flags |= FL_VERITY
+        volume.touch(node)
+    calls.mkdir("other")
+    tree.destroy()
+    tree = mounted(path)
+    calls, root = Direct(tree), tree.root()
+    unsupported, never = os.strerror(errno.EOPNOTSUPP), os.strerror(errno.EPERM)
+    for name in ("secret", "folded"):
+        assert stat.S_ISDIR(tree.getattr(tree.lookup(root, name.encode())[0]).mode)
+        acts: tuple[Callable[[str], object], ...] = (
+            calls.list,
+            lambda name: calls.read(f"{name}/x"),
+            lambda name: calls.write(f"{name}/x", b""),
+            lambda name: calls.rename("other", f"{name}/x"),
+            lambda name: calls.rename(name, "other/x"),
+            calls.rmdir,
+        )
+        for act in acts:
+            with pytest.raises(OSError, match=unsupported):
+                act(name)
+    calls.rename("secret", "secret again")
+    assert sorted(calls.list()) == ["fixed", "folded", "lost+found", "other", "secret again"]
+    with pytest.raises(OSError, match=unsupported):
+        calls.read("fixed")
+    with pytest.raises(OSError, match=never):
+        calls.truncate("fixed", 0)
+    with pytest.raises(OSError, match=never):
+        calls.write("fixed", b"")
+    calls.setxattr("fixed", "user.a", b"a")
+    calls.unlink("fixed")
+    assert before - tree.statfs().free == 3
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
 
 
 def test_a_feature_that_is_not_supported(image: Image, mounted: Mounted) -> None:

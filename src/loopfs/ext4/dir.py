@@ -91,11 +91,12 @@ def is_indexed(volume: Volume, inode: Inode) -> bool:
 
 
 def load(volume: Volume, inode: Inode) -> Directory:
-    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG."""
+    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG, EOPNOTSUPP."""
     if inode.dir is not None:
         return inode.dir
     if not inode.is_dir:
         raise refused(errno.ENOTDIR)
+    inode.check_readable()
     if inode.has_inline_data:
         inode.dir = inline.load_directory(volume, inode)
         return inode.dir

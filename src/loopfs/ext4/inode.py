@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 
 from loopfs.ext4.crc import crc32c
-from loopfs.ext4.errors import BadChecksum, Damaged
+from loopfs.ext4.errors import BadChecksum, Damaged, refused
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ FL_SYNC, FL_IMMUTABLE, FL_APPEND, FL_NODUMP, FL_NOATIME = 0x8, 0x10, 0x20, 0x40,
 FL_INDEX, FL_DIRSYNC, FL_TOPDIR, FL_HUGE_FILE = 0x1000, 0x10000, 0x20000, 0x40000
 FL_EXTENTS, FL_EA_INODE, FL_INLINE_DATA, FL_PROJINHERIT = 0x80000, 0x200000, 0x10000000, 0x20000000
 FL_DAX = 0x2000000
+FL_ENCRYPT, FL_VERITY, FL_CASEFOLD = 0x800, 0x100000, 0x40000000
 FL_INHERITED = 0x8 | 0x2 | 0x4 | 0x1 | FL_NODUMP | FL_NOATIME | FL_DIRSYNC | FL_PROJINHERIT | FL_DAX
 FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR | FL_PROJINHERIT)
 FL_OTHER = FL_NODUMP | FL_NOATIME  # of what is neither a file nor a directory
@@ -99,6 +101,20 @@ class Inode:
     def is_fast_link(self) -> bool:
         """A symbolic link whose target is in the inode."""
         return self.is_link and not self.has_extents and self.size < 60
+
+    def check_readable(self) -> None:
+        """Raise OSError EOPNOTSUPP where what it holds is not as it is on the disk.
+
+        It is encrypted, a directory whose names have no case, or a file to be verified.
+        """
+        if self.flags & (FL_ENCRYPT | FL_VERITY) or (self.is_dir and self.flags & FL_CASEFOLD):
+            raise refused(errno.EOPNOTSUPP)
+
+    def check_changes(self) -> None:
+        """Raise OSError EPERM where the data can never change (fs/verity)."""
+        if self.flags & FL_VERITY:
+            raise refused(errno.EPERM)
+        self.check_readable()
 
     def count(self, sectors: int) -> None:
         """It has so many more; an image that counts too few has none at last."""

@@ -11,7 +11,7 @@ from loopfs.ext4.commit import Commits
 from loopfs.ext4.device import Device, write_blocks
 from loopfs.ext4.errors import Damaged
 from loopfs.ext4.extents import MAX_BLOCK
-from loopfs.ext4.inode import Inode
+from loopfs.ext4.inode import FL_VERITY, Inode
 from loopfs.ext4.journal import Journal, JournalSuper
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
@@ -132,7 +132,8 @@ def _orphan(volume: Volume, ino: int) -> Inode:
 def _finish(volume: Volume, inode: Inode) -> None:
     if inode.nlink:
         unit = volume.super.block_size
-        if not inode.has_inline_data and not inode.is_fast_link:
+        # Behind the end of a verity file are its hashes.
+        if not inode.has_inline_data and not inode.is_fast_link and not inode.flags & FL_VERITY:
             volume.remove(inode, -(-inode.size // unit), MAX_BLOCK + 1)
         volume.touch(inode)
     else:

@@ -198,9 +198,10 @@ def link(volume: Volume, inode: Inode, parent: Inode, name: bytes) -> None:
 
 
 def read_link(volume: Volume, inode: Inode) -> bytes:
-    """A symbolic link's target. Raises OSError EINVAL, EUCLEAN."""
+    """A symbolic link's target. Raises OSError EINVAL, EUCLEAN, EOPNOTSUPP."""
     if not inode.is_link:
         raise refused(errno.EINVAL)
+    inode.check_readable()
     if not 0 < inode.size <= 4096:
         raise Damaged(f"the symbolic link {inode.ino} has {inode.size} bytes")
     if inode.is_fast_link and not inode.has_inline_data:
@@ -304,6 +305,8 @@ def rename(
         if other is None:
             raise refused(errno.ENOENT)
         _may_go(to, other)
+        _check_moves(volume, inode, parent, to)
+        _check_moves(volume, other, to, parent)
         _exchange(volume, parent, name, inode, to, to_name, other)
         return
     if other is not None:
@@ -318,6 +321,7 @@ def rename(
             raise refused(errno.EISDIR)
     elif inode.is_dir and to is not parent and _is_full(volume, to):
         raise refused(errno.EMLINK)
+    _check_moves(volume, inode, parent, to)
     white = None
     if flags & RENAME_WHITEOUT:
         white = make(volume, parent, None, stat.S_IFCHR, caller._replace(umask=0))
@@ -365,6 +369,12 @@ def _exchange(
         one.ctime = now_of(volume, one)
         volume.touch(one)
     _stamp(volume, parent, to)
+
+
+def _check_moves(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:
+    """What :func:`_moved` needs is there. Raises OSError EUCLEAN, EBADMSG, EOPNOTSUPP."""
+    if inode.is_dir and parent is not to:
+        directories.load(volume, inode)
 
 
 def _moved(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:

@@ -16,9 +16,14 @@ from loopfs.ext4.blocks import Blocks
 from loopfs.ext4.device import Device
 from loopfs.ext4.errors import Damaged, refused
 from loopfs.ext4.groups import Groups
-from loopfs.ext4.inode import JOURNAL_INO, Extent, Inode
+from loopfs.ext4.inode import FL_CASEFOLD, JOURNAL_INO, Extent, Inode
 from loopfs.ext4.options import Options
-from loopfs.ext4.super import COMPAT_HAS_JOURNAL, RO_COMPAT_HUGE_FILE, Super
+from loopfs.ext4.super import (
+    COMPAT_HAS_JOURNAL,
+    INCOMPAT_CASEFOLD,
+    RO_COMPAT_HUGE_FILE,
+    Super,
+)
 from loopfs.lean import Callable
 
 LINK_MAX = 65000
@@ -280,8 +285,8 @@ class Volume:
             raise Damaged(f"inode {inode.ino} has its data inline, the filesystem has not")
         if inode.is_dir and inode.size >> 40:
             raise Damaged(f"directory {inode.ino} has {inode.size} bytes")
-        if inode.flags & 0x800:
-            raise refused(errno.EOPNOTSUPP)  # encrypted
+        if inode.flags & FL_CASEFOLD and not self.super.incompat & INCOMPAT_CASEFOLD:
+            raise Damaged(f"inode {inode.ino} ignores case, the filesystem does not")
 
     def make(self, parent: Inode, mode: int, uid: int, gid: int) -> Inode:
         """A new inode without a name. Raises OSError ENOSPC."""
