@@ -163,6 +163,8 @@ class Direct:
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         with self.node(path) as node:
+            if node.is_link:  # xattr_permission()
+                raise refused(errno.EPERM)
             self.tree.setxattr(ROOT, node, os.fsencode(name), value, 0)
 
     def removexattr(self, path: str, name: str) -> None:

@@ -33,7 +33,7 @@ KINDS = (
     "-b 1024 -I 512 -O inline_data -J size=1",
     "-b 1024 -t ext3 -J size=1",
     "-b 1024 -t ext2",
-    "-b 1024 -O encrypt,verity,casefold -J size=1",
+    "-b 1024 -O encrypt,verity,casefold,ea_inode -J size=1",
     "-b 1024 -O meta_bg,^resize_inode,orphan_file -g 1024 -J size=1",
     "-b 4096 -I 128 -O ^metadata_csum,uninit_bg,^has_journal",
 )
@@ -94,12 +94,15 @@ def _fill(calls: Direct) -> None:
     with suppress(OSError):  # not with block maps
         calls.fallocate("few/unwritten", 0, 0, 100_000)
     calls.write("few/attributes", b"a")
+    calls.write("few/small", b"s" * 100)
     for n in range(5):
         calls.setxattr("few/attributes", f"user.{n}", b"v" * 90)
+    with suppress(OSError):  # only in inodes of their own
+        calls.setxattr("few/attributes", "user.large", b"L" * 5000)
+        calls.setxattr("few/small", "user.large", b"L" * 3000)
     calls.symlink("short", "few/short link")
     calls.symlink("long" * 40, "few/long link")
     calls.link("whole", "few/other name")
-    calls.write("few/small", b"s" * 100)
 
 
 @cache
@@ -253,6 +256,7 @@ def _write_to(
             lambda: calls.truncate(path, end),
             lambda: calls.fallocate(path, chance.choice((0, 3, 16)), end, 30_000),
             lambda: calls.setxattr(path, "user.y", bytes(end & 255)),
+            lambda: calls.setxattr(path, "user.large", bytes(end & 0xFFFF)),
             lambda: calls.removexattr(path, "user.1"),
             lambda: calls.link(path, f"/link {number}"),
             lambda: calls.rename(path, f"/many/renamed {number}"),

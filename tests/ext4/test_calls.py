@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from loopfs.ext4 import xattr
+from loopfs.ext4.ea_inode import Large
 from loopfs.ext4.filesystem import Ext4
 from loopfs.ext4.inode import FL_CASEFOLD, FL_ENCRYPT, FL_VERITY, Inode
 from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
@@ -221,8 +222,7 @@ def test_what_cannot_be_read_truly_stays_as_it_is(image: Image, mounted: Mounted
         with calls.node(name) as node:
             if flag == FL_ENCRYPT:
                 context = {bytes((0, 9)) + b"c": bytes((1, 1, 4, 0)) + b"k" * 24}
-                xattr.prepare(volume, node, context)
-                node.xattrs = context
+                xattr.replace(volume, node, context)
             node.flags |= flag
             volume.touch(node)
     with calls.node("fixed") as node:
@@ -257,6 +257,41 @@ def test_what_cannot_be_read_truly_stays_as_it_is(image: Image, mounted: Mounted
     calls.setxattr("fixed", "user.a", b"a")
     calls.unlink("fixed")
     assert before - tree.statfs().free == 3
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+
+
+def test_large_attributes_have_inodes(image: Image, mounted: Mounted) -> None:
+    """Their own, or those that the kernel lets files share; each goes with its last entry."""
+    path = image("-b 1024 -O ea_inode")
+    tree = mounted(path)
+    calls = Direct(tree)
+    calls.write("first", b"")
+    free, files = tree.statfs().free, tree.statfs().files_free
+    value, other = os.urandom(20_000), os.urandom(65_536)
+    calls.write("second", b"")
+    calls.setxattr("first", "user.large", value)
+    calls.setxattr("second", "user.large", b"to be replaced" * 200)
+    assert free - tree.statfs().free == 20 + 3
+    with calls.node("first") as first, calls.node("second") as second:
+        (shared,) = (one for one in (first.xattrs or {}).values() if isinstance(one, Large))
+        xattr.replace(tree.volume, second, {b"user.large": shared})
+        assert second.sectors == 40
+    assert files - tree.statfs().files_free == 2
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    tree = mounted(path)
+    calls = Direct(tree)
+    calls.setxattr("first", "user.more", b"m" * 700)
+    calls.setxattr("second", "user.large", other)
+    assert calls.xattrs("second") == {"user.large": other}
+    calls.unlink("second")
+    assert calls.xattrs("first") == {"user.large": value, "user.more": b"m" * 700}
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    tree = mounted(path)
+    Direct(tree).unlink("first")
+    assert (tree.statfs().free, tree.statfs().files_free) == (free, files + 1)
     tree.destroy()
     assert (found := fsck(path)) == "", found
 

@@ -118,14 +118,14 @@ class Ext4(OpenFiles):
             node.check_changes()
             if changes.size != node.size or changes.mtime is None:
                 file.truncate(volume, node, changes.size)
-        if changes.uid is not None:
-            node.uid = changes.uid
-        if changes.gid is not None:
-            node.gid = changes.gid
         if changes.size is not None or changes.uid is not None or changes.gid is not None:
             self.drop_capability(node)
         if changes.mode is not None:
             self._chmod(node, changes.mode)
+        if changes.uid is not None:
+            node.uid = changes.uid
+        if changes.gid is not None:
+            node.gid = changes.gid
         extra = bool(node.extra)
         if changes.atime is not None:
             node.atime = clamped(changes.atime, extra)
@@ -135,16 +135,18 @@ class Ext4(OpenFiles):
         volume.touch(node)
 
     def _chmod(self, node: Inode, mode: int) -> None:
-        node.mode = node.mode & 0xF000 | mode & 0o7777
-        if node.xattrs == {} or self.volume.options.noacl:
-            return
-        attributes = dict(xattr.load(self.volume, node))
-        if acl.ACCESS in attributes:
-            changed, _ = acl.with_mode(attributes.pop(acl.ACCESS), mode, masked=False)
+        value = None
+        if node.xattrs != {} and not self.volume.options.noacl:
+            value = xattr.find(self.volume, node, acl.ACCESS)
+        if value is not None:
+            attributes = dict(xattr.load(self.volume, node))
+            changed, _ = acl.with_mode(value, mode, masked=False)
+            del attributes[acl.ACCESS]
             if changed is not None:
                 attributes[acl.ACCESS] = changed
-            xattr.prepare(self.volume, node, attributes)
-            node.xattrs = attributes
+            self.volume.reserve(xattr.blocks_of(self.volume, attributes))
+            xattr.replace(self.volume, node, attributes)
+        node.mode = node.mode & 0xF000 | mode & 0o7777
 
     def statfs(self) -> Space:
         volume, sb = self.volume, self.volume.super

@@ -21,7 +21,7 @@ _PARENT = 4  # bytes of a directory's i_block: what ".." is
 
 def content(volume: Volume, inode: Inode) -> bytes:
     """The data, ``inode.size`` bytes. Raises OSError EUCLEAN."""
-    more = xattr.load(volume, inode).get(xattr.DATA, b"")
+    more = xattr.data(volume, inode)
     if inode.size > _FIRST + len(more):
         raise Damaged(f"inode {inode.ino} has {inode.size} bytes inline")
     return (inode.block + more)[: inode.size]
@@ -29,7 +29,7 @@ def content(volume: Volume, inode: Inode) -> bytes:
 
 def load_directory(volume: Volume, inode: Inode) -> Directory:
     """What is in a directory. Raises OSError EUCLEAN."""
-    data = inode.block + xattr.load(volume, inode).get(xattr.DATA, b"")
+    data = inode.block + xattr.data(volume, inode)
     (parent,) = struct.unpack_from("<I", data)
     found = directories.Directory(parent)
     if inode.size > len(data):

@@ -12,6 +12,7 @@ from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopfs.ext4.dir import Directory
+    from loopfs.ext4.ea_inode import Large
 
 ROOT_INO, JOURNAL_INO = 2, 8
 FL_SYNC, FL_IMMUTABLE, FL_APPEND, FL_NODUMP, FL_NOATIME = 0x8, 0x10, 0x20, 0x40, 0x80
@@ -68,7 +69,7 @@ class Inode:
         self.nodes: tuple[int, ...] = ()
         self.indirect: dict[tuple[int, int], int] | None = None
         self.map_changed = self.xattrs_changed = False
-        self.xattrs: dict[bytes, bytes] | None = None
+        self.xattrs: dict[bytes, bytes | Large] | None = None
         self.dir: Directory | None = None
         self.known = 0
 

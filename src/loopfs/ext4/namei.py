@@ -83,6 +83,7 @@ def make(
         raise refused(errno.ENAMETOOLONG)
     directories.load(volume, parent)
     mode, attributes = _inherit(volume, parent, mode, caller.umask)
+    volume.reserve(1 + xattr.blocks_of(volume, attributes))
     gid = caller.gid
     if parent.mode & stat.S_ISGID or volume.options.grpid:
         gid = parent.gid
@@ -117,7 +118,7 @@ def _inherit(
         return mode, attributes
     default = None
     if not volume.options.noacl and parent.xattrs != {}:
-        default = xattr.load(volume, parent).get(acl.DEFAULT)
+        default = xattr.find(volume, parent, acl.DEFAULT)
     if default is None:
         return mode & ~umask, attributes
     access, bits = acl.with_mode(default, mode, masked=True)
@@ -146,8 +147,7 @@ def _fill(
         inode.flags |= FL_EXTENTS
         inode.block = extents.EMPTY
     if attributes:
-        xattr.prepare(volume, inode, attributes)
-        inode.xattrs = attributes
+        xattr.replace(volume, inode, attributes)
     if inode.is_dir:
         directories.make(volume, inode, parent.ino)
         inode.nlink = 2

@@ -144,7 +144,7 @@ class OpenFiles(Tree[Inode]):
             return memory_devices.write(handle.name, len(data))
         node = handle.node
         self.volume.privileged = getattr(handle, "privileged", True)
-        if node.xattrs:
+        if node.xattrs != {}:
             self.drop_capability(node)
         return file.write(self.volume, node, offset, data)
 

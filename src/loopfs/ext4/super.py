@@ -118,7 +118,8 @@ class Super:
         if self.incompat & INCOMPAT_CSUM_SEED:
             self.seed = self.u32(624)
         else:
-            self.seed = crc32c(0xFFFFFFFF, self.uuid) if self.csum else 0
+            used = self.csum or self.incompat & INCOMPAT_EA_INODE
+            self.seed = crc32c(0xFFFFFFFF, self.uuid) if used else 0
         self._check_geometry(device.size)
         self.groups = -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
         self.inodes = self.u32(0)
@@ -143,15 +144,12 @@ class Super:
             raise invalid("metadata_csum_seed without metadata_csum")
 
     def refuse_writing(self) -> None:
-        """Raise OSError EROFS with a sentence where it can be read only, Unsupported where others
-        can write it."""
+        """Raise OSError EROFS with a sentence where it can be read only."""
         unknown = self.ro_compat & ~sum(_RO_COMPAT_KNOWN)
-        large = self.incompat & INCOMPAT_EA_INODE
-        if unknown or large:
-            names = _names(unknown, _RO_COMPAT_NAMES) if unknown else "ea_inode"
+        if unknown:
+            names = _names(unknown, _RO_COMPAT_NAMES)
             sentence = f"the feature {names} is supported for reading only; mount it with -o ro"
-            kind = OSError if unknown else Unsupported
-            raise kind(errno.EROFS, sentence)
+            raise OSError(errno.EROFS, sentence)
 
     def _check_checksum(self) -> None:
         if not self.csum:

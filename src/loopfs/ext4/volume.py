@@ -16,7 +16,7 @@ from loopfs.ext4.blocks import Blocks
 from loopfs.ext4.device import Device
 from loopfs.ext4.errors import Damaged, refused
 from loopfs.ext4.groups import Groups
-from loopfs.ext4.inode import FL_CASEFOLD, JOURNAL_INO, Extent, Inode
+from loopfs.ext4.inode import FL_CASEFOLD, FL_EA_INODE, JOURNAL_INO, Extent, Inode
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
     COMPAT_HAS_JOURNAL,
@@ -246,16 +246,19 @@ class Volume:
         block, offset = divmod(index * self.super.inode_size, self.super.block_size)
         return self.groups.all[group].inode_table + block, offset
 
-    def get(self, ino: int, *, special: bool = False) -> Inode:
+    def get(self, ino: int, *, special: bool = False, value: bool = False) -> Inode:
         """An inode that a name is of.
 
         Args:
-            special: one of the filesystem's own.
+            special: one of the filesystem's own, or any.
+            value: one that holds the value of an attribute, which has no name.
         Raises:
             OSError: EUCLEAN, also when it is free; EBADMSG.
         """
         found = self.inodes.get(ino)
         if found is not None:
+            if not special and bool(found.flags & FL_EA_INODE) != value:
+                raise Damaged(f"inode {ino} is of another kind")
             return found
         sb = self.super
         if not 1 <= ino <= sb.inodes or (not special and ino != 2 and ino < sb.first_inode):
@@ -270,6 +273,10 @@ class Volume:
         if not inode.nlink and not special:
             raise Damaged(f"inode {ino} is free, and has a name")
         self._check(inode)
+        if not special and bool(inode.flags & FL_EA_INODE) != value:
+            raise Damaged(f"inode {ino} is of another kind")
+        if inode.flags & FL_EA_INODE and (inode.file_acl or not inode.is_regular):
+            raise Damaged(f"inode {ino} is no value of an attribute")
         self.inodes[ino] = inode
         return inode
 
@@ -327,12 +334,16 @@ class Volume:
         self.blocks.dirty.add(number)
 
     def free(self, inode: Inode) -> None:
-        """Its last name and its last user are gone."""
+        """Its last name and its last user are gone.
+
+        Raises:
+            OSError: EUCLEAN, EBADMSG: the image is damaged there; some of it may be freed.
+        """
         from loopfs.ext4 import xattr
 
+        xattr.release(self, inode)
         if not inode.is_fast_link and not inode.has_inline_data:
             self.remove(inode, 0, extents.MAX_BLOCK + 1)
-        xattr.release_block(self, inode)
         for number in (*inode.nodes, *(inode.indirect or {}).values()):
             self.release(number, 1)
         inode.nodes, inode.indirect, inode.map = (), None, None
@@ -350,6 +361,19 @@ class Volume:
         self.store(inode)
         self.changed.discard(inode)
         self.inodes.pop(inode.ino, None)
+
+    def end(self, inode: Inode) -> None:
+        """Free an inode in the middle of a call, or leave it to e2fsck as one without a name."""
+        inode.nlink = 0
+        try:
+            self.free(inode)
+        except OSError as problem:
+            if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
+                raise
+            self.super.mark_damaged()
+            self.orphans.add(inode)
+            self.orphans_changed = True
+            self.touch(inode)
 
     def forget(self, inode: Inode) -> None:
         """The kernel does not know it any more."""
