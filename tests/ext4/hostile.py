@@ -33,7 +33,7 @@ KINDS = (
     "-b 1024 -I 512 -O inline_data -J size=1",
     "-b 1024 -t ext3 -J size=1",
     "-b 1024 -t ext2",
-    "-b 1024 -O encrypt,verity,casefold,ea_inode -J size=1",
+    "-b 1024 -O encrypt,verity,casefold,ea_inode,mmp -J size=1",
     "-b 1024 -O meta_bg,^resize_inode,orphan_file -g 1024 -J size=1",
     "-b 4096 -I 128 -O ^metadata_csum,uninit_bg,^has_journal",
 )
@@ -44,7 +44,7 @@ SENSIBLE = (
     *(errno.EUCLEAN, errno.EBADMSG, errno.EIO, errno.EINVAL, errno.EROFS, errno.ENOSPC),
     *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY, errno.EISDIR, errno.EFBIG),
     *(errno.EMLINK, errno.EPERM, errno.ENODATA, errno.EOPNOTSUPP, errno.ELOOP, errno.ENODEV),
-    errno.ENXIO,
+    *(errno.ENXIO, errno.EBUSY),
 )
 _MOST_NAMES = 400  # that are looked at
 _MOST_READ = 1 << 20  # bytes of a file

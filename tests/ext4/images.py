@@ -47,7 +47,7 @@ KINDS = (
     "-b 1024 -O meta_bg,^resize_inode,sparse_super2,^64bit -g 512",
     "-b 4096 -O metadata_csum_seed",
     "-b 4096 -O orphan_file",
-    "-b 4096 -O encrypt,verity",
+    "-b 4096 -O encrypt,verity,mmp",
     "-b 4096 -O ea_inode",
     "-b 1024 -I 512 -O ea_inode,inline_data",
     "-b 1024 -O ea_inode,^extent,^64bit,^metadata_csum",
@@ -156,7 +156,9 @@ def use(
     device: Lower, *, read_only: bool = False, options: str = ""
 ) -> tuple[Ext4, Commits | None]:
     """Take an image into use without FUSE."""
-    volume, commits = mount(Device(device), Options(options), read_only=read_only)
+    volume, commits = mount(
+        Device(device), Options(options), read_only=read_only, wait=lambda seconds: None
+    )
     tree = Ext4(volume, commits)
     Server(-1, tree)  # which keeps the root, and a lock
     return tree, commits

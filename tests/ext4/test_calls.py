@@ -22,7 +22,7 @@ from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE
 from loopfs.uapi.fs import FS_IOC_SETFLAGS
 from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
-from tests.ext4.images import fsck, tool
+from tests.ext4.images import fsck
 
 ROOT = Caller(0, 0, 1)
 KINDS = (
@@ -301,6 +301,3 @@ def test_a_feature_that_is_not_supported(image: Image, mounted: Mounted) -> None
     with pytest.raises(OSError, match="quota is supported for reading only"):
         mounted(path)
     mounted(path, read_only=True)
-    assert tool("tune2fs", "-O", "mmp", image("-b 4096")).returncode == 0
-    with pytest.raises(OSError, match="mmp is not supported"):
-        mounted(path)

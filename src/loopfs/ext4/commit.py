@@ -74,10 +74,11 @@ class Commits:
         try:
             self._commit()
         except Exception as problem:  # half of a transaction must never be written
-            self._fail(problem)
+            self.fail(problem)
             raise
 
-    def _fail(self, problem: Exception) -> None:
+    def fail(self, problem: Exception) -> None:
+        """Nothing is changed any more."""
         self._volume.error = getattr(problem, "errno", 0) or errno.EIO
         sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
 
@@ -168,7 +169,7 @@ class Commits:
             try:
                 self._write(batch)
             except OSError as problem:
-                self._fail(problem)
+                self.fail(problem)
                 raise
             self._written.extend(batch)
             volume.device.written()

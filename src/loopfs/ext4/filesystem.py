@@ -56,6 +56,8 @@ class Ext4(OpenFiles):
         if self._commits is not None:
             interval = self.volume.options.commit
             self._flusher = Flusher(self._commits, self.server.lock, interval)
+            if self.volume.protection is not None:
+                self.volume.protection.start(self._commits.fail)
 
     def answered(self) -> None:
         """A transaction does not grow without bound."""
@@ -309,6 +311,13 @@ class Ext4(OpenFiles):
     def destroy(self) -> None:
         if self._flusher is not None:
             self._flusher.stop()
+        try:
+            self._end()
+        finally:
+            if self.volume.protection is not None:
+                self.volume.protection.end()
+
+    def _end(self) -> None:
         if self._commits is None or self.volume.error:
             return
         for inode in list(self.volume.orphans):

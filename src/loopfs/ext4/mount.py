@@ -16,6 +16,7 @@ from loopfs.ext4.journal import Journal, JournalSuper
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
     COMPAT_ORPHAN_FILE,
+    INCOMPAT_MMP,
     INCOMPAT_RECOVER,
     OFFSET,
     RO_COMPAT_ORPHAN_PRESENT,
@@ -35,17 +36,46 @@ def mount(
     read_only: bool,
     fstype: str = "ext4",
     now: Callable[[], int] = time.time_ns,
+    wait: Callable[[float], None] = time.sleep,
 ) -> tuple[Volume, Commits | None]:
     """Take a filesystem into use: replay its journal, free what has no name.
 
     For reading only, nothing is written: what the journal holds is read from there.
 
+    Args:
+        wait: sleeps for so many seconds, to see whether another machine has it mounted.
     Raises:
-        OSError: EINVAL, EROFS with a sentence; EUCLEAN, EBADMSG.
+        OSError: EINVAL, EROFS, EBUSY with a sentence; EUCLEAN, EBADMSG.
     """
     sb = Super(device, fstype)
-    if not read_only:
-        sb.refuse_writing()
+    if read_only:
+        return _mount(device, sb, options, fstype, now, read_only=True)
+    sb.refuse_writing()
+    protection = None
+    if sb.incompat & INCOMPAT_MMP:
+        from loopfs.ext4.mmp import MultipleMountProtection
+
+        protection = MultipleMountProtection(device, sb, wait)
+        protection.begin()
+    try:
+        volume, commits = _mount(device, sb, options, fstype, now, read_only=False)
+    except BaseException:
+        if protection is not None:
+            protection.end()
+        raise
+    volume.protection = protection
+    return volume, commits
+
+
+def _mount(
+    device: Device,
+    sb: Super,
+    options: Options,
+    fstype: str,
+    now: Callable[[], int],
+    *,
+    read_only: bool,
+) -> tuple[Volume, Commits | None]:
     volume = Volume(device, sb, options, read_only=read_only, now=now)
     header = recovery.journal_super(volume)
     if header is not None and header.start and not (options.noload and read_only):

@@ -23,17 +23,16 @@ COMPAT_SPARSE_SUPER2, COMPAT_ORPHAN_FILE = 0x200, 0x1000
 INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG = 0x2, 0x4, 0x10
 INCOMPAT_EXTENTS, INCOMPAT_64BIT, INCOMPAT_FLEX_BG = 0x40, 0x80, 0x200
 INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR = 0x400, 0x2000, 0x4000
+INCOMPAT_MMP = 0x100
 INCOMPAT_INLINE_DATA, INCOMPAT_ENCRYPT, INCOMPAT_CASEFOLD = 0x8000, 0x10000, 0x20000
 INCOMPAT_KNOWN = (
     *(INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG, INCOMPAT_EXTENTS, INCOMPAT_64BIT),
     *(INCOMPAT_FLEX_BG, INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR),
-    *(INCOMPAT_INLINE_DATA, INCOMPAT_ENCRYPT, INCOMPAT_CASEFOLD),
+    *(INCOMPAT_MMP, INCOMPAT_INLINE_DATA, INCOMPAT_ENCRYPT, INCOMPAT_CASEFOLD),
 )
-_INCOMPAT_MMP = 0x100
 _INCOMPAT_NAMES = {
     0x1: "compression",
     0x8: "journal_dev",
-    0x100: "mmp",
     0x1000: "dirdata",
 }
 # What the drivers of the older types know (fs/ext4/super.c: ext2_feature_set_ok, ext3_...).
@@ -130,10 +129,8 @@ class Super:
 
     def _check_features(self, fstype: str) -> None:
         unknown = self.incompat & ~sum(INCOMPAT_KNOWN)
-        if unknown & ~_INCOMPAT_MMP:
-            raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
         if unknown:
-            raise Unsupported(errno.EINVAL, "the feature mmp is not supported")
+            raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
         if self.ro_compat & _RO_COMPAT_BIGALLOC:
             raise Unsupported(errno.EINVAL, "the feature bigalloc is not supported")
         beyond = self.incompat & ~_INCOMPAT_OF.get(fstype, self.incompat)

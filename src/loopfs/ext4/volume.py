@@ -24,7 +24,10 @@ from loopfs.ext4.super import (
     RO_COMPAT_HUGE_FILE,
     Super,
 )
-from loopfs.lean import Callable
+from loopfs.lean import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from loopfs.ext4.mmp import MultipleMountProtection
 
 LINK_MAX = 65000
 _METADATA = 32  # blocks: more than one call needs beside the data
@@ -38,6 +41,7 @@ class Volume:
         inodes: those in memory, by number.
         changed: those that the next commit stores.
         orphans: inodes without a name that the kernel still knows.
+        protection: what others see that it is in use by; None: it has none.
         freed: runs of blocks that nobody may have before the commit that frees them.
         logged: blocks that the live part of the log holds.
         error: an errno, once something could not be written: nothing is changed any more.
@@ -70,6 +74,7 @@ class Volume:
         self.orphans_changed = False
         self.tuned = False  # the superblock was, by a tool
         self.freed: list[tuple[int, int]] = []
+        self.protection: MultipleMountProtection | None = None
         self.wait_for_blocks: Callable[[], None] = lambda: None
         self.privileged = True  # whoever calls may use the last blocks
 
