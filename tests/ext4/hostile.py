@@ -185,16 +185,18 @@ def limited(seconds: float) -> Iterator[None]:
 def exercise(data: bytearray, seed: int, errors: list[int]) -> None:
     """Use an image; ``errors`` are the errnos that came."""
     chance = random.Random(seed)
+    options = "errors=remount-ro" if chance.random() < 0.1 else ""
 
     def attempt(act: Callable[[], object]) -> object:
         try:
             return act()
         except OSError as problem:
             errors.append(problem.errno or 0)
+            tree.failed(problem)
             return None
 
     try:
-        tree, _ = use(Memory(data), read_only=chance.random() < 0.2)
+        tree, _ = use(Memory(data), read_only=chance.random() < 0.2, options=options)
     except OSError as problem:
         errors.append(problem.errno or 0)
         return

@@ -69,14 +69,16 @@ def read(volume: Volume, large: Large) -> bytes:
 
 def _read(volume: Volume, inode: Inode, large: Large) -> bytes:
     if large.size != inode.size or large.size > _VALUE_MAX:
-        raise Damaged(f"inode {large.ino} has another value of an attribute")
+        raise Damaged(f"inode {large.ino} has another value of an attribute", large.ino)
     from loopfs.ext4 import file
 
     buffer = memoryview(bytearray(large.size))
     file.read(volume, inode, 0, buffer)
     value = bytes(buffer)
     if crc32c(volume.super.seed, value) != _checksum(inode):
-        raise Damaged(f"the value of an attribute in inode {large.ino} has another checksum")
+        raise Damaged(
+            f"the value of an attribute in inode {large.ino} has another checksum", large.ino
+        )
     return value
 
 
@@ -106,7 +108,7 @@ def make(volume: Volume, owner: Inode, value: bytes) -> Inode:
     try:
         _write(volume, inode, value)
     except OSError:
-        volume.free(inode)
+        volume.end(inode)
         raise
     return inode
 

@@ -6,7 +6,7 @@ import errno
 import stat
 import sys
 
-from loopfs.ext4 import acl, devices, fiemap, file, ioctl, namei, tune, xattr
+from loopfs.ext4 import acl, damage, devices, fiemap, file, ioctl, namei, tune, xattr
 from loopfs.ext4.commit import Commits, Flusher
 from loopfs.ext4.errors import refused
 from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, Inode, clamped
@@ -61,9 +61,12 @@ class Ext4(OpenFiles):
 
     def answered(self) -> None:
         """A transaction does not grow without bound."""
-        commits = self._commits
-        if commits is None or not commits.is_due:
+        commits, volume = self._commits, self.volume
+        if commits is None or not (commits.is_due or volume.ends):
             return
+        if volume.ends and not volume.read_only:
+            volume.ends, volume.read_only = False, True
+            sys.stderr.write("ext4: the filesystem is read-only now\n")
         try:
             if self._flusher is None:
                 commits.commit_and_wait()
@@ -72,6 +75,13 @@ class Ext4(OpenFiles):
                 self._flusher.wake()
         except OSError as problem:  # who syncs hears of it: the volume keeps it
             sys.stderr.write(f"ext4: {problem}\n")
+
+    def failed(self, problem: OSError) -> None:
+        """The superblock tells of what was wrong with the image."""
+        volume = self.volume
+        if damage.is_damage(problem) and not (volume.read_only or volume.error):
+            volume.damaged(problem)
+        self.answered()
 
     # --- nodes ------------------------------------------------------------------
 
@@ -272,22 +282,29 @@ class Ext4(OpenFiles):
             OSError: ENOENT: there is no such inode in use; what the ioctl says.
         """
         with self.server.lock:
-            node = self.volume.get(ino)
-            if command == STAT:
-                attr = self.getattr(node)
-                return attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, *attr.times
-            if devices.name_of(node) is not None:
-                raise refused(errno.ENOTTY)
-            if command == ioctl.FS_IOC_SETFLAGS:
-                ioctl.set_flags(self.volume, node, words[0])
-                self.server.attributes_changed(node.nodeid)
-                self.answered()
-                return ()
-            if command == ioctl.FS_IOC_FIEMAP:
-                start, length, most = words
-                found = fiemap.rows(self.volume, node, start, length)
-                return [len(found), *(number for row in found[:most] for number in row)]
+            try:
+                found = self._control(self.volume.get(ino), command, words)
+            except OSError as problem:
+                self.failed(problem)
+                raise
+            self.answered()
+            return found
+
+    def _control(self, node: Inode, command: int, words: Sequence[int]) -> Sequence[int]:
+        if command == STAT:
+            attr = self.getattr(node)
+            return attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, *attr.times
+        if devices.name_of(node) is not None:
             raise refused(errno.ENOTTY)
+        if command == ioctl.FS_IOC_SETFLAGS:
+            ioctl.set_flags(self.volume, node, words[0])
+            self.server.attributes_changed(node.nodeid)
+            return ()
+        if command == ioctl.FS_IOC_FIEMAP:
+            start, length, most = words
+            found = fiemap.rows(self.volume, node, start, length)
+            return [len(found), *(number for row in found[:most] for number in row)]
+        raise refused(errno.ENOTTY)
 
     def tune(self, superblock: bytes) -> bool:
         """Take over what a tool writes to the superblock of the device. By any thread.
@@ -302,7 +319,7 @@ class Ext4(OpenFiles):
             return False
         with volume.super.lock:
             volume.super.take(superblock)
-            volume.tuned = True
+            volume.super_changed = True
             device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
         if self._flusher is not None:
             self._flusher.wake()
@@ -320,13 +337,11 @@ class Ext4(OpenFiles):
     def _end(self) -> None:
         if self._commits is None or self.volume.error:
             return
-        for inode in list(self.volume.orphans):
+        for inode in [] if self.volume.read_only else list(self.volume.orphans):
             try:
                 self.volume.free(inode)
             except OSError as problem:
-                if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
-                    raise
-                self.volume.super.mark_damaged()  # it stays an orphan; all else is written
+                self.volume.damaged(problem)  # it stays an orphan; all else is written
         self._commits.end()
 
 

@@ -148,7 +148,7 @@ class Inode:
         self.extra = bytearray(raw[GOOD_OLD_SIZE:])
         extra = self.extra_size
         if self.extra and (extra & 3 or extra > len(self.extra)):
-            raise Damaged(f"inode {self.ino} has an extra size of {extra}")
+            raise Damaged(f"inode {self.ino} has an extra size of {extra}", self.ino)
         cx = mx = ax = 0
         if extra >= 16:
             _, _, cx, mx, ax, _, _ = _EXTRA.unpack_from(self.extra)
@@ -160,7 +160,7 @@ class Inode:
             old, new = struct.unpack_from("<II", block)
             self.rdev = (old & 0xFF) | (old >> 8 & 0xFF) << 8 if old else new
         if self.size >> 63:
-            raise Damaged(f"inode {self.ino} has a size of {self.size}")
+            raise Damaged(f"inode {self.ino} has a size of {self.size}", self.ino)
 
     def pack_into(
         self, raw: bytearray, offset: int, size: int, csum: bool, block_size: int
@@ -202,7 +202,7 @@ class Inode:
             bare[130:132] = b"\0\0"
             mask = 0xFFFFFFFF
         if crc32c(self.seed, bare) & mask != wanted:
-            raise BadChecksum(f"the checksum of inode {self.ino} is wrong")
+            raise BadChecksum(f"the checksum of inode {self.ino} is wrong", self.ino)
 
     def set_crtime(self, now: int, want_extra: int) -> None:
         """Of a new inode: how much of the extra fields it has, and when it was made."""
@@ -250,4 +250,4 @@ def clamped(time: int, extra: bool) -> int:
 def check_number(ino: int, first: int, count: int) -> None:
     """Raise OSError EUCLEAN if a directory cannot hold inode ``ino``."""
     if ino != ROOT_INO and not first <= ino <= count:
-        raise Damaged(f"inode {ino} cannot have a name")
+        raise Damaged(f"inode {ino} cannot have a name", ino)

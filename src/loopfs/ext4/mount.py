@@ -6,7 +6,7 @@ import errno
 import struct
 import time
 
-from loopfs.ext4 import recovery
+from loopfs.ext4 import damage, recovery
 from loopfs.ext4.commit import Commits
 from loopfs.ext4.device import Device, write_blocks
 from loopfs.ext4.errors import Damaged
@@ -100,10 +100,7 @@ def _mount(
     try:
         _free_orphans(volume)
     except OSError as problem:
-        if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
-            raise
-        # e2fsck is to look at them; they are in nobody's way
-        sb.mark_damaged()
+        volume.damaged(problem)  # they are in nobody's way
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()
@@ -125,6 +122,7 @@ def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
     header.start, header.sequence = 0, replay.sequence
     header.write(replay.sequence, 0)
     after = Super(device)
+    damage.keep(sb.raw, after.raw)
     after.set_u32(96, after.u32(96) & ~INCOMPAT_RECOVER)
     device.write(OFFSET, after.sealed())
     device.barrier()
@@ -155,7 +153,7 @@ def _orphan(volume: Volume, ino: int) -> Inode:
         or ino > volume.super.inodes
         or not volume.groups.is_used(ino)
     ):
-        raise Damaged(f"inode {ino} in the list of orphans is free")
+        raise Damaged(f"inode {ino} in the list of orphans is free", ino)
     return volume.get(ino, special=True)
 
 

@@ -95,8 +95,7 @@ def make(
         if name is not None:
             directories.add(volume, parent, name, inode.ino, FILE_TYPES[stat.S_IFMT(mode)])
     except OSError:
-        inode.nlink = 0
-        volume.free(inode)
+        volume.end(inode)
         raise
     if name is None:
         inode.nlink = 0
@@ -203,7 +202,7 @@ def read_link(volume: Volume, inode: Inode) -> bytes:
         raise refused(errno.EINVAL)
     inode.check_readable()
     if not 0 < inode.size <= 4096:
-        raise Damaged(f"the symbolic link {inode.ino} has {inode.size} bytes")
+        raise Damaged(f"the symbolic link {inode.ino} has {inode.size} bytes", inode.ino)
     if inode.is_fast_link and not inode.has_inline_data:
         target = inode.block[: inode.size]
     else:
@@ -212,7 +211,7 @@ def read_link(volume: Volume, inode: Inode) -> bytes:
         target = bytes(buffer)
     target = target.partition(b"\0")[0]
     if not target:
-        raise Damaged(f"the symbolic link {inode.ino} is empty")
+        raise Damaged(f"the symbolic link {inode.ino} is empty", inode.ino)
     return target
 
 
@@ -274,7 +273,7 @@ def _drop(volume: Volume, inode: Inode) -> None:
         volume.orphans_changed = True
         volume.touch(inode)
     else:
-        volume.free(inode)
+        volume.end(inode)
 
 
 # --- renaming ------------------------------------------------------------------------
@@ -333,7 +332,7 @@ def rename(
             directories.add(volume, to, to_name, inode.ino, kind)
         except OSError:
             if white is not None:
-                volume.free(white)
+                volume.end(white)
             raise
     if white is not None:
         directories.change(volume, parent, name, white.ino, FILE_TYPES[stat.S_IFCHR])

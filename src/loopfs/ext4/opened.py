@@ -122,12 +122,13 @@ class OpenFiles(Tree[Inode]):
 
     def _accessed(self, node: Inode) -> None:
         """relatime: at most once a day, but for what has changed since."""
-        if not self._atime or node.flags & FL_NOATIME or self.volume.error:
+        volume = self.volume
+        if not self._atime or node.flags & FL_NOATIME or volume.error or volume.read_only:
             return
-        now = now_of(self.volume, node)
+        now = now_of(volume, node)
         if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
             node.atime = now
-            self.volume.touch(node)
+            volume.touch(node)
 
     def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
         if isinstance(handle, devices.DeviceHandle):

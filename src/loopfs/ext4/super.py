@@ -202,10 +202,6 @@ class Super:
     def set_u32(self, offset: int, value: int) -> None:
         _U32.pack_into(self.raw, offset, value & 0xFFFFFFFF)
 
-    def mark_damaged(self) -> None:
-        """e2fsck is to look at all, when it is next asked."""
-        self.set_u16(58, self.u16(58) | STATE_ERROR)
-
     def set_free(self, blocks: int, inodes: int) -> None:
         self.set_u32(12, blocks)
         self.set_u32(16, inodes)
@@ -219,7 +215,7 @@ class Super:
                 self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
             return bytes(self.raw)
 
-    def with_settable(self, raw: bytes) -> bytes:
+    def with_settable(self, raw: bytes | bytearray) -> bytes:
         """Another state of it (1024 bytes), with what a tool may change as it is in this one."""
         out = bytearray(raw)
         for part in tune.SETTABLE:

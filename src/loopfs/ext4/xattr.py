@@ -58,9 +58,11 @@ def has_body(inode: Inode) -> bool:
 def _check_block(volume: Volume, inode: Inode, block: bytes) -> None:
     magic, users, count, _, value = _HEADER.unpack_from(block)
     if magic != _MAGIC or count != 1 or not users:
-        raise Damaged(f"the attributes of inode {inode.ino}")
+        raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
     if volume.super.csum and _sum(volume, inode.file_acl, block) != value:
-        raise BadChecksum(f"the checksum of the attributes of inode {inode.ino} is wrong")
+        raise BadChecksum(
+            f"the checksum of the attributes of inode {inode.ino} is wrong", inode.ino
+        )
 
 
 def _sum(volume: Volume, place: int, block: bytes) -> int:
@@ -73,14 +75,14 @@ def _parse(
 ) -> None:
     while at + 4 <= len(raw) and raw[at : at + 4] != bytes(4):
         if at + _ENTRY.size > len(raw):
-            raise Damaged(f"the attributes of inode {inode.ino}")
+            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
         length, index, offset, holder, size, total = _ENTRY.unpack_from(raw, at)
         rest = raw[at + 16 : at + 16 + length]
         begin = base + offset
         if len(rest) != length or (not holder and size and begin + size > len(raw)):
-            raise Damaged(f"the attributes of inode {inode.ino}")
+            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
         if holder and not ea_inode.is_possible(volume):
-            raise Damaged(f"an attribute of inode {inode.ino} is in another one")
+            raise Damaged(f"an attribute of inode {inode.ino} is in another one", inode.ino)
         inner = raw[begin : begin + size]
         value: Value = acl.from_disk(inner) if index in (2, 3) and not holder else inner
         if holder:
@@ -108,7 +110,7 @@ def data(volume: Volume, inode: Inode) -> bytes:
     """What is inline of a file, behind what i_block has. Raises OSError EUCLEAN, EBADMSG."""
     value = load(volume, inode).get(DATA, b"")
     if isinstance(value, Large):
-        raise Damaged(f"the inline data of inode {inode.ino} is in another one")
+        raise Damaged(f"the inline data of inode {inode.ino} is in another one", inode.ino)
     return value
 
 
@@ -202,7 +204,7 @@ def replace(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> 
             place, _ = volume.allocate(goal, 1)
     except OSError:
         for one in made:
-            volume.free(one)
+            volume.end(one)
         raise
     if place or not outside:
         release_block(volume, inode)
