@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -127,6 +128,8 @@ class Calls:
         if not self._holes:
             return None
         with opened(path, RDONLY) as fd:
+            if stat.S_ISDIR(os.fstat(fd).st_mode):  # an indexed one has no size for the kernel's
+                return None
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)  # cached zeros are data to it
             whence = os.SEEK_DATA if request.flag else os.SEEK_HOLE

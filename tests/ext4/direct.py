@@ -91,8 +91,9 @@ class Direct:
         with self.node(path) as node:
             if node.is_link:
                 raise refused(errno.ELOOP)
+            handle = self.tree.open(ROOT, node, flags)
             self.tree.server.count_lookup(node)
-            return Opened(self.tree, self.tree.open(ROOT, node, flags))
+            return Opened(self.tree, handle)
 
     def write(self, path: str, data: bytes, *, sync: bool = False) -> None:
         """A file with these contents."""
@@ -162,6 +163,8 @@ class Direct:
 
     def setxattr(self, path: str, name: str, value: bytes) -> None:
         with self.node(path) as node:
+            if node.is_link:  # xattr_permission()
+                raise refused(errno.EPERM)
             self.tree.setxattr(ROOT, node, os.fsencode(name), value, 0)
 
     def removexattr(self, path: str, name: str) -> None:

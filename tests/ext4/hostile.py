@@ -33,6 +33,7 @@ KINDS = (
     "-b 1024 -I 512 -O inline_data -J size=1",
     "-b 1024 -t ext3 -J size=1",
     "-b 1024 -t ext2",
+    "-b 1024 -O encrypt,verity,casefold,ea_inode,mmp -J size=1",
     "-b 1024 -O meta_bg,^resize_inode,orphan_file -g 1024 -J size=1",
     "-b 4096 -I 128 -O ^metadata_csum,uninit_bg,^has_journal",
 )
@@ -43,7 +44,7 @@ SENSIBLE = (
     *(errno.EUCLEAN, errno.EBADMSG, errno.EIO, errno.EINVAL, errno.EROFS, errno.ENOSPC),
     *(errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.ENOTEMPTY, errno.EISDIR, errno.EFBIG),
     *(errno.EMLINK, errno.EPERM, errno.ENODATA, errno.EOPNOTSUPP, errno.ELOOP, errno.ENODEV),
-    errno.ENXIO,
+    *(errno.ENXIO, errno.EBUSY),
 )
 _MOST_NAMES = 400  # that are looked at
 _MOST_READ = 1 << 20  # bytes of a file
@@ -93,12 +94,15 @@ def _fill(calls: Direct) -> None:
     with suppress(OSError):  # not with block maps
         calls.fallocate("few/unwritten", 0, 0, 100_000)
     calls.write("few/attributes", b"a")
+    calls.write("few/small", b"s" * 100)
     for n in range(5):
         calls.setxattr("few/attributes", f"user.{n}", b"v" * 90)
+    with suppress(OSError):  # only in inodes of their own
+        calls.setxattr("few/attributes", "user.large", b"L" * 5000)
+        calls.setxattr("few/small", "user.large", b"L" * 3000)
     calls.symlink("short", "few/short link")
     calls.symlink("long" * 40, "few/long link")
     calls.link("whole", "few/other name")
-    calls.write("few/small", b"s" * 100)
 
 
 @cache
@@ -181,16 +185,18 @@ def limited(seconds: float) -> Iterator[None]:
 def exercise(data: bytearray, seed: int, errors: list[int]) -> None:
     """Use an image; ``errors`` are the errnos that came."""
     chance = random.Random(seed)
+    options = "errors=remount-ro" if chance.random() < 0.1 else ""
 
     def attempt(act: Callable[[], object]) -> object:
         try:
             return act()
         except OSError as problem:
             errors.append(problem.errno or 0)
+            tree.failed(problem)
             return None
 
     try:
-        tree, _ = use(Memory(data), read_only=chance.random() < 0.2)
+        tree, _ = use(Memory(data), read_only=chance.random() < 0.2, options=options)
     except OSError as problem:
         errors.append(problem.errno or 0)
         return
@@ -252,6 +258,7 @@ def _write_to(
             lambda: calls.truncate(path, end),
             lambda: calls.fallocate(path, chance.choice((0, 3, 16)), end, 30_000),
             lambda: calls.setxattr(path, "user.y", bytes(end & 255)),
+            lambda: calls.setxattr(path, "user.large", bytes(end & 0xFFFF)),
             lambda: calls.removexattr(path, "user.1"),
             lambda: calls.link(path, f"/link {number}"),
             lambda: calls.rename(path, f"/many/renamed {number}"),

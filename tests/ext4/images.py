@@ -47,6 +47,10 @@ KINDS = (
     "-b 1024 -O meta_bg,^resize_inode,sparse_super2,^64bit -g 512",
     "-b 4096 -O metadata_csum_seed",
     "-b 4096 -O orphan_file",
+    "-b 4096 -O encrypt,verity,mmp",
+    "-b 4096 -O ea_inode",
+    "-b 1024 -I 512 -O ea_inode,inline_data",
+    "-b 1024 -O ea_inode,^extent,^64bit,^metadata_csum",
     "-b 1024 -O ^extent,^64bit",
     "-b 4096 -O ^extent,^64bit,^metadata_csum",
     "-b 1024 -O ^dir_index",
@@ -152,7 +156,9 @@ def use(
     device: Lower, *, read_only: bool = False, options: str = ""
 ) -> tuple[Ext4, Commits | None]:
     """Take an image into use without FUSE."""
-    volume, commits = mount(Device(device), Options(options), read_only=read_only)
+    volume, commits = mount(
+        Device(device), Options(options), read_only=read_only, wait=lambda seconds: None
+    )
     tree = Ext4(volume, commits)
     Server(-1, tree)  # which keeps the root, and a lock
     return tree, commits

@@ -305,7 +305,7 @@ class Machine:
             if self._try(lambda: self._calls.removexattr(path, name)):
                 del file.xattrs[name]
             return
-        value = r.randbytes(r.choice((0, 1, 20, 100, 500, 900, 4000)))
+        value = r.randbytes(r.choice((0, 1, 20, 100, 500, 900, 4000, 20_000)))
         if self._try(lambda: self._calls.setxattr(path, name, value)):
             file.xattrs[name] = value
 

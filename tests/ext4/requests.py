@@ -53,6 +53,9 @@ class Chooser:
     Args:
         block: bytes, of the filesystem.
         room: bytes that a file's attributes may have together.
+
+    Attributes:
+        large: how many of the attributes are larger than a block, a part of 1.
     """
 
     def __init__(self, seed: int, block: int, room: int) -> None:
@@ -60,6 +63,7 @@ class Chooser:
         self._block = block
         self._room = room
         self.directories = [""]
+        self.large = 0.05
 
     def path(self) -> str:
         r = self.random
@@ -92,8 +96,8 @@ class Chooser:
 
     def _value_length(self) -> int:
         r = self.random
-        if r.random() < 0.05:
-            return r.choice((self._block + 1, 65536, 65537))
+        if r.random() < self.large:
+            return r.choice((self._block + 1, r.randrange(65536), 65536, 65537))
         return min(r.choice((0, 3, 10, 60, 300, 900)), self._room // 6)
 
     def _time(self) -> int:

@@ -12,7 +12,7 @@ from loopfs.ext4.crc import crc16, crc32c
 from loopfs.ext4.device import Device
 from loopfs.ext4.inode import Inode
 from loopfs.ext4.options import Options
-from loopfs.ext4.super import OFFSET, SIZE, Super
+from loopfs.ext4.super import INCOMPAT_MMP, OFFSET, SIZE, Super
 from loopfs.ext4.volume import Volume
 from tests.ext4.images import Memory
 
@@ -57,6 +57,7 @@ class Finder:
         """Of all kinds."""
         self._add("superblock", OFFSET, SIZE, 700, self._seal_super)
         self._groups()
+        self._protection()
         self._journal()
         volume = self._volume
         for ino in range(1, self._super.inodes + 1):
@@ -122,6 +123,16 @@ class Finder:
                     after(data)
 
                 self._block(kind, place, seal_map, bits // 8)
+
+    def _protection(self) -> None:
+        sb = self._super
+        if sb.incompat & INCOMPAT_MMP:
+            at = sb.u32(360) * sb.block_size
+
+            def seal(data: bytearray) -> None:
+                _put(data, at + 1020, crc32c(sb.seed, data[at : at + 1020]))
+
+            self._add("multiple mount protection", at, 1024, 120, self._sums(seal))
 
     def _journal(self) -> None:
         header = recovery.journal_super(self._volume)

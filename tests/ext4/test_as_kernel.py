@@ -37,7 +37,7 @@ def test_random_calls(kind: str, seed: int, names: int) -> None:
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("replay", ["30"]), ("crash", ["9"]), ("names", ["6500", "--kind", "-b 1024"])],
+    [("replay", ["30"]), ("crash", ["10"]), ("names", ["6500", "--kind", "-b 1024"])],
 )
 def test_a_command_in_short(command: str, words: list[str]) -> None:
     """They make mounts: each in a process, and a mount namespace, of its own."""

@@ -11,15 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from loopfs.ext4 import xattr
+from loopfs.ext4.ea_inode import Large
 from loopfs.ext4.filesystem import Ext4
-from loopfs.ext4.inode import Inode
+from loopfs.ext4.inode import FL_CASEFOLD, FL_ENCRYPT, FL_VERITY, Inode
 from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
 from loopfs.filesystems.lending import STAT
 from loopfs.fuse.tree import FACE, Caller, Changes
+from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE
 from loopfs.uapi.fs import FS_IOC_SETFLAGS
 from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
-from tests.ext4.images import fsck, tool
+from tests.ext4.images import fsck
 
 ROOT = Caller(0, 0, 1)
 KINDS = (
@@ -206,11 +209,95 @@ def test_a_block_without_room_stays_as_it_is(image: Image, mounted: Mounted) -> 
         assert node.size == 3 * 1024
 
 
+def test_what_cannot_be_read_truly_stays_as_it_is(image: Image, mounted: Mounted) -> None:
+    """Files that use encrypt, verity and casefold; others do on any such filesystem."""
+    path = image("-b 1024 -O encrypt,verity,casefold")
+    tree = mounted(path)
+    calls, root, volume = Direct(tree), tree.root(), tree.volume
+    before = tree.statfs().free
+    calls.write("fixed", b"f" * 5000)
+    calls.fallocate("fixed", FALLOC_FL_KEEP_SIZE, 65536, 4096)  # as the hashes are
+    for name, flag in (("secret", FL_ENCRYPT), ("folded", FL_CASEFOLD)):
+        calls.mkdir(name)
+        with calls.node(name) as node:
+            if flag == FL_ENCRYPT:
+                context = {bytes((0, 9)) + b"c": bytes((1, 1, 4, 0)) + b"k" * 24}
+                xattr.replace(volume, node, context)
+            node.flags |= flag
+            volume.touch(node)
+    with calls.node("fixed") as node:
+        node.flags |= FL_VERITY
+        volume.touch(node)
+    calls.mkdir("other")
+    tree.destroy()
+    tree = mounted(path)
+    calls, root = Direct(tree), tree.root()
+    unsupported, never = os.strerror(errno.EOPNOTSUPP), os.strerror(errno.EPERM)
+    for name in ("secret", "folded"):
+        assert stat.S_ISDIR(tree.getattr(tree.lookup(root, name.encode())[0]).mode)
+        acts: tuple[Callable[[str], object], ...] = (
+            calls.list,
+            lambda name: calls.read(f"{name}/x"),
+            lambda name: calls.write(f"{name}/x", b""),
+            lambda name: calls.rename("other", f"{name}/x"),
+            lambda name: calls.rename(name, "other/x"),
+            calls.rmdir,
+        )
+        for act in acts:
+            with pytest.raises(OSError, match=unsupported):
+                act(name)
+    calls.rename("secret", "secret again")
+    assert sorted(calls.list()) == ["fixed", "folded", "lost+found", "other", "secret again"]
+    with pytest.raises(OSError, match=unsupported):
+        calls.read("fixed")
+    with pytest.raises(OSError, match=never):
+        calls.truncate("fixed", 0)
+    with pytest.raises(OSError, match=never):
+        calls.write("fixed", b"")
+    calls.setxattr("fixed", "user.a", b"a")
+    calls.unlink("fixed")
+    assert before - tree.statfs().free == 3
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+
+
+def test_large_attributes_have_inodes(image: Image, mounted: Mounted) -> None:
+    """Their own, or those that the kernel lets files share; each goes with its last entry."""
+    path = image("-b 1024 -O ea_inode")
+    tree = mounted(path)
+    calls = Direct(tree)
+    calls.write("first", b"")
+    free, files = tree.statfs().free, tree.statfs().files_free
+    value, other = os.urandom(20_000), os.urandom(65_536)
+    calls.write("second", b"")
+    calls.setxattr("first", "user.large", value)
+    calls.setxattr("second", "user.large", b"to be replaced" * 200)
+    assert free - tree.statfs().free == 20 + 3
+    with calls.node("first") as first, calls.node("second") as second:
+        (shared,) = (one for one in (first.xattrs or {}).values() if isinstance(one, Large))
+        xattr.replace(tree.volume, second, {b"user.large": shared})
+        assert second.sectors == 40
+    assert files - tree.statfs().files_free == 2
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    tree = mounted(path)
+    calls = Direct(tree)
+    calls.setxattr("first", "user.more", b"m" * 700)
+    calls.setxattr("second", "user.large", other)
+    assert calls.xattrs("second") == {"user.large": other}
+    calls.unlink("second")
+    assert calls.xattrs("first") == {"user.large": value, "user.more": b"m" * 700}
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    tree = mounted(path)
+    Direct(tree).unlink("first")
+    assert (tree.statfs().free, tree.statfs().files_free) == (free, files + 1)
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+
+
 def test_a_feature_that_is_not_supported(image: Image, mounted: Mounted) -> None:
     path = image("-O quota")
     with pytest.raises(OSError, match="quota is supported for reading only"):
         mounted(path)
     mounted(path, read_only=True)
-    assert tool("tune2fs", "-O", "mmp", image("-b 4096")).returncode == 0
-    with pytest.raises(OSError, match="mmp is not supported"):
-        mounted(path)

@@ -30,10 +30,15 @@ class Ext4(Engine):
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.ext4.options import Options
 
-        dropped = {"", "defaults", *self.without_effect(data, fstype)}
+        dropped = {"", "defaults", *super().without_effect(data, fstype)}
         words = tuple(word for word in data.split(",") if word not in dropped)
         Options(",".join(words))
         return words
+
+    def without_effect(self, data: str, fstype: str) -> tuple[str, ...]:
+        """``errors=panic`` does what ``errors=remount-ro`` does."""
+        panic = tuple(word for word in data.split(",") if word == "errors=panic")
+        return (*super().without_effect(data, fstype), *panic)
 
     def _knows(self, option: str) -> bool:
         from loopfs.ext4.options import Options

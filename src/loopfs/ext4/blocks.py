@@ -34,7 +34,7 @@ class Blocks:
     def check(self, number: int, count: int = 1) -> int:
         """``number``, if such blocks are in the filesystem; else raises OSError EUCLEAN."""
         if not self._first < number <= self.count - count:
-            raise Damaged(f"block {number} is not in the filesystem")
+            raise Damaged(f"block {number} is not in the filesystem", block=number)
         return number
 
     def get(self, number: int) -> bytearray:
@@ -44,7 +44,7 @@ class Blocks:
             if self.read_only:
                 self.trim()
             if not self._first <= number < self.count:
-                raise Damaged(f"block {number} is not in the filesystem")
+                raise Damaged(f"block {number} is not in the filesystem", block=number)
             block = bytearray(self.device.read(number * self.size, self.size))
             self._cache[number] = block
         return block

@@ -12,8 +12,10 @@ import sys
 import threading
 from collections import deque
 
+from loopfs.ext4 import damage
 from loopfs.ext4 import dir as directories
 from loopfs.ext4.device import write_blocks
+from loopfs.ext4.errors import BadChecksum, Damaged
 from loopfs.ext4.journal import Journal, Transaction
 from loopfs.ext4.super import (
     COMPAT_HAS_JOURNAL,
@@ -60,7 +62,7 @@ class Commits:
         """Something has changed."""
         volume = self._volume
         dirty = volume.changed or volume.blocks.dirty or volume.freed
-        return bool(dirty or volume.orphans_changed or volume.tuned)
+        return bool(dirty or volume.orphans_changed or volume.super_changed)
 
     def commit(self) -> None:
         """Make a transaction of what has changed.
@@ -74,16 +76,27 @@ class Commits:
         try:
             self._commit()
         except Exception as problem:  # half of a transaction must never be written
-            self._fail(problem)
+            self.fail(problem)
+            if isinstance(problem, (Damaged, BadChecksum)):
+                self._tell(problem)
             raise
 
-    def _fail(self, problem: Exception) -> None:
+    def _tell(self, problem: Damaged | BadChecksum) -> None:
+        """The superblock tells of an error after which no transaction is made any more."""
+        device, sb = self._volume.device, self._volume.super
+        with self._writing, sb.lock:
+            raw = bytearray(device.read(OFFSET, SIZE))
+            damage.record(raw, problem, self._volume.now() // _SECOND)
+            device.write(OFFSET, sb.with_settable(raw))
+
+    def fail(self, problem: Exception) -> None:
+        """Nothing is changed any more."""
         self._volume.error = getattr(problem, "errno", 0) or errno.EIO
         sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
 
     def _commit(self) -> None:
         volume = self._volume
-        volume.tuned = False
+        volume.super_changed = False
         if volume.orphans_changed:
             self._chain_orphans()
         for inode in list(volume.changed):
@@ -168,7 +181,7 @@ class Commits:
             try:
                 self._write(batch)
             except OSError as problem:
-                self._fail(problem)
+                self.fail(problem)
                 raise
             self._written.extend(batch)
             volume.device.written()

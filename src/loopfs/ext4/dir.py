@@ -91,17 +91,18 @@ def is_indexed(volume: Volume, inode: Inode) -> bool:
 
 
 def load(volume: Volume, inode: Inode) -> Directory:
-    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG."""
+    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG, EOPNOTSUPP."""
     if inode.dir is not None:
         return inode.dir
     if not inode.is_dir:
         raise refused(errno.ENOTDIR)
+    inode.check_readable()
     if inode.has_inline_data:
         inode.dir = inline.load_directory(volume, inode)
         return inode.dir
     size = volume.super.block_size
     if not inode.size or inode.size % size:
-        raise Damaged(f"directory {inode.ino} has {inode.size} bytes")
+        raise Damaged(f"directory {inode.ino} has {inode.size} bytes", inode.ino)
     found = Directory(0)
     block = 0
     for first, count, place, unwritten in volume.map(inode):
@@ -111,14 +112,14 @@ def load(volume: Volume, inode: Inode) -> Directory:
         block += count
     del found.blocks[inode.size // size :]
     if len(found.blocks) != inode.size // size:
-        raise Damaged(f"directory {inode.ino} has a hole")
+        raise Damaged(f"directory {inode.ino} has a hole", inode.ino)
     if len(set(found.blocks)) != len(found.blocks):
-        raise Damaged(f"directory {inode.ino} has a block twice")
+        raise Damaged(f"directory {inode.ino} has a block twice", inode.ino)
     indexed = is_indexed(volume, inode)
     for number in range(len(found.blocks)):
         _load_block(volume, inode, found, number, indexed)
     if b"." not in found.names or b".." not in found.names:
-        raise Damaged(f"directory {inode.ino} has no dots")
+        raise Damaged(f"directory {inode.ino} has no dots", inode.ino)
     found.names.pop(b".")
     found.parent = found.names.pop(b"..")[0]
     inode.dir = found
@@ -145,9 +146,9 @@ def _load_block(volume: Volume, inode: Inode, found: Directory, number: int, ind
 def _check_sum(inode: Inode, block: bytearray, size: int) -> None:
     zero, length, _, kind, value = struct.unpack_from("<IHBBI", block, size - TAIL)
     if zero or length != TAIL or kind != _TAIL_TYPE:
-        raise BadChecksum(f"a block of directory {inode.ino} has no checksum")
+        raise BadChecksum(f"a block of directory {inode.ino} has no checksum", inode.ino)
     if crc32c(inode.seed, block[:-TAIL]) != value:
-        raise BadChecksum(f"the checksum of directory {inode.ino} is wrong")
+        raise BadChecksum(f"the checksum of directory {inode.ino} is wrong", inode.ino)
 
 
 def parse(
@@ -167,15 +168,15 @@ def parse(
     typed = volume.super.incompat & INCOMPAT_FILETYPE
     while at < end:
         if at + 8 > end:
-            raise Damaged(f"an entry of directory {inode.ino}")
+            raise Damaged(f"an entry of directory {inode.ino}", inode.ino)
         ino, raw, length, kind = unpack(block, at)
         record = raw if size < 65536 else record_length(raw, size)
         if record < 12 or record & 3 or at + record > end or length + 8 > record or ino > most:
-            raise Damaged(f"an entry of directory {inode.ino} at {base + at}")
+            raise Damaged(f"an entry of directory {inode.ino} at {base + at}", inode.ino)
         if ino:
             name = bytes(block[at + 8 : at + 8 + length])
             if not name or b"/" in name or b"\0" in name:
-                raise Damaged(f"a name in directory {inode.ino}")
+                raise Damaged(f"a name in directory {inode.ino}", inode.ino)
             if name not in names:
                 names[name] = (ino, kind if typed and kind < len(DT_OF_TYPE) else 0, base + at)
             last, slack, unused = at, slack + unused, record - length - 8

@@ -11,10 +11,12 @@ class Damaged(OSError):
 
     Args:
         what: a sentence for the log.
+        ino, block: which inode and block; 0: none, or not known.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, ino: int = 0, block: int = 0) -> None:
         super().__init__(errno.EUCLEAN, what)
+        self.ino, self.block = ino, block
 
 
 class BadChecksum(OSError):
@@ -22,10 +24,12 @@ class BadChecksum(OSError):
 
     Args:
         what: a sentence for the log.
+        ino, block: which inode and block; 0: none, or not known.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, ino: int = 0, block: int = 0) -> None:
         super().__init__(errno.EBADMSG, what)
+        self.ino, self.block = ino, block
 
 
 def refused(code: int) -> OSError:

@@ -40,9 +40,9 @@ def _load(
 ) -> None:
     magic, count, most, found, _ = _HEADER.unpack_from(node)
     if magic != MAGIC or count > most or most > room:
-        raise Damaged(f"a node of the extents of inode {inode.ino}")
+        raise Damaged(f"a node of the extents of inode {inode.ino}", inode.ino)
     if found > MAX_DEPTH or (depth is not None and found != depth):
-        raise Damaged(f"the depth of the extents of inode {inode.ino}")
+        raise Damaged(f"the depth of the extents of inode {inode.ino}", inode.ino)
     end = extents[-1][0] + extents[-1][1] if extents else 0
     for at in range(12, 12 + 12 * count, 12):
         if not found:
@@ -51,14 +51,14 @@ def _load(
             length -= MAX_WRITTEN if unwritten else 0
             place = volume.blocks.check(low | high << 32, max(length, 1))
             if not length or block < end or block + length > MAX_BLOCK + 1:
-                raise Damaged(f"the extents of inode {inode.ino} are in disorder")
+                raise Damaged(f"the extents of inode {inode.ino} are in disorder", inode.ino)
             end = block + length
             extents.append((block, length, place, unwritten))
             continue
         _, low, high, _ = _INDEX.unpack_from(node, at)
         place = volume.blocks.check(low | high << 32)
         if place in nodes:
-            raise Damaged(f"the extents of inode {inode.ino} go in a circle")
+            raise Damaged(f"the extents of inode {inode.ino} go in a circle", inode.ino)
         nodes[place] = None
         child = bytes(volume.blocks.get(place))
         inner = (volume.super.block_size - 12) // 12
@@ -72,9 +72,9 @@ def _check_sum(volume: Volume, inode: Inode, node: bytes) -> None:
     (most,) = struct.unpack_from("<H", node, 4)
     at = 12 + 12 * most
     if at + 4 > len(node):
-        raise Damaged(f"a node of the extents of inode {inode.ino}")
+        raise Damaged(f"a node of the extents of inode {inode.ino}", inode.ino)
     if crc32c(inode.seed, node[:at]) != struct.unpack_from("<I", node, at)[0]:
-        raise BadChecksum(f"the checksum of the extents of inode {inode.ino} is wrong")
+        raise BadChecksum(f"the checksum of the extents of inode {inode.ino} is wrong", inode.ino)
 
 
 def nodes_needed(count: int, block_size: int) -> int:

@@ -3,62 +3,30 @@
 from __future__ import annotations
 
 import errno
-import os
 import stat
 import sys
-from contextlib import suppress
 
-from loopfs import memory_devices
-from loopfs.ext4 import acl, devices, fiemap, file, ioctl, namei, tune, xattr
-from loopfs.ext4 import dir as directories
+from loopfs.ext4 import acl, damage, devices, fiemap, file, ioctl, namei, tune, xattr
 from loopfs.ext4.commit import Commits, Flusher
 from loopfs.ext4.errors import refused
-from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode, clamped
+from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, Inode, clamped
+from loopfs.ext4.opened import FileHandle, OpenFiles
 from loopfs.ext4.super import OFFSET, SIZE
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.filesystems.faces import LOOK
 from loopfs.filesystems.lending import STAT
-from loopfs.fuse.tree import FACE, Buffer, Caller, Changes, Handle, Later, Space, Tree
+from loopfs.fuse.tree import FACE, Caller, Changes, Handle, Space
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
-from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
+from loopfs.uapi.fuse import Attr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
 NAME_VALID = 1 << 20  # seconds: names change by the kernel only
-_DAY = 24 * 3600 * 1_000_000_000
 
 
-class FileHandle(Handle[Inode]):
-    """An open file.
-
-    Attributes:
-        privileged: who opened it may use the last blocks.
-    """
-
-    __slots__ = ("privileged",)
-
-    def __init__(self, node: Inode, privileged: bool) -> None:
-        super().__init__(node, FOPEN_KEEP_CACHE)
-        self.privileged = privileged
-
-
-class DirHandle(Handle[Inode]):
-    """An open directory.
-
-    Attributes:
-        listing: its names as they were when reading began; a place is an index of it.
-    """
-
-    __slots__ = ("listing",)
-
-    def __init__(self, node: Inode) -> None:
-        super().__init__(node)
-        self.listing: list[bytes] = []
-
-
-class Ext4(Tree[Inode]):
+class Ext4(OpenFiles):
     """A mounted filesystem.
 
     Args:
@@ -75,10 +43,7 @@ class Ext4(Tree[Inode]):
     negative_valid = NAME_VALID
 
     def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool = True) -> None:
-        self.volume = volume
-        self._commits = commits
-        self._atime = atime and not volume.read_only
-        self._buffer = memoryview(bytearray(1 << 20))
+        super().__init__(volume, commits, atime=atime)
         self._flusher: Flusher | None = None
         self.purpose: Callable[[int, int], int] = lambda thread, ino: LOOK
         self.making: dict[int, tuple[int, int]] = {}
@@ -91,12 +56,17 @@ class Ext4(Tree[Inode]):
         if self._commits is not None:
             interval = self.volume.options.commit
             self._flusher = Flusher(self._commits, self.server.lock, interval)
+            if self.volume.protection is not None:
+                self.volume.protection.start(self._commits.fail)
 
     def answered(self) -> None:
         """A transaction does not grow without bound."""
-        commits = self._commits
-        if commits is None or not commits.is_due:
+        commits, volume = self._commits, self.volume
+        if commits is None or not (commits.is_due or volume.ends):
             return
+        if volume.ends and not volume.read_only:
+            volume.ends, volume.read_only = False, True
+            sys.stderr.write("ext4: the filesystem is read-only now\n")
         try:
             if self._flusher is None:
                 commits.commit_and_wait()
@@ -106,8 +76,12 @@ class Ext4(Tree[Inode]):
         except OSError as problem:  # who syncs hears of it: the volume keeps it
             sys.stderr.write(f"ext4: {problem}\n")
 
-    def _by(self, caller: Caller) -> None:
-        self.volume.privileged = self.volume.may_use_reserve(caller.uid, caller.gid)
+    def failed(self, problem: OSError) -> None:
+        """The superblock tells of what was wrong with the image."""
+        volume = self.volume
+        if damage.is_damage(problem) and not (volume.read_only or volume.error):
+            volume.damaged(problem)
+        self.answered()
 
     # --- nodes ------------------------------------------------------------------
 
@@ -148,21 +122,22 @@ class Ext4(Tree[Inode]):
             node.flags & FL_APPEND and changes.handle is None and changes != Changes()
         ):
             raise refused(errno.EPERM)
-        self._by(caller)
+        self.by(caller)
         volume.reserve()
         if changes.size is not None:
             if not node.is_regular:
                 raise refused(errno.EISDIR if node.is_dir else errno.EINVAL)
+            node.check_changes()
             if changes.size != node.size or changes.mtime is None:
                 file.truncate(volume, node, changes.size)
+        if changes.size is not None or changes.uid is not None or changes.gid is not None:
+            self.drop_capability(node)
+        if changes.mode is not None:
+            self._chmod(node, changes.mode)
         if changes.uid is not None:
             node.uid = changes.uid
         if changes.gid is not None:
             node.gid = changes.gid
-        if changes.size is not None or changes.uid is not None or changes.gid is not None:
-            self._drop_capability(node)
-        if changes.mode is not None:
-            self._chmod(node, changes.mode)
         extra = bool(node.extra)
         if changes.atime is not None:
             node.atime = clamped(changes.atime, extra)
@@ -172,28 +147,18 @@ class Ext4(Tree[Inode]):
         volume.touch(node)
 
     def _chmod(self, node: Inode, mode: int) -> None:
-        node.mode = node.mode & 0xF000 | mode & 0o7777
-        if node.xattrs == {} or self.volume.options.noacl:
-            return
-        attributes = dict(xattr.load(self.volume, node))
-        if acl.ACCESS in attributes:
-            changed, _ = acl.with_mode(attributes.pop(acl.ACCESS), mode, masked=False)
+        value = None
+        if node.xattrs != {} and not self.volume.options.noacl:
+            value = xattr.find(self.volume, node, acl.ACCESS)
+        if value is not None:
+            attributes = dict(xattr.load(self.volume, node))
+            changed, _ = acl.with_mode(value, mode, masked=False)
+            del attributes[acl.ACCESS]
             if changed is not None:
                 attributes[acl.ACCESS] = changed
-            xattr.prepare(self.volume, node, attributes)
-            node.xattrs = attributes
-
-    def _drop_capability(self, node: Inode) -> None:
-        if node.xattrs != {} and xattr.CAPABILITY in xattr.load(self.volume, node):
-            xattr.remove(self.volume, node, xattr.CAPABILITY)
-
-    def drop_privileges(self, node: Inode) -> None:
-        """Set-user-id and set-group-id of a file that a stranger changes."""
-        if not node.is_dir:
-            drop = stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
-            if node.mode & drop:
-                node.mode &= ~drop
-                self.volume.touch(node)
+            self.volume.reserve(xattr.blocks_of(self.volume, attributes))
+            xattr.replace(self.volume, node, attributes)
+        node.mode = node.mode & 0xF000 | mode & 0o7777
 
     def statfs(self) -> Space:
         volume, sb = self.volume, self.volume.super
@@ -220,7 +185,7 @@ class Ext4(Tree[Inode]):
         rdev: int = 0,
         target: bytes = b"",
     ) -> tuple[Inode, int]:
-        self._by(caller)
+        self.by(caller)
         inode = namei.make(self.volume, parent, name, mode, caller, rdev=rdev, target=target)
         return _found(inode)
 
@@ -253,7 +218,7 @@ class Ext4(Tree[Inode]):
         return self._make(caller, parent, name, stat.S_IFLNK | 0o777, target=target)
 
     def link(self, caller: Caller, node: Inode, parent: Inode, name: bytes) -> tuple[Inode, int]:
-        self._by(caller)
+        self.by(caller)
         namei.link(self.volume, node, parent, name)
         return _found(node)
 
@@ -266,7 +231,7 @@ class Ext4(Tree[Inode]):
     def rename(
         self, caller: Caller, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int
     ) -> None:
-        self._by(caller)
+        self.by(caller)
         namei.rename(self.volume, parent, name, to, to_name, flags, caller)
 
     def readlink(self, node: Inode) -> bytes:
@@ -288,7 +253,7 @@ class Ext4(Tree[Inode]):
     def setxattr(self, caller: Caller, node: Inode, name: bytes, value: bytes, flags: int) -> None:
         self._attribute(name)
         self._may_change(node)
-        self._by(caller)
+        self.by(caller)
         xattr.set_value(self.volume, node, name, value, flags)
 
     def removexattr(self, caller: Caller, node: Inode, name: bytes) -> None:
@@ -301,148 +266,7 @@ class Ext4(Tree[Inode]):
         if node.flags & (FL_IMMUTABLE | FL_APPEND):
             raise refused(errno.EPERM)
 
-    # --- open files -------------------------------------------------------------
-
-    def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
-        if (device := devices.name_of(node)) is not None:
-            return devices.DeviceHandle(node, device)
-        writing = flags & os.O_ACCMODE != os.O_RDONLY
-        if writing:
-            self.volume.change()
-            appends = flags & os.O_APPEND and not flags & os.O_TRUNC
-            if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and not appends):
-                raise refused(errno.EPERM)
-        self._by(caller)
-        if flags & os.O_TRUNC and node.is_regular:
-            file.truncate(self.volume, node, 0)
-            self._drop_capability(node)
-        return FileHandle(node, self.volume.privileged)
-
-    def opendir(self, caller: Caller, node: Inode) -> Handle[Inode]:
-        directories.load(self.volume, node)
-        return DirHandle(node)
-
-    def entries(
-        self, handle: Handle[Inode], place: int
-    ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
-        """A place is 0 to 2 for the dots, then the index of the listing and 3."""
-        volume, node = self.volume, handle.node
-        found = directories.load(volume, node)
-        assert isinstance(handle, DirHandle)
-        if place == 0:
-            handle.listing = list(found.names)
-            self._accessed(node)
-        if place < 1:
-            yield 1, b".", node.ino, 4, None
-        if place < 2:
-            yield 2, b"..", found.parent, 4, None
-        listing = handle.listing
-        for index in range(max(place - 2, 0), len(listing)):
-            entry = found.names.get(listing[index])
-            if entry is None:
-                continue
-            ino, kind, _ = entry
-            child = None
-            with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
-                child = volume.get(ino)
-            # A device's name is looked up each time.
-            told = child if child is None or devices.name_of(child) is None else None
-            yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], told
-            if child is not None and not child.known:
-                volume.forget(child)
-
-    def _accessed(self, node: Inode) -> None:
-        """relatime: at most once a day, but for what has changed since."""
-        if not self._atime or node.flags & FL_NOATIME or self.volume.error:
-            return
-        now = now_of(self.volume, node)
-        if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
-            node.atime = now
-            self.volume.touch(node)
-
-    def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
-        if isinstance(handle, devices.DeviceHandle):
-            return memory_devices.read(handle.name, size)
-        if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(size))
-        done = file.read(self.volume, handle.node, offset, self._buffer[:size])
-        if done:
-            self._accessed(handle.node)
-        return self._buffer[:done]
-
-    def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:
-        if isinstance(handle, devices.DeviceHandle):
-            return memory_devices.write(handle.name, len(data))
-        node = handle.node
-        self.volume.privileged = getattr(handle, "privileged", True)
-        if node.xattrs:
-            self._drop_capability(node)
-        return file.write(self.volume, node, offset, data)
-
-    def fsync(self, handle: Handle[Inode], datasync: bool) -> Later | None:
-        commits, volume = self._commits, self.volume
-        if isinstance(handle, devices.DeviceHandle):
-            raise refused(errno.EINVAL)
-        if commits is None:
-            return None
-        if volume.error:
-            raise refused(volume.error)
-        commits.commit()
-
-        def work() -> None:
-            commits.write_out()
-            with self.server.lock:
-                commits.collect()
-
-        return Later(work)
-
-    def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
-        node = handle.node
-        if isinstance(handle, devices.DeviceHandle):
-            raise refused(errno.ENODEV)
-        if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and mode & ~1):
-            raise refused(errno.EPERM)
-        self.volume.privileged = getattr(handle, "privileged", True)
-        file.fallocate(self.volume, node, mode, offset, length)
-        self._drop_capability(node)
-
-    def lseek(self, handle: Handle[Inode], offset: int, whence: int) -> int:
-        if isinstance(handle, devices.DeviceHandle):
-            return 0
-        return file.seek(self.volume, handle.node, offset, whence)
-
-    def ioctl(
-        self, caller: Caller, handle: Handle[Inode], cmd: int, arg: int, data: bytes, compat: bool
-    ) -> tuple[int, bytes]:
-        volume, node = self.volume, handle.node
-        if isinstance(handle, devices.DeviceHandle):
-            raise refused(errno.ENOTTY)
-        if cmd in (ioctl.FS_IOC_GETFLAGS, ioctl.FS_IOC32_GETFLAGS):
-            return 0, ioctl.get_flags(node).to_bytes(4, "little")
-        if cmd in (ioctl.FS_IOC_SETFLAGS, ioctl.FS_IOC32_SETFLAGS):
-            ioctl.set_flags(volume, node, int.from_bytes(data[:4], "little"))
-            self.server.attributes_changed(node.nodeid)
-            return 0, b""
-        if cmd == ioctl.FS_IOC_FSGETXATTR:
-            return 0, ioctl.get_fsxattr(node)
-        if cmd == ioctl.FS_IOC_FSSETXATTR:
-            ioctl.set_fsxattr(volume, node, data)
-            return 0, b""
-        if cmd == ioctl.FS_IOC_GETVERSION:
-            return 0, node.generation.to_bytes(4, "little")
-        if cmd == ioctl.FS_IOC_GETFSLABEL:
-            return 0, ioctl.get_label(volume)
-        if cmd == ioctl.FS_IOC_GETFSUUID:
-            return 0, ioctl.get_uuid(volume)
-        if caller.uid == 0 and cmd == ioctl.FS_IOC_SETFSLABEL:
-            ioctl.set_label(volume, data)
-            volume.touch(volume.get(2))
-            return 0, b""
-        if caller.uid == 0 and cmd == ioctl.FITRIM:
-            return 0, ioctl.trim(volume, data)
-        if cmd in (ioctl.FS_IOC_SETFSLABEL, ioctl.FITRIM):
-            raise refused(errno.EPERM)
-        raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
+    # --- by other threads ---------------------------------------------------------
 
     def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
         """An ioctl that the kernel's VFS does not pass on to FUSE; or STAT. By any thread.
@@ -458,22 +282,29 @@ class Ext4(Tree[Inode]):
             OSError: ENOENT: there is no such inode in use; what the ioctl says.
         """
         with self.server.lock:
-            node = self.volume.get(ino)
-            if command == STAT:
-                attr = self.getattr(node)
-                return attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, *attr.times
-            if devices.name_of(node) is not None:
-                raise refused(errno.ENOTTY)
-            if command == ioctl.FS_IOC_SETFLAGS:
-                ioctl.set_flags(self.volume, node, words[0])
-                self.server.attributes_changed(node.nodeid)
-                self.answered()
-                return ()
-            if command == ioctl.FS_IOC_FIEMAP:
-                start, length, most = words
-                found = fiemap.rows(self.volume, node, start, length)
-                return [len(found), *(number for row in found[:most] for number in row)]
+            try:
+                found = self._control(self.volume.get(ino), command, words)
+            except OSError as problem:
+                self.failed(problem)
+                raise
+            self.answered()
+            return found
+
+    def _control(self, node: Inode, command: int, words: Sequence[int]) -> Sequence[int]:
+        if command == STAT:
+            attr = self.getattr(node)
+            return attr.mode, attr.nlink, attr.uid, attr.gid, attr.rdev, *attr.times
+        if devices.name_of(node) is not None:
             raise refused(errno.ENOTTY)
+        if command == ioctl.FS_IOC_SETFLAGS:
+            ioctl.set_flags(self.volume, node, words[0])
+            self.server.attributes_changed(node.nodeid)
+            return ()
+        if command == ioctl.FS_IOC_FIEMAP:
+            start, length, most = words
+            found = fiemap.rows(self.volume, node, start, length)
+            return [len(found), *(number for row in found[:most] for number in row)]
+        raise refused(errno.ENOTTY)
 
     def tune(self, superblock: bytes) -> bool:
         """Take over what a tool writes to the superblock of the device. By any thread.
@@ -488,7 +319,7 @@ class Ext4(Tree[Inode]):
             return False
         with volume.super.lock:
             volume.super.take(superblock)
-            volume.tuned = True
+            volume.super_changed = True
             device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
         if self._flusher is not None:
             self._flusher.wake()
@@ -497,15 +328,20 @@ class Ext4(Tree[Inode]):
     def destroy(self) -> None:
         if self._flusher is not None:
             self._flusher.stop()
+        try:
+            self._end()
+        finally:
+            if self.volume.protection is not None:
+                self.volume.protection.end()
+
+    def _end(self) -> None:
         if self._commits is None or self.volume.error:
             return
-        for inode in list(self.volume.orphans):
+        for inode in [] if self.volume.read_only else list(self.volume.orphans):
             try:
                 self.volume.free(inode)
             except OSError as problem:
-                if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
-                    raise
-                self.volume.super.mark_damaged()  # it stays an orphan; all else is written
+                self.volume.damaged(problem)  # it stays an orphan; all else is written
         self._commits.end()
 
 

@@ -150,7 +150,7 @@ class Groups:
         if self._sb.csum:
             mask = 0xFFFFFFFF if self._sb.desc_size >= 64 else 0xFFFF
             if crc32c(self._sb.seed, block[:size]) & mask != wanted & mask:
-                raise BadChecksum(f"the checksum of the bitmap {number} is wrong")
+                raise BadChecksum(f"the checksum of the bitmap {number} is wrong", block=number)
         return block[:size]
 
     def block_map(self, group: Group) -> bytearray:
@@ -263,7 +263,7 @@ class Groups:
         for group, at, part in self._parts(number, count):
             used = self.block_map(group)
             if used.find(0, at, at + part) >= 0:
-                raise Damaged(f"block {number} is free already")
+                raise Damaged(f"block {number} is free already", block=number)
             group.held.append((at, part))
             group.free_blocks += part
             group.blocks_changed = True
@@ -326,7 +326,7 @@ class Groups:
         group = self.all[number]
         used = self.inode_map(group)
         if not used[index]:
-            raise Damaged(f"inode {ino} is free already")
+            raise Damaged(f"inode {ino} is free already", ino)
         used[index] = 0
         group.inode_hint = min(group.inode_hint, index)
         group.free_inodes += 1

@@ -75,7 +75,7 @@ def check_sum(volume: Volume, inode: Inode, block: bytearray, number: int) -> No
         return
     value, place = _sum(inode.seed, block, _head(number))
     if struct.unpack_from("<I", block, place)[0] != value:
-        raise BadChecksum(f"the checksum of the index of directory {inode.ino} is wrong")
+        raise BadChecksum(f"the checksum of the index of directory {inode.ino} is wrong", inode.ino)
 
 
 def dirty(volume: Volume, inode: Inode, place: int) -> None:
@@ -102,12 +102,12 @@ class _Index:
         _, self.version, length, self.levels, flags = info
         most = 3 if volume.super.incompat & INCOMPAT_LARGEDIR else 2
         if length != 8 or flags & 1 or self.version > TEA or self.levels >= most:
-            raise Damaged(f"the index of directory {inode.ino}")
+            raise Damaged(f"the index of directory {inode.ino}", inode.ino)
         self.most_levels = most
 
     def block(self, number: int) -> bytearray:
         if not 0 <= number < len(self.found.blocks):
-            raise Damaged(f"the index of directory {self.inode.ino}")
+            raise Damaged(f"the index of directory {self.inode.ino}", self.inode.ino)
         return self.volume.blocks.get(self.found.blocks[number])
 
     def hash(self, name: bytes) -> int:
@@ -129,11 +129,11 @@ class _Index:
         block, head = self.block(number), _head(number)
         most, count = _COUNT.unpack_from(block, head)
         if not 1 <= count <= most or most != _most(self.volume, number):
-            raise Damaged(f"the index of directory {self.inode.ino}")
+            raise Damaged(f"the index of directory {self.inode.ino}", self.inode.ino)
         pairs = list(_ENTRY.iter_unpack(block[head : head + count * 8]))
         hashes = [0, *(value for value, _ in pairs[1:])]
         if any(a > b for a, b in pairwise(hashes)):
-            raise Damaged(f"the index of directory {self.inode.ino} is in disorder")
+            raise Damaged(f"the index of directory {self.inode.ino} is in disorder", self.inode.ino)
         return hashes, [child & 0x0FFFFFFF for _, child in pairs]
 
     def store(self, number: int, rows: Rows) -> None:
@@ -150,14 +150,18 @@ class _Index:
         number = 0
         for _ in range(self.levels + 1):
             if any(frame.number == number for frame in frames):
-                raise Damaged(f"the index of directory {self.inode.ino} goes in a circle")
+                raise Damaged(
+                    f"the index of directory {self.inode.ino} goes in a circle", self.inode.ino
+                )
             hashes, children = self.entries(number)
             at = bisect_right(hashes, value) - 1
             frames.append(Frame(number, at))
             number = children[at]
         inner = is_node(self.block(number), number, self.volume.super.block_size)
         if number == 0 or (inner and self.volume.super.csum):
-            raise Damaged(f"the index of directory {self.inode.ino} leads to no leaf")
+            raise Damaged(
+                f"the index of directory {self.inode.ino} leads to no leaf", self.inode.ino
+            )
         return frames, number
 
     def new_node(self) -> int:
@@ -178,7 +182,7 @@ class _Index:
             rows.append((self.hash(name), place, name))
         rows.sort()
         if len(rows) < 2:
-            raise Damaged(f"a leaf of directory {self.inode.ino}")
+            raise Damaged(f"a leaf of directory {self.inode.ino}", self.inode.ino)
         cut = _middle([8 + len(name) + 3 & ~3 for _, _, name in rows])
         first = rows[cut][0]
         continued = first == rows[cut - 1][0]

@@ -76,7 +76,7 @@ def _load(
 ) -> None:
     per = volume.super.block_size // 4
     if volume.blocks.check(place) in seen:
-        raise Damaged(f"the block map of inode {inode.ino} goes in a circle")
+        raise Damaged(f"the block map of inode {inode.ino} goes in a circle", inode.ino)
     seen.add(place)
     _know(inode)[depth, first] = place
     numbers = struct.unpack(f"<{per}I", volume.blocks.get(place))

@@ -21,19 +21,19 @@ _PARENT = 4  # bytes of a directory's i_block: what ".." is
 
 def content(volume: Volume, inode: Inode) -> bytes:
     """The data, ``inode.size`` bytes. Raises OSError EUCLEAN."""
-    more = xattr.load(volume, inode).get(xattr.DATA, b"")
+    more = xattr.data(volume, inode)
     if inode.size > _FIRST + len(more):
-        raise Damaged(f"inode {inode.ino} has {inode.size} bytes inline")
+        raise Damaged(f"inode {inode.ino} has {inode.size} bytes inline", inode.ino)
     return (inode.block + more)[: inode.size]
 
 
 def load_directory(volume: Volume, inode: Inode) -> Directory:
     """What is in a directory. Raises OSError EUCLEAN."""
-    data = inode.block + xattr.load(volume, inode).get(xattr.DATA, b"")
+    data = inode.block + xattr.data(volume, inode)
     (parent,) = struct.unpack_from("<I", data)
     found = directories.Directory(parent)
     if inode.size > len(data):
-        raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline")
+        raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline", inode.ino)
     first, rest = bytearray(data[_PARENT:_FIRST]), bytearray(data[_FIRST : inode.size])
     directories.parse(volume, inode, found, first, _PARENT, len(first))
     directories.parse(volume, inode, found, rest, _FIRST, len(rest))
@@ -78,9 +78,14 @@ def convert_file(volume: Volume, inode: Inode) -> None:
     data, size = content(volume, inode), volume.super.block_size
     group = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group]
     run = volume.allocate(group.first, 1) if data else None
+    if run is not None:
+        try:
+            volume.device.write(run[0] * size, data.ljust(size, b"\0"))
+        except OSError:
+            volume.release(*run)
+            raise
     _leave(volume, inode)
     if run is not None:
-        volume.device.write(run[0] * size, data.ljust(size, b"\0"))
         volume.insert(inode, 0, run, False)
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import stat
 import struct
 
 from loopfs.ext4.crc import crc32c
-from loopfs.ext4.errors import BadChecksum, Damaged
+from loopfs.ext4.errors import BadChecksum, Damaged, refused
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopfs.ext4.dir import Directory
+    from loopfs.ext4.ea_inode import Large
 
 ROOT_INO, JOURNAL_INO = 2, 8
 FL_SYNC, FL_IMMUTABLE, FL_APPEND, FL_NODUMP, FL_NOATIME = 0x8, 0x10, 0x20, 0x40, 0x80
 FL_INDEX, FL_DIRSYNC, FL_TOPDIR, FL_HUGE_FILE = 0x1000, 0x10000, 0x20000, 0x40000
 FL_EXTENTS, FL_EA_INODE, FL_INLINE_DATA, FL_PROJINHERIT = 0x80000, 0x200000, 0x10000000, 0x20000000
 FL_DAX = 0x2000000
+FL_ENCRYPT, FL_VERITY, FL_CASEFOLD = 0x800, 0x100000, 0x40000000
 FL_INHERITED = 0x8 | 0x2 | 0x4 | 0x1 | FL_NODUMP | FL_NOATIME | FL_DIRSYNC | FL_PROJINHERIT | FL_DAX
 FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR | FL_PROJINHERIT)
 FL_OTHER = FL_NODUMP | FL_NOATIME  # of what is neither a file nor a directory
@@ -66,7 +69,7 @@ class Inode:
         self.nodes: tuple[int, ...] = ()
         self.indirect: dict[tuple[int, int], int] | None = None
         self.map_changed = self.xattrs_changed = False
-        self.xattrs: dict[bytes, bytes] | None = None
+        self.xattrs: dict[bytes, bytes | Large] | None = None
         self.dir: Directory | None = None
         self.known = 0
 
@@ -100,6 +103,20 @@ class Inode:
         """A symbolic link whose target is in the inode."""
         return self.is_link and not self.has_extents and self.size < 60
 
+    def check_readable(self) -> None:
+        """Raise OSError EOPNOTSUPP where what it holds is not as it is on the disk.
+
+        It is encrypted, a directory whose names have no case, or a file to be verified.
+        """
+        if self.flags & (FL_ENCRYPT | FL_VERITY) or (self.is_dir and self.flags & FL_CASEFOLD):
+            raise refused(errno.EOPNOTSUPP)
+
+    def check_changes(self) -> None:
+        """Raise OSError EPERM where the data can never change (fs/verity)."""
+        if self.flags & FL_VERITY:
+            raise refused(errno.EPERM)
+        self.check_readable()
+
     def count(self, sectors: int) -> None:
         """It has so many more; an image that counts too few has none at last."""
         self.sectors = max(self.sectors + sectors, 0)
@@ -131,7 +148,7 @@ class Inode:
         self.extra = bytearray(raw[GOOD_OLD_SIZE:])
         extra = self.extra_size
         if self.extra and (extra & 3 or extra > len(self.extra)):
-            raise Damaged(f"inode {self.ino} has an extra size of {extra}")
+            raise Damaged(f"inode {self.ino} has an extra size of {extra}", self.ino)
         cx = mx = ax = 0
         if extra >= 16:
             _, _, cx, mx, ax, _, _ = _EXTRA.unpack_from(self.extra)
@@ -143,7 +160,7 @@ class Inode:
             old, new = struct.unpack_from("<II", block)
             self.rdev = (old & 0xFF) | (old >> 8 & 0xFF) << 8 if old else new
         if self.size >> 63:
-            raise Damaged(f"inode {self.ino} has a size of {self.size}")
+            raise Damaged(f"inode {self.ino} has a size of {self.size}", self.ino)
 
     def pack_into(
         self, raw: bytearray, offset: int, size: int, csum: bool, block_size: int
@@ -185,7 +202,7 @@ class Inode:
             bare[130:132] = b"\0\0"
             mask = 0xFFFFFFFF
         if crc32c(self.seed, bare) & mask != wanted:
-            raise BadChecksum(f"the checksum of inode {self.ino} is wrong")
+            raise BadChecksum(f"the checksum of inode {self.ino} is wrong", self.ino)
 
     def set_crtime(self, now: int, want_extra: int) -> None:
         """Of a new inode: how much of the extra fields it has, and when it was made."""
@@ -233,4 +250,4 @@ def clamped(time: int, extra: bool) -> int:
 def check_number(ino: int, first: int, count: int) -> None:
     """Raise OSError EUCLEAN if a directory cannot hold inode ``ino``."""
     if ino != ROOT_INO and not first <= ino <= count:
-        raise Damaged(f"inode {ino} cannot have a name")
+        raise Damaged(f"inode {ino} cannot have a name", ino)

@@ -6,16 +6,17 @@ import errno
 import struct
 import time
 
-from loopfs.ext4 import recovery
+from loopfs.ext4 import damage, recovery
 from loopfs.ext4.commit import Commits
 from loopfs.ext4.device import Device, write_blocks
 from loopfs.ext4.errors import Damaged
 from loopfs.ext4.extents import MAX_BLOCK
-from loopfs.ext4.inode import Inode
+from loopfs.ext4.inode import FL_VERITY, Inode
 from loopfs.ext4.journal import Journal, JournalSuper
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
     COMPAT_ORPHAN_FILE,
+    INCOMPAT_MMP,
     INCOMPAT_RECOVER,
     OFFSET,
     RO_COMPAT_ORPHAN_PRESENT,
@@ -35,17 +36,46 @@ def mount(
     read_only: bool,
     fstype: str = "ext4",
     now: Callable[[], int] = time.time_ns,
+    wait: Callable[[float], None] = time.sleep,
 ) -> tuple[Volume, Commits | None]:
     """Take a filesystem into use: replay its journal, free what has no name.
 
     For reading only, nothing is written: what the journal holds is read from there.
 
+    Args:
+        wait: sleeps for so many seconds, to see whether another machine has it mounted.
     Raises:
-        OSError: EINVAL, EROFS with a sentence; EUCLEAN, EBADMSG.
+        OSError: EINVAL, EROFS, EBUSY with a sentence; EUCLEAN, EBADMSG.
     """
     sb = Super(device, fstype)
-    if not read_only:
-        sb.refuse_writing()
+    if read_only:
+        return _mount(device, sb, options, fstype, now, read_only=True)
+    sb.refuse_writing()
+    protection = None
+    if sb.incompat & INCOMPAT_MMP:
+        from loopfs.ext4.mmp import MultipleMountProtection
+
+        protection = MultipleMountProtection(device, sb, wait)
+        protection.begin()
+    try:
+        volume, commits = _mount(device, sb, options, fstype, now, read_only=False)
+    except BaseException:
+        if protection is not None:
+            protection.end()
+        raise
+    volume.protection = protection
+    return volume, commits
+
+
+def _mount(
+    device: Device,
+    sb: Super,
+    options: Options,
+    fstype: str,
+    now: Callable[[], int],
+    *,
+    read_only: bool,
+) -> tuple[Volume, Commits | None]:
     volume = Volume(device, sb, options, read_only=read_only, now=now)
     header = recovery.journal_super(volume)
     if header is not None and header.start and not (options.noload and read_only):
@@ -70,10 +100,7 @@ def mount(
     try:
         _free_orphans(volume)
     except OSError as problem:
-        if problem.errno not in (errno.EUCLEAN, errno.EBADMSG):
-            raise
-        # e2fsck is to look at them; they are in nobody's way
-        sb.mark_damaged()
+        volume.damaged(problem)  # they are in nobody's way
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()
@@ -95,6 +122,7 @@ def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
     header.start, header.sequence = 0, replay.sequence
     header.write(replay.sequence, 0)
     after = Super(device)
+    damage.keep(sb.raw, after.raw)
     after.set_u32(96, after.u32(96) & ~INCOMPAT_RECOVER)
     device.write(OFFSET, after.sealed())
     device.barrier()
@@ -125,14 +153,15 @@ def _orphan(volume: Volume, ino: int) -> Inode:
         or ino > volume.super.inodes
         or not volume.groups.is_used(ino)
     ):
-        raise Damaged(f"inode {ino} in the list of orphans is free")
+        raise Damaged(f"inode {ino} in the list of orphans is free", ino)
     return volume.get(ino, special=True)
 
 
 def _finish(volume: Volume, inode: Inode) -> None:
     if inode.nlink:
         unit = volume.super.block_size
-        if not inode.has_inline_data and not inode.is_fast_link:
+        # Behind the end of a verity file are its hashes.
+        if not inode.has_inline_data and not inode.is_fast_link and not inode.flags & FL_VERITY:
             volume.remove(inode, -(-inode.size // unit), MAX_BLOCK + 1)
         volume.touch(inode)
     else:

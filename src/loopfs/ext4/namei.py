@@ -83,6 +83,7 @@ def make(
         raise refused(errno.ENAMETOOLONG)
     directories.load(volume, parent)
     mode, attributes = _inherit(volume, parent, mode, caller.umask)
+    volume.reserve(1 + xattr.blocks_of(volume, attributes))
     gid = caller.gid
     if parent.mode & stat.S_ISGID or volume.options.grpid:
         gid = parent.gid
@@ -94,8 +95,7 @@ def make(
         if name is not None:
             directories.add(volume, parent, name, inode.ino, FILE_TYPES[stat.S_IFMT(mode)])
     except OSError:
-        inode.nlink = 0
-        volume.free(inode)
+        volume.end(inode)
         raise
     if name is None:
         inode.nlink = 0
@@ -117,7 +117,7 @@ def _inherit(
         return mode, attributes
     default = None
     if not volume.options.noacl and parent.xattrs != {}:
-        default = xattr.load(volume, parent).get(acl.DEFAULT)
+        default = xattr.find(volume, parent, acl.DEFAULT)
     if default is None:
         return mode & ~umask, attributes
     access, bits = acl.with_mode(default, mode, masked=True)
@@ -146,8 +146,7 @@ def _fill(
         inode.flags |= FL_EXTENTS
         inode.block = extents.EMPTY
     if attributes:
-        xattr.prepare(volume, inode, attributes)
-        inode.xattrs = attributes
+        xattr.replace(volume, inode, attributes)
     if inode.is_dir:
         directories.make(volume, inode, parent.ino)
         inode.nlink = 2
@@ -198,11 +197,12 @@ def link(volume: Volume, inode: Inode, parent: Inode, name: bytes) -> None:
 
 
 def read_link(volume: Volume, inode: Inode) -> bytes:
-    """A symbolic link's target. Raises OSError EINVAL, EUCLEAN."""
+    """A symbolic link's target. Raises OSError EINVAL, EUCLEAN, EOPNOTSUPP."""
     if not inode.is_link:
         raise refused(errno.EINVAL)
+    inode.check_readable()
     if not 0 < inode.size <= 4096:
-        raise Damaged(f"the symbolic link {inode.ino} has {inode.size} bytes")
+        raise Damaged(f"the symbolic link {inode.ino} has {inode.size} bytes", inode.ino)
     if inode.is_fast_link and not inode.has_inline_data:
         target = inode.block[: inode.size]
     else:
@@ -211,7 +211,7 @@ def read_link(volume: Volume, inode: Inode) -> bytes:
         target = bytes(buffer)
     target = target.partition(b"\0")[0]
     if not target:
-        raise Damaged(f"the symbolic link {inode.ino} is empty")
+        raise Damaged(f"the symbolic link {inode.ino} is empty", inode.ino)
     return target
 
 
@@ -273,7 +273,7 @@ def _drop(volume: Volume, inode: Inode) -> None:
         volume.orphans_changed = True
         volume.touch(inode)
     else:
-        volume.free(inode)
+        volume.end(inode)
 
 
 # --- renaming ------------------------------------------------------------------------
@@ -304,6 +304,8 @@ def rename(
         if other is None:
             raise refused(errno.ENOENT)
         _may_go(to, other)
+        _check_moves(volume, inode, parent, to)
+        _check_moves(volume, other, to, parent)
         _exchange(volume, parent, name, inode, to, to_name, other)
         return
     if other is not None:
@@ -318,6 +320,7 @@ def rename(
             raise refused(errno.EISDIR)
     elif inode.is_dir and to is not parent and _is_full(volume, to):
         raise refused(errno.EMLINK)
+    _check_moves(volume, inode, parent, to)
     white = None
     if flags & RENAME_WHITEOUT:
         white = make(volume, parent, None, stat.S_IFCHR, caller._replace(umask=0))
@@ -329,7 +332,7 @@ def rename(
             directories.add(volume, to, to_name, inode.ino, kind)
         except OSError:
             if white is not None:
-                volume.free(white)
+                volume.end(white)
             raise
     if white is not None:
         directories.change(volume, parent, name, white.ino, FILE_TYPES[stat.S_IFCHR])
@@ -365,6 +368,12 @@ def _exchange(
         one.ctime = now_of(volume, one)
         volume.touch(one)
     _stamp(volume, parent, to)
+
+
+def _check_moves(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:
+    """What :func:`_moved` needs is there. Raises OSError EUCLEAN, EBADMSG, EOPNOTSUPP."""
+    if inode.is_dir and parent is not to:
+        directories.load(volume, inode)
 
 
 def _moved(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:

@@ -36,6 +36,7 @@ class Options:
         self.commit = 5  # seconds
         self.resuid: int | None = None  # who may use the last blocks, instead of whom the
         self.resgid: int | None = None  # superblock names
+        self.errors = ""  # as the superblock says
         for word in filter(None, data.split(",")):
             self._take(word)
 
@@ -48,7 +49,9 @@ class Options:
         elif key in _NUMBERS and value.isascii() and value.isdigit():
             number = int(value)
             setattr(self, key, min(number or 5, 900) if key == "commit" else number)
-        elif not (key == "errors" and value in _ERRORS):
+        elif key == "errors" and value in _ERRORS:
+            self.errors = value
+        else:
             raise invalid(f"unknown option {word}")
 
 

@@ -23,20 +23,17 @@ COMPAT_SPARSE_SUPER2, COMPAT_ORPHAN_FILE = 0x200, 0x1000
 INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG = 0x2, 0x4, 0x10
 INCOMPAT_EXTENTS, INCOMPAT_64BIT, INCOMPAT_FLEX_BG = 0x40, 0x80, 0x200
 INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR = 0x400, 0x2000, 0x4000
-INCOMPAT_INLINE_DATA = 0x8000
+INCOMPAT_MMP = 0x100
+INCOMPAT_INLINE_DATA, INCOMPAT_ENCRYPT, INCOMPAT_CASEFOLD = 0x8000, 0x10000, 0x20000
 INCOMPAT_KNOWN = (
     *(INCOMPAT_FILETYPE, INCOMPAT_RECOVER, INCOMPAT_META_BG, INCOMPAT_EXTENTS, INCOMPAT_64BIT),
     *(INCOMPAT_FLEX_BG, INCOMPAT_EA_INODE, INCOMPAT_CSUM_SEED, INCOMPAT_LARGEDIR),
-    INCOMPAT_INLINE_DATA,
+    *(INCOMPAT_MMP, INCOMPAT_INLINE_DATA, INCOMPAT_ENCRYPT, INCOMPAT_CASEFOLD),
 )
-_INCOMPAT_MMP = 0x100
 _INCOMPAT_NAMES = {
     0x1: "compression",
     0x8: "journal_dev",
-    0x100: "mmp",
     0x1000: "dirdata",
-    0x10000: "encrypt",
-    0x20000: "casefold",
 }
 # What the drivers of the older types know (fs/ext4/super.c: ext2_feature_set_ok, ext3_...).
 _INCOMPAT_OF = {
@@ -46,11 +43,11 @@ _INCOMPAT_OF = {
 
 RO_COMPAT_SPARSE_SUPER, RO_COMPAT_LARGE_FILE, RO_COMPAT_HUGE_FILE = 0x1, 0x2, 0x8
 RO_COMPAT_GDT_CSUM, RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE = 0x10, 0x20, 0x40
-RO_COMPAT_METADATA_CSUM, RO_COMPAT_ORPHAN_PRESENT = 0x400, 0x10000
+RO_COMPAT_METADATA_CSUM, RO_COMPAT_VERITY, RO_COMPAT_ORPHAN_PRESENT = 0x400, 0x8000, 0x10000
 _RO_COMPAT_KNOWN = (
     *(RO_COMPAT_SPARSE_SUPER, RO_COMPAT_LARGE_FILE, RO_COMPAT_HUGE_FILE, RO_COMPAT_GDT_CSUM),
     *(RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE, RO_COMPAT_METADATA_CSUM),
-    RO_COMPAT_ORPHAN_PRESENT,
+    *(RO_COMPAT_VERITY, RO_COMPAT_ORPHAN_PRESENT),
 )
 _RO_COMPAT_BIGALLOC = 0x200
 _RO_COMPAT_OF = dict.fromkeys(("ext2", "ext3"), RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE | 4)
@@ -61,7 +58,6 @@ _RO_COMPAT_NAMES = {
     0x1000: "read-only",
     0x2000: "project",
     0x4000: "shared_blocks",
-    0x8000: "verity",
 }
 
 STATE_VALID, STATE_ERROR, STATE_ORPHAN = 1, 2, 4
@@ -121,7 +117,8 @@ class Super:
         if self.incompat & INCOMPAT_CSUM_SEED:
             self.seed = self.u32(624)
         else:
-            self.seed = crc32c(0xFFFFFFFF, self.uuid) if self.csum else 0
+            used = self.csum or self.incompat & INCOMPAT_EA_INODE
+            self.seed = crc32c(0xFFFFFFFF, self.uuid) if used else 0
         self._check_geometry(device.size)
         self.groups = -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
         self.inodes = self.u32(0)
@@ -132,10 +129,8 @@ class Super:
 
     def _check_features(self, fstype: str) -> None:
         unknown = self.incompat & ~sum(INCOMPAT_KNOWN)
-        if unknown & ~_INCOMPAT_MMP:
-            raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
         if unknown:
-            raise Unsupported(errno.EINVAL, "the feature mmp is not supported")
+            raise invalid(f"the feature {_names(unknown, _INCOMPAT_NAMES)} is not supported")
         if self.ro_compat & _RO_COMPAT_BIGALLOC:
             raise Unsupported(errno.EINVAL, "the feature bigalloc is not supported")
         beyond = self.incompat & ~_INCOMPAT_OF.get(fstype, self.incompat)
@@ -146,15 +141,12 @@ class Super:
             raise invalid("metadata_csum_seed without metadata_csum")
 
     def refuse_writing(self) -> None:
-        """Raise OSError EROFS with a sentence where it can be read only, Unsupported where others
-        can write it."""
+        """Raise OSError EROFS with a sentence where it can be read only."""
         unknown = self.ro_compat & ~sum(_RO_COMPAT_KNOWN)
-        large = self.incompat & INCOMPAT_EA_INODE
-        if unknown or large:
-            names = _names(unknown, _RO_COMPAT_NAMES) if unknown else "ea_inode"
+        if unknown:
+            names = _names(unknown, _RO_COMPAT_NAMES)
             sentence = f"the feature {names} is supported for reading only; mount it with -o ro"
-            kind = OSError if unknown else Unsupported
-            raise kind(errno.EROFS, sentence)
+            raise OSError(errno.EROFS, sentence)
 
     def _check_checksum(self) -> None:
         if not self.csum:
@@ -210,10 +202,6 @@ class Super:
     def set_u32(self, offset: int, value: int) -> None:
         _U32.pack_into(self.raw, offset, value & 0xFFFFFFFF)
 
-    def mark_damaged(self) -> None:
-        """e2fsck is to look at all, when it is next asked."""
-        self.set_u16(58, self.u16(58) | STATE_ERROR)
-
     def set_free(self, blocks: int, inodes: int) -> None:
         self.set_u32(12, blocks)
         self.set_u32(16, inodes)
@@ -227,7 +215,7 @@ class Super:
                 self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
             return bytes(self.raw)
 
-    def with_settable(self, raw: bytes) -> bytes:
+    def with_settable(self, raw: bytes | bytearray) -> bytes:
         """Another state of it (1024 bytes), with what a tool may change as it is in this one."""
         out = bytearray(raw)
         for part in tune.SETTABLE:

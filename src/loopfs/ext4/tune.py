@@ -31,7 +31,8 @@ _MOVING = (
     slice(58, 60),  # s_state
     slice(232, 236),  # s_last_orphan
     slice(376, 384),  # s_kbytes_written
-    slice(628, 634),  # the high bytes of times
+    slice(404, 512),  # s_error_count, and of the first and the last error
+    slice(628, 636),  # the high bytes of times, and codes of errors
     slice(1020, 1024),  # s_checksum
 )
 _GROUP = slice(90, 92)  # s_block_group_nr: where a copy is

@@ -11,19 +11,28 @@ import random
 import time
 from functools import cached_property
 
-from loopfs.ext4 import extents, extents_status, indirect
+from loopfs.ext4 import damage, extents, extents_status, indirect
 from loopfs.ext4.blocks import Blocks
 from loopfs.ext4.device import Device
-from loopfs.ext4.errors import Damaged, refused
+from loopfs.ext4.errors import BadChecksum, Damaged, refused
 from loopfs.ext4.groups import Groups
-from loopfs.ext4.inode import JOURNAL_INO, Extent, Inode
+from loopfs.ext4.inode import FL_CASEFOLD, FL_EA_INODE, JOURNAL_INO, Extent, Inode
 from loopfs.ext4.options import Options
-from loopfs.ext4.super import COMPAT_HAS_JOURNAL, RO_COMPAT_HUGE_FILE, Super
-from loopfs.lean import Callable
+from loopfs.ext4.super import (
+    COMPAT_HAS_JOURNAL,
+    INCOMPAT_CASEFOLD,
+    RO_COMPAT_HUGE_FILE,
+    Super,
+)
+from loopfs.lean import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from loopfs.ext4.mmp import MultipleMountProtection
 
 LINK_MAX = 65000
 _METADATA = 32  # blocks: more than one call needs beside the data
 _SECOND = 1_000_000_000
+_BEHAVIOURS = {2: "remount-ro", 3: "panic"}  # s_errors
 
 
 class Volume:
@@ -33,10 +42,11 @@ class Volume:
         inodes: those in memory, by number.
         changed: those that the next commit stores.
         orphans: inodes without a name that the kernel still knows.
+        protection: what others see that it is in use by; None: it has none.
         freed: runs of blocks that nobody may have before the commit that frees them.
-        logged: blocks that the live part of the log holds.
         error: an errno, once something could not be written: nothing is changed any more.
-        failed: called when an error of the image is found.
+        ends: an error was found, after which nothing is to be changed: once the call is answered.
+        super_changed: by what is not a call: a tool, an error.
 
     Args:
         now: the time, in nanoseconds since the epoch.
@@ -57,14 +67,16 @@ class Volume:
         self.read_only = read_only
         self.now = now
         self.error = 0
+        self.ends = False
         self.blocks = Blocks(device, sb)
         self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
         self.changed: set[Inode] = set()
         self.orphans: set[Inode] = set()
         self.orphans_changed = False
-        self.tuned = False  # the superblock was, by a tool
+        self.super_changed = False
         self.freed: list[tuple[int, int]] = []
+        self.protection: MultipleMountProtection | None = None
         self.wait_for_blocks: Callable[[], None] = lambda: None
         self.privileged = True  # whoever calls may use the last blocks
 
@@ -79,6 +91,20 @@ class Volume:
         """Something is going to be changed. Raises OSError EROFS."""
         if self.read_only or self.error:
             raise refused(errno.EROFS)
+
+    def damaged(self, problem: OSError) -> None:
+        """An error was found in the image (ext4_error): its superblock is to tell of it.
+
+        Raises:
+            OSError: ``problem``, if it is another.
+        """
+        if not isinstance(problem, (Damaged, BadChecksum)):
+            raise problem
+        log_to_stderr(problem.strerror or "")
+        damage.record(self.super.raw, problem, self.now() // _SECOND)
+        self.super_changed = True
+        if (self.options.errors or _BEHAVIOURS.get(self.super.u16(60))) in ("remount-ro", "panic"):
+            self.ends = True
 
     def touch(self, inode: Inode) -> None:
         """``inode`` has changed."""
@@ -241,20 +267,23 @@ class Volume:
         block, offset = divmod(index * self.super.inode_size, self.super.block_size)
         return self.groups.all[group].inode_table + block, offset
 
-    def get(self, ino: int, *, special: bool = False) -> Inode:
+    def get(self, ino: int, *, special: bool = False, value: bool = False) -> Inode:
         """An inode that a name is of.
 
         Args:
-            special: one of the filesystem's own.
+            special: one of the filesystem's own, or any.
+            value: one that holds the value of an attribute, which has no name.
         Raises:
             OSError: EUCLEAN, also when it is free; EBADMSG.
         """
         found = self.inodes.get(ino)
         if found is not None:
+            if not special and bool(found.flags & FL_EA_INODE) != value:
+                raise Damaged(f"inode {ino} is of another kind", ino)
             return found
         sb = self.super
         if not 1 <= ino <= sb.inodes or (not special and ino != 2 and ino < sb.first_inode):
-            raise Damaged(f"there is no inode {ino}")
+            raise Damaged(f"there is no inode {ino}", ino)
         number, offset = self._place(ino)
         raw = bytes(self.blocks.get(number)[offset : offset + sb.inode_size])
         inode = Inode(ino)
@@ -263,25 +292,31 @@ class Volume:
             inode.compute_seed(sb.seed)
             inode.check_sum(raw)
         if not inode.nlink and not special:
-            raise Damaged(f"inode {ino} is free, and has a name")
+            raise Damaged(f"inode {ino} is free, and has a name", ino)
         self._check(inode)
+        if not special and bool(inode.flags & FL_EA_INODE) != value:
+            raise Damaged(f"inode {ino} is of another kind", ino)
+        if inode.flags & FL_EA_INODE and (inode.file_acl or not inode.is_regular):
+            raise Damaged(f"inode {ino} is no value of an attribute", ino)
         self.inodes[ino] = inode
         return inode
 
     def _check(self, inode: Inode) -> None:
         kind = inode.mode >> 12
         if kind not in (1, 2, 4, 6, 8, 10, 12) and inode.ino >= self.super.first_inode:
-            raise Damaged(f"inode {inode.ino} has the mode {inode.mode:o}")
+            raise Damaged(f"inode {inode.ino} has the mode {inode.mode:o}", inode.ino)
         if inode.file_acl:
             self.blocks.check(inode.file_acl)
         if inode.has_extents and not self.super.incompat & 0x40:
-            raise Damaged(f"inode {inode.ino} has extents, the filesystem has not")
+            raise Damaged(f"inode {inode.ino} has extents, the filesystem has not", inode.ino)
         if inode.has_inline_data and not self.super.incompat & 0x8000:
-            raise Damaged(f"inode {inode.ino} has its data inline, the filesystem has not")
+            raise Damaged(
+                f"inode {inode.ino} has its data inline, the filesystem has not", inode.ino
+            )
         if inode.is_dir and inode.size >> 40:
-            raise Damaged(f"directory {inode.ino} has {inode.size} bytes")
-        if inode.flags & 0x800:
-            raise refused(errno.EOPNOTSUPP)  # encrypted
+            raise Damaged(f"directory {inode.ino} has {inode.size} bytes", inode.ino)
+        if inode.flags & FL_CASEFOLD and not self.super.incompat & INCOMPAT_CASEFOLD:
+            raise Damaged(f"inode {inode.ino} ignores case, the filesystem does not", inode.ino)
 
     def make(self, parent: Inode, mode: int, uid: int, gid: int) -> Inode:
         """A new inode without a name. Raises OSError ENOSPC."""
@@ -322,12 +357,16 @@ class Volume:
         self.blocks.dirty.add(number)
 
     def free(self, inode: Inode) -> None:
-        """Its last name and its last user are gone."""
+        """Its last name and its last user are gone.
+
+        Raises:
+            OSError: EUCLEAN, EBADMSG: the image is damaged there; some of it may be freed.
+        """
         from loopfs.ext4 import xattr
 
+        xattr.release(self, inode)
         if not inode.is_fast_link and not inode.has_inline_data:
             self.remove(inode, 0, extents.MAX_BLOCK + 1)
-        xattr.release_block(self, inode)
         for number in (*inode.nodes, *(inode.indirect or {}).values()):
             self.release(number, 1)
         inode.nodes, inode.indirect, inode.map = (), None, None
@@ -346,11 +385,22 @@ class Volume:
         self.changed.discard(inode)
         self.inodes.pop(inode.ino, None)
 
+    def end(self, inode: Inode) -> None:
+        """Free an inode in the middle of a call, or leave it to e2fsck as one without a name."""
+        inode.nlink = 0
+        try:
+            self.free(inode)
+        except OSError as problem:
+            self.damaged(problem)
+            self.orphans.add(inode)
+            self.orphans_changed = True
+            self.touch(inode)
+
     def forget(self, inode: Inode) -> None:
         """The kernel does not know it any more."""
         if inode.nlink == 0 and not self.read_only:
             if not self.error:
-                self.free(inode)
+                self.end(inode)
         elif inode not in self.changed:
             self.inodes.pop(inode.ino, None)
 

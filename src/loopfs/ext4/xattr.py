@@ -1,4 +1,5 @@
-"""Extended attributes (fs/ext4/xattr.c): in the inode, and in one block more."""
+"""Extended attributes (fs/ext4/xattr.c): in the inode, in one block more, and large values in
+inodes of their own (:mod:`~loopfs.ext4.ea_inode`)."""
 
 from __future__ import annotations
 
@@ -6,11 +7,13 @@ import errno
 import os
 import struct
 
-from loopfs.ext4 import acl
+from loopfs.ext4 import acl, ea_inode
 from loopfs.ext4.crc import crc32c
+from loopfs.ext4.ea_inode import Large
 from loopfs.ext4.errors import BadChecksum, Damaged, refused
 from loopfs.ext4.inode import FL_EA_INODE, Inode
 from loopfs.ext4.volume import Volume, now_of
+from loopfs.lean import Iterable, Mapping
 
 DATA = b"system.data"  # of inline files: not to be seen
 CAPABILITY = b"security.capability"
@@ -27,13 +30,14 @@ _KNOWN = (b"user.", b"trusted.", b"security.")
 _ENTRY = struct.Struct("<BBHIII")
 _HEADER = struct.Struct("<IIIII")  # magic, users, blocks, hash, checksum
 _HEADER_SIZE = 32
-Row = tuple[int, int, bytes, bytes]  # name index, length of the rest, rest, value
+Value = bytes | Large
+Row = tuple[int, int, bytes, Value]  # name index, length of the rest, rest, value as on disk
 
 
-def load(volume: Volume, inode: Inode) -> dict[bytes, bytes]:
+def load(volume: Volume, inode: Inode) -> dict[bytes, Value]:
     """All attributes, those not to be seen too. Raises OSError EUCLEAN, EBADMSG."""
     if inode.xattrs is None:
-        found: dict[bytes, bytes] = {}
+        found: dict[bytes, Value] = {}
         if has_body(inode):
             base = inode.extra_size + 4
             _parse(volume, inode, found, bytes(inode.extra), base, base)
@@ -54,9 +58,11 @@ def has_body(inode: Inode) -> bool:
 def _check_block(volume: Volume, inode: Inode, block: bytes) -> None:
     magic, users, count, _, value = _HEADER.unpack_from(block)
     if magic != _MAGIC or count != 1 or not users:
-        raise Damaged(f"the attributes of inode {inode.ino}")
+        raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
     if volume.super.csum and _sum(volume, inode.file_acl, block) != value:
-        raise BadChecksum(f"the checksum of the attributes of inode {inode.ino} is wrong")
+        raise BadChecksum(
+            f"the checksum of the attributes of inode {inode.ino} is wrong", inode.ino
+        )
 
 
 def _sum(volume: Volume, place: int, block: bytes) -> int:
@@ -65,19 +71,24 @@ def _sum(volume: Volume, place: int, block: bytes) -> int:
 
 
 def _parse(
-    volume: Volume, inode: Inode, found: dict[bytes, bytes], raw: bytes, at: int, base: int
+    volume: Volume, inode: Inode, found: dict[bytes, Value], raw: bytes, at: int, base: int
 ) -> None:
     while at + 4 <= len(raw) and raw[at : at + 4] != bytes(4):
         if at + _ENTRY.size > len(raw):
-            raise Damaged(f"the attributes of inode {inode.ino}")
-        length, index, offset, holder, size, _ = _ENTRY.unpack_from(raw, at)
+            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
+        length, index, offset, holder, size, total = _ENTRY.unpack_from(raw, at)
         rest = raw[at + 16 : at + 16 + length]
         begin = base + offset
         if len(rest) != length or (not holder and size and begin + size > len(raw)):
-            raise Damaged(f"the attributes of inode {inode.ino}")
-        value = _of_inode(volume, holder, size) if holder else raw[begin : begin + size]
+            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
+        if holder and not ea_inode.is_possible(volume):
+            raise Damaged(f"an attribute of inode {inode.ino} is in another one", inode.ino)
+        inner = raw[begin : begin + size]
+        value: Value = acl.from_disk(inner) if index in (2, 3) and not holder else inner
+        if holder:
+            value = Large(holder, size, total, in_block=not base)
         if index in (2, 3):
-            name, value = _PREFIXES[index], acl.from_disk(value)
+            name = _PREFIXES[index]
         elif index in _PREFIXES:
             name = _PREFIXES[index] + rest
         else:
@@ -86,16 +97,21 @@ def _parse(
         at += 16 + length + 3 & ~3
 
 
-def _of_inode(volume: Volume, ino: int, size: int) -> bytes:
-    """A value that has an inode of its own."""
-    from loopfs.ext4 import file
+def find(volume: Volume, inode: Inode, name: bytes) -> bytes | None:
+    """The value of an attribute; None: there is none. Raises OSError EUCLEAN, EBADMSG."""
+    value = load(volume, inode).get(name)
+    if not isinstance(value, Large):
+        return value
+    read = ea_inode.read(volume, value)
+    return acl.from_disk(read) if name in (acl.ACCESS, acl.DEFAULT) else read
 
-    holder = volume.get(ino)
-    if not holder.flags & FL_EA_INODE or size != holder.size or size > 65536:
-        raise Damaged(f"inode {ino} is no attribute")
-    buffer = memoryview(bytearray(size))
-    file.read(volume, holder, 0, buffer)
-    return bytes(buffer)
+
+def data(volume: Volume, inode: Inode) -> bytes:
+    """What is inline of a file, behind what i_block has. Raises OSError EUCLEAN, EBADMSG."""
+    value = load(volume, inode).get(DATA, b"")
+    if isinstance(value, Large):
+        raise Damaged(f"the inline data of inode {inode.ino} is in another one", inode.ino)
+    return value
 
 
 # --- calls -----------------------------------------------------------------------
@@ -106,7 +122,7 @@ def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
     _check_name(name)
     if inode.xattrs is not None and not inode.xattrs:
         raise refused(errno.ENODATA)
-    value = load(volume, inode).get(name)
+    value = find(volume, inode, name)
     if value is None:
         raise refused(errno.ENODATA)
     return value
@@ -124,7 +140,6 @@ def names(volume: Volume, inode: Inode) -> list[bytes]:
 
 def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
     """setxattr(2). Raises OSError EEXIST, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
-    volume.reserve()
     attributes = dict(load(volume, inode))
     mode = inode.mode
     _check_name(name)
@@ -140,44 +155,142 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
             del attributes[name]
     elif name == acl.DEFAULT and not inode.is_dir:
         raise refused(errno.EACCES)
-    _replace(volume, inode, attributes)
+    _change(volume, inode, attributes)
     inode.mode = mode
 
 
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
     """removexattr(2). Raises OSError ENODATA, EOPNOTSUPP."""
     _check_name(name)
-    volume.reserve()
     attributes = dict(load(volume, inode))
     if attributes.pop(name, None) is None:
         if name in (acl.ACCESS, acl.DEFAULT):
             return
         raise refused(errno.ENODATA)
-    _replace(volume, inode, attributes)
+    _change(volume, inode, attributes)
 
 
-def _replace(volume: Volume, inode: Inode, attributes: dict[bytes, bytes]) -> None:
-    prepare(volume, inode, attributes)
-    inode.xattrs = attributes
+def _change(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> None:
+    volume.reserve(1 + blocks_of(volume, attributes))
+    replace(volume, inode, attributes)
     inode.ctime = now_of(volume, inode)
 
 
-def prepare(volume: Volume, inode: Inode, attributes: dict[bytes, bytes]) -> None:
-    """Have room for these attributes. Raises OSError ENOSPC."""
-    _, outside = _layout(volume, inode, attributes)
-    if outside:
-        own = inode.file_acl and _users(volume, inode) == 1
-        if not own:
+def blocks_of(volume: Volume, attributes: Mapping[bytes, Value]) -> int:
+    """Blocks that they may need outside of the inode and its block."""
+    if not ea_inode.is_possible(volume):
+        return 0
+    sizes = [len(value) for value in attributes.values() if isinstance(value, bytes)]
+    return sum(ea_inode.blocks_of(volume, size) for size in sizes)
+
+
+def replace(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> None:
+    """Give it these attributes, and no others.
+
+    Raises:
+        OSError: ENOSPC, EUCLEAN, EBADMSG, and the device's: it has those that it had.
+    """
+    planned, outside = _planned(volume, inode, attributes)
+    uses = _uses(volume, inode, planned.values())
+    made: list[Inode] = []
+    place = 0
+    try:
+        for name, value in planned.items():
+            if isinstance(value, Large) and not value.ino:
+                made.append(ea_inode.make(volume, inode, _encoded(name, attributes[name])))
+                planned[name] = value._replace(ino=made[-1].ino)
+        if outside and not (inode.file_acl and _users(volume, inode) == 1):
             goal = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group].first
             place, _ = volume.allocate(goal, 1)
-            release_block(volume, inode)
-            inode.file_acl = place
-            volume.blocks.new(place)
-            inode.count(volume.super.block_size // 512)
-    else:
+    except OSError:
+        for one in made:
+            volume.end(one)
+        raise
+    if place or not outside:
         release_block(volume, inode)
+    if place:
+        inode.file_acl = place
+        volume.blocks.new(place)
+        inode.count(volume.super.block_size // 512)
+    inode.count(
+        _counted(volume, planned.values()) - _counted(volume, (inode.xattrs or {}).values())
+    )
+    inode.xattrs = {
+        name: value._replace(in_block=False) if isinstance(value, Large) else value
+        for name, value in planned.items()
+    }
     inode.xattrs_changed = True
     volume.touch(inode)
+    for holder, by in uses:
+        ea_inode.use(volume, holder, by)
+
+
+def _planned(
+    volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]
+) -> tuple[dict[bytes, Value], list[Row]]:
+    """The attributes, those Large that will be; and what goes into a block.
+
+    Raises:
+        OSError: ENOSPC.
+    """
+    planned = dict(attributes)
+    sizes = {}
+    for name, value in attributes.items():
+        if isinstance(value, bytes) and value and name != DATA and ea_inode.is_possible(volume):
+            sizes[name] = len(_encoded(name, value))
+    for name in [name for name, size in sizes.items() if ea_inode.is_wanted(volume, size)]:
+        planned[name] = _large(volume, name, attributes[name], sizes.pop(name))
+    while True:
+        try:
+            return planned, _layout(volume, inode, planned)[1]
+        except OSError:
+            if not sizes:
+                raise
+        name = max(sizes, key=sizes.__getitem__)
+        planned[name] = _large(volume, name, attributes[name], sizes.pop(name))
+
+
+def _large(volume: Volume, name: bytes, value: Value, size: int) -> Large:
+    """What is to be made for a value."""
+    one = _hash(_split_name(name)[1], ea_inode.checksum(volume, _encoded(name, value)))
+    return Large(0, size, one)
+
+
+def _own(volume: Volume, inode: Inode) -> list[Large]:
+    """The large values that its own entries name: those of a shared block are all its users'."""
+    shared = bool(inode.file_acl) and _users(volume, inode) > 1
+    values = (inode.xattrs or {}).values()
+    return [one for one in values if isinstance(one, Large) and not (one.in_block and shared)]
+
+
+def _counted(volume: Volume, values: Iterable[Value]) -> int:
+    """The sectors of large values: they are counted as the file's, too."""
+    unit = volume.super.block_size
+    return sum(-(-one.size // unit) * (unit // 512) for one in values if isinstance(one, Large))
+
+
+def _uses(volume: Volume, inode: Inode, after: Iterable[Value]) -> list[tuple[Inode, int]]:
+    """How many more entries will name which inodes. Raises OSError EUCLEAN, EBADMSG."""
+    uses: dict[int, int] = {}
+    for one in after:
+        if isinstance(one, Large) and one.ino:
+            uses[one.ino] = uses.get(one.ino, 0) + 1
+    for one in _own(volume, inode):
+        uses[one.ino] = uses.get(one.ino, 0) - 1
+    return [(ea_inode.get(volume, ino), by) for ino, by in uses.items() if by]
+
+
+def release(volume: Volume, inode: Inode) -> None:
+    """The inode goes, its attributes with it. Raises OSError EUCLEAN, EBADMSG."""
+    uses: list[tuple[Inode, int]] = []
+    if ea_inode.is_possible(volume) and not inode.flags & FL_EA_INODE:
+        attributes = load(volume, inode)
+        uses = _uses(volume, inode, ())
+        inode.count(-_counted(volume, attributes.values()))
+        inode.xattrs, inode.xattrs_changed = {}, True
+    release_block(volume, inode)
+    for holder, by in uses:
+        ea_inode.use(volume, holder, by)
 
 
 def _users(volume: Volume, inode: Inode) -> int:
@@ -209,23 +322,38 @@ def _seal(volume: Volume, place: int, block: bytearray) -> None:
 # --- on disk ---------------------------------------------------------------------
 
 
-def _rows(attributes: dict[bytes, bytes]) -> list[Row]:
-    rows = []
+def _split_name(name: bytes) -> tuple[int, bytes]:
+    """As an entry has it: the index of its prefix, and the rest."""
+    if name in (acl.ACCESS, acl.DEFAULT):
+        return (2 if name == acl.ACCESS else 3), b""
+    if not name[0]:
+        return name[1], name[2:]
+    index = next(k for k in (1, 4, 6, 7) if name.startswith(_PREFIXES[k]))
+    return index, name[len(_PREFIXES[index]) :]
+
+
+def _encoded(name: bytes, value: Value) -> bytes:
+    """As the disk has it."""
+    assert isinstance(value, bytes)
+    return acl.to_disk(value) if name in (acl.ACCESS, acl.DEFAULT) else value
+
+
+def _rows(attributes: Mapping[bytes, Value]) -> list[Row]:
+    rows: list[Row] = []
     for name, value in attributes.items():
-        if name in (acl.ACCESS, acl.DEFAULT):
-            rows.append((2 if name == acl.ACCESS else 3, 0, b"", acl.to_disk(value)))
-            continue
-        if not name[0]:
-            index, rest = name[1], name[2:]
-        else:
-            index = next(k for k in (1, 4, 6, 7) if name.startswith(_PREFIXES[k]))
-            rest = name[len(_PREFIXES[index]) :]
-        rows.append((index, len(rest), rest, value))
+        index, rest = _split_name(name)
+        stored = value if isinstance(value, Large) else _encoded(name, value)
+        rows.append((index, len(rest), rest, stored))
     return rows
 
 
+def _inner_size(value: Value) -> int:
+    """Bytes of a value beside its entry."""
+    return 0 if isinstance(value, Large) else len(value) + 3 & ~3
+
+
 def _layout(
-    volume: Volume, inode: Inode, attributes: dict[bytes, bytes]
+    volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]
 ) -> tuple[list[Row], list[Row]]:
     """What goes into the inode, and what into a block.
 
@@ -235,7 +363,7 @@ def _layout(
         OSError: ENOSPC.
     """
     rows = sorted(_rows(attributes), key=lambda row: row[:3] != (7, 4, b"data"))
-    for order in (rows, sorted(rows, key=lambda row: (row[0] != 7, len(row[3])))):
+    for order in (rows, sorted(rows, key=lambda row: (row[0] != 7, _inner_size(row[3])))):
         found = _split(volume, inode, order)
         if found is not None:
             return found
@@ -248,7 +376,7 @@ def _split(volume: Volume, inode: Inode, rows: list[Row]) -> tuple[list[Row], li
     inside: list[Row] = []
     outside: list[Row] = []
     for row in rows:
-        cost = (16 + row[1] + 3 & ~3) + (len(row[3]) + 3 & ~3)
+        cost = (16 + row[1] + 3 & ~3) + _inner_size(row[3])
         if cost <= room:
             room -= cost
             inside.append(row)
@@ -257,11 +385,11 @@ def _split(volume: Volume, inode: Inode, rows: list[Row]) -> tuple[list[Row], li
             outside.append(row)
     if block < 0 or any(row[0] == 7 for row in outside):
         return None
-    return inside, sorted(outside)
+    return inside, sorted(outside, key=lambda row: row[:3])
 
 
 def store(volume: Volume, inode: Inode) -> None:
-    """Encode the attributes; :func:`prepare` has made room for them."""
+    """Encode the attributes; :func:`replace` has made room for them."""
     inode.xattrs_changed = False
     inside, outside = _layout(volume, inode, load(volume, inode))
     if inode.extra:
@@ -280,7 +408,9 @@ def store(volume: Volume, inode: Inode) -> None:
 def change_data(inode: Inode, at: int, part: bytes) -> None:
     """Change some bytes of what is inline, in their place."""
     assert inode.xattrs is not None
-    data = bytearray(inode.xattrs[DATA])
+    stored = inode.xattrs[DATA]
+    assert isinstance(stored, bytes)
+    data = bytearray(stored)
     data[at : at + len(part)] = part
     inode.xattrs[DATA] = bytes(data)
     base = inode.extra_size + 4
@@ -299,12 +429,15 @@ def _write(raw: bytearray, at: int, base: int, rows: list[Row]) -> int:
     """Entries from ``at`` on, values from the end; returns the hash of all."""
     total, end = 0, len(raw)
     for index, length, rest, value in rows:
-        padded = value + bytes(-len(value) % 4)
-        one = _hash(rest, padded)
-        end -= len(padded)
-        raw[end : end + len(padded)] = padded
-        offset = end - base if value else 0
-        _ENTRY.pack_into(raw, at, length, index, offset, 0, len(value), one)
+        if isinstance(value, Large):
+            one, offset, ino, size = value.hash, 0, value.ino, value.size
+        else:
+            padded = value + bytes(-len(value) % 4)
+            end -= len(padded)
+            raw[end : end + len(padded)] = padded
+            one, size, ino = _hash(rest, padded), len(value), 0
+            offset = end - base if value else 0
+        _ENTRY.pack_into(raw, at, length, index, offset, ino, size, one)
         raw[at + 16 : at + 16 + length] = rest
         at += 16 + length + 3 & ~3
         total = (total << 16 ^ total >> 16 ^ one) & 0xFFFFFFFF

@@ -129,6 +129,8 @@ class Server(Generic[N]):
                     self.tree.answered()
             except OSError as problem:
                 self._fail(opcode, unique, problem.errno or errno.EIO)
+                with self.lock:
+                    self.tree.failed(problem)
             except Exception:  # a bug of ours: one caller's error, not everybody's end
                 sys.excepthook(*sys.exc_info())
                 self._fail(opcode, unique, errno.EIO)

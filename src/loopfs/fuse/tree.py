@@ -267,6 +267,9 @@ class Tree(Generic[N]):
         """The kernel has the answer of a call, and knows what it tells of: the time for work that
         must find no call half done."""
 
+    def failed(self, problem: OSError) -> None:
+        """The same of a call that was refused."""
+
     def destroy(self) -> None:
         """The mount is gone; nothing else is asked."""
 

@@ -1,0 +1,227 @@
+"""Open files: what the kernel asks by their handles (fs/ext4/file.c, dir.c, ioctl.c)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+
+from loopfs import memory_devices
+from loopfs.ext4 import devices, file, ioctl, xattr
+from loopfs.ext4 import dir as directories
+from loopfs.ext4.commit import Commits
+from loopfs.ext4.errors import refused
+from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode
+from loopfs.ext4.volume import Volume, now_of
+from loopfs.fuse.tree import Buffer, Caller, Handle, Later, Tree
+from loopfs.lean import TYPE_CHECKING
+from loopfs.uapi.fuse import FOPEN_KEEP_CACHE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_DAY = 24 * 3600 * 1_000_000_000
+
+
+class FileHandle(Handle[Inode]):
+    """An open file.
+
+    Attributes:
+        privileged: who opened it may use the last blocks.
+    """
+
+    __slots__ = ("privileged",)
+
+    def __init__(self, node: Inode, privileged: bool) -> None:
+        super().__init__(node, FOPEN_KEEP_CACHE)
+        self.privileged = privileged
+
+
+class DirHandle(Handle[Inode]):
+    """An open directory.
+
+    Attributes:
+        listing: its names as they were when reading began; a place is an index of it.
+    """
+
+    __slots__ = ("listing",)
+
+    def __init__(self, node: Inode) -> None:
+        super().__init__(node)
+        self.listing: list[bytes] = []
+
+
+class OpenFiles(Tree[Inode]):
+    """The half of a mounted filesystem that is about open files.
+
+    Args:
+        commits: None: it is for reading only.
+        atime: reading changes when a file was last read, as with relatime.
+    """
+
+    def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool) -> None:
+        self.volume = volume
+        self._commits = commits
+        self._atime = atime and not volume.read_only
+        self._buffer = memoryview(bytearray(1 << 20))
+
+    def by(self, caller: Caller) -> None:
+        """Who calls, for the last blocks."""
+        self.volume.privileged = self.volume.may_use_reserve(caller.uid, caller.gid)
+
+    def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
+        if (device := devices.name_of(node)) is not None:
+            return devices.DeviceHandle(node, device)
+        writing = flags & os.O_ACCMODE != os.O_RDONLY
+        if writing:
+            self.volume.change()
+            node.check_changes()
+            appends = flags & os.O_APPEND and not flags & os.O_TRUNC
+            if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and not appends):
+                raise refused(errno.EPERM)
+        node.check_readable()
+        self.by(caller)
+        if flags & os.O_TRUNC and node.is_regular:
+            file.truncate(self.volume, node, 0)
+            self.drop_capability(node)
+        return FileHandle(node, self.volume.privileged)
+
+    def opendir(self, caller: Caller, node: Inode) -> Handle[Inode]:
+        directories.load(self.volume, node)
+        return DirHandle(node)
+
+    def entries(
+        self, handle: Handle[Inode], place: int
+    ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
+        """A place is 0 to 2 for the dots, then the index of the listing and 3."""
+        volume, node = self.volume, handle.node
+        found = directories.load(volume, node)
+        assert isinstance(handle, DirHandle)
+        if place == 0:
+            handle.listing = list(found.names)
+            self._accessed(node)
+        if place < 1:
+            yield 1, b".", node.ino, 4, None
+        if place < 2:
+            yield 2, b"..", found.parent, 4, None
+        listing = handle.listing
+        for index in range(max(place - 2, 0), len(listing)):
+            entry = found.names.get(listing[index])
+            if entry is None:
+                continue
+            ino, kind, _ = entry
+            child = None
+            with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
+                child = volume.get(ino)
+            # A device's name is looked up each time.
+            told = child if child is None or devices.name_of(child) is None else None
+            yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], told
+            if child is not None and not child.known:
+                volume.forget(child)
+
+    def _accessed(self, node: Inode) -> None:
+        """relatime: at most once a day, but for what has changed since."""
+        volume = self.volume
+        if not self._atime or node.flags & FL_NOATIME or volume.error or volume.read_only:
+            return
+        now = now_of(volume, node)
+        if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
+            node.atime = now
+            volume.touch(node)
+
+    def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
+        if isinstance(handle, devices.DeviceHandle):
+            return memory_devices.read(handle.name, size)
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        done = file.read(self.volume, handle.node, offset, self._buffer[:size])
+        if done:
+            self._accessed(handle.node)
+        return self._buffer[:done]
+
+    def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:
+        if isinstance(handle, devices.DeviceHandle):
+            return memory_devices.write(handle.name, len(data))
+        node = handle.node
+        self.volume.privileged = getattr(handle, "privileged", True)
+        if node.xattrs != {}:
+            self.drop_capability(node)
+        return file.write(self.volume, node, offset, data)
+
+    def fsync(self, handle: Handle[Inode], datasync: bool) -> Later | None:
+        commits, volume = self._commits, self.volume
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.EINVAL)
+        if commits is None:
+            return None
+        if volume.error:
+            raise refused(volume.error)
+        commits.commit()
+
+        def work() -> None:
+            commits.write_out()
+            with self.server.lock:
+                commits.collect()
+
+        return Later(work)
+
+    def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
+        node = handle.node
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.ENODEV)
+        if node.flags & FL_IMMUTABLE or (node.flags & FL_APPEND and mode & ~1):
+            raise refused(errno.EPERM)
+        self.volume.privileged = getattr(handle, "privileged", True)
+        file.fallocate(self.volume, node, mode, offset, length)
+        self.drop_capability(node)
+
+    def lseek(self, handle: Handle[Inode], offset: int, whence: int) -> int:
+        if isinstance(handle, devices.DeviceHandle):
+            return 0
+        return file.seek(self.volume, handle.node, offset, whence)
+
+    def ioctl(
+        self, caller: Caller, handle: Handle[Inode], cmd: int, arg: int, data: bytes, compat: bool
+    ) -> tuple[int, bytes]:
+        volume, node = self.volume, handle.node
+        if isinstance(handle, devices.DeviceHandle):
+            raise refused(errno.ENOTTY)
+        if cmd in (ioctl.FS_IOC_GETFLAGS, ioctl.FS_IOC32_GETFLAGS):
+            return 0, ioctl.get_flags(node).to_bytes(4, "little")
+        if cmd in (ioctl.FS_IOC_SETFLAGS, ioctl.FS_IOC32_SETFLAGS):
+            ioctl.set_flags(volume, node, int.from_bytes(data[:4], "little"))
+            self.server.attributes_changed(node.nodeid)
+            return 0, b""
+        if cmd == ioctl.FS_IOC_FSGETXATTR:
+            return 0, ioctl.get_fsxattr(node)
+        if cmd == ioctl.FS_IOC_FSSETXATTR:
+            ioctl.set_fsxattr(volume, node, data)
+            return 0, b""
+        if cmd == ioctl.FS_IOC_GETVERSION:
+            return 0, node.generation.to_bytes(4, "little")
+        if cmd == ioctl.FS_IOC_GETFSLABEL:
+            return 0, ioctl.get_label(volume)
+        if cmd == ioctl.FS_IOC_GETFSUUID:
+            return 0, ioctl.get_uuid(volume)
+        if caller.uid == 0 and cmd == ioctl.FS_IOC_SETFSLABEL:
+            ioctl.set_label(volume, data)
+            volume.touch(volume.get(2))
+            return 0, b""
+        if caller.uid == 0 and cmd == ioctl.FITRIM:
+            return 0, ioctl.trim(volume, data)
+        if cmd in (ioctl.FS_IOC_SETFSLABEL, ioctl.FITRIM):
+            raise refused(errno.EPERM)
+        raise refused(errno.EOPNOTSUPP if cmd == ioctl.EXT4_IOC_RESIZE_FS else errno.ENOTTY)
+
+    def drop_capability(self, node: Inode) -> None:
+        if node.xattrs != {} and xattr.CAPABILITY in xattr.load(self.volume, node):
+            xattr.remove(self.volume, node, xattr.CAPABILITY)
+
+    def drop_privileges(self, node: Inode) -> None:
+        """Set-user-id and set-group-id of a file that a stranger changes."""
+        if not node.is_dir:
+            drop = stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
+            if node.mode & drop:
+                node.mode &= ~drop
+                self.volume.touch(node)
