@@ -50,33 +50,34 @@ else:
 
         __slots__ = ()
 
+    def _taken(cls, field, named):
+        """The value of a field that is not among the values by position."""
+        if field in named:
+            return named.pop(field)
+        if field in cls._defaults:
+            return cls._defaults[field]
+        raise TypeError(f"{cls.__name__} needs a value for {field}")
+
     class _NamedTupleMeta(type):
         def __new__(mcs, name, bases, space):
             fields = tuple(space.get("__annotations__", ()))
-            defaults = tuple(space[field] for field in fields if field in space)
-            space["__slots__"] = ()
             if fields:
-                space.update((field, _tuplegetter(at, "")) for at, field in enumerate(fields))
+                space["_defaults"] = {field: space[field] for field in fields if field in space}
                 space["_fields"] = space["__match_args__"] = fields
-            made = super().__new__(mcs, name, bases, space)
-            if fields:
-                _construct_later(made, fields, defaults)
-            return made
-
-    def _construct_later(made, fields, defaults):
-        # Compiling a constructor is what takes long in the definition of a named tuple, and a
-        # run makes tuples of some only.
-        def construct(cls, *values, **named):
-            names = ", ".join(fields)
-            compiled = eval(f"lambda cls, {names}: new(cls, ({names},))", {"new": tuple.__new__})
-            compiled.__defaults__ = defaults
-            made.__new__ = staticmethod(compiled)
-            return compiled(cls, *values, **named)
-
-        made.__new__ = staticmethod(construct)
+                space.update((field, _tuplegetter(at, "")) for at, field in enumerate(fields))
+            space["__slots__"] = ()
+            return super().__new__(mcs, name, bases, space)
 
     class NamedTuple(tuple, metaclass=_NamedTupleMeta):
         """A tuple whose items are attributes too, in the order of the annotations."""
+
+        def __new__(cls, *values, **named):
+            fields = cls._fields
+            if len(values) != len(fields):
+                values += tuple(_taken(cls, field, named) for field in fields[len(values) :])
+            if named or len(values) != len(fields):
+                raise TypeError(f"{cls.__name__} has the fields {', '.join(fields)}")
+            return tuple.__new__(cls, values)
 
         @classmethod
         def _make(cls, values):
