@@ -121,6 +121,17 @@ def set_effective_capabilities(wanted: int) -> None:
     _check("capset", _libc.capset(header, struct.pack("=6I", *words)))
 
 
+def drop_capabilities() -> None:
+    """capset(2): have no capability, and none to take on again."""
+    header = struct.pack("=Ii", sched.LINUX_CAPABILITY_VERSION_3, 0)
+    _check("capset", _libc.capset(header, bytes(24)))
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)."""
+    _check("pivot_root", _libc.pivot_root(to_bytes(new_root), to_bytes(put_old)))
+
+
 def landlock_create_ruleset(attributes: bytes) -> int:
     """landlock_create_ruleset(2) of a struct landlock_ruleset_attr; close-on-exec."""
     nr = ctypes.c_long(_NR["landlock_create_ruleset"])
@@ -242,6 +253,11 @@ def seccomp_listener(program: bytes, flags: int) -> int:
         program: struct sock_filter, one after the other.
         flags: SECCOMP_FILTER_FLAG_* beside NEW_LISTENER.
     """
+    return seccomp_filter(program, flags | seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+
+
+def seccomp_filter(program: bytes, flags: int = 0) -> int:
+    """seccomp(2): install a filter on this thread, which needs CAP_SYS_ADMIN or no_new_privs."""
     count = len(program) // seccomp.SOCK_FILTER.size
     buffer = ctypes.create_string_buffer(program, len(program))
 
@@ -251,8 +267,7 @@ def seccomp_listener(program: bytes, flags: int) -> int:
     fprog = SockFprog(count, ctypes.addressof(buffer))
     nr = ctypes.c_long(_NR["seccomp"])
     operation = ctypes.c_uint(seccomp.SECCOMP_SET_MODE_FILTER)
-    all_flags = ctypes.c_uint(flags | seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
-    return _check("seccomp", _syscall(nr, operation, all_flags, ctypes.byref(fprog)))
+    return _check("seccomp", _syscall(nr, operation, ctypes.c_uint(flags), ctypes.byref(fprog)))
 
 
 def statx_dev(dirfd: int, path: str = "") -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from loopfs.cli.profiles import CALLS, extended
-from tests.support.podman import JOB, Podman, make_root, storage, tarball
+from tests.support.podman import JOB, Podman, make_root, with_base
 from tests.support.skip import need
 from tests.support.user import CHECKOUT, Result, User
 
@@ -32,13 +32,7 @@ MOUNTED = {"/usr": "/usr", CHECKOUT / "src": "/src"}
 @pytest.fixture(scope="module")
 def podman(user: User) -> Iterator[Podman]:
     """podman as the user, with a storage of its own; it has the image "base"."""
-    need(shutil.which("podman") and shutil.which("runc"), "podman and runc are not installed")
-    with storage(user) as (call, place):
-        make_root(place / "root")
-        made = call("import", tarball(place / "root"), "base")
-        need(made.returncode == 0, f"podman does not work here: {made.stderr}")
-        made = call("run", "--rm", "--network=none", "-v", "/usr:/usr:ro", "base", "true")
-        need(made.returncode == 0, f"podman cannot run a container here: {made.stderr}")
+    with with_base(user) as (call, _):
         yield call
 
 

@@ -258,7 +258,7 @@ def test_an_ioctl_that_fails_costs_no_receiver(
 def test_a_call_that_cannot_be_made(
     kernel: Kernel, told: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notify, "NAMES", {})
+    monkeypatch.setattr(notify, "Process", {}.__getitem__)
     served(lambda call: call.finish())
     kernel.trap(1)
     kernel.trap(2)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.skip import need
 from tests.support.user import Result, User
 
 JOB = """set -e
@@ -80,6 +81,19 @@ def storage(user: User) -> Iterator[tuple[Podman, Path]]:
         shutil.rmtree(place)
         if not were_there:
             locks.unlink(missing_ok=True)
+
+
+@contextmanager
+def with_base(user: User) -> Iterator[tuple[Podman, Path]]:
+    """As :func:`storage`, with an image "base" in it; skips where podman does not work."""
+    need(shutil.which("podman") and shutil.which("runc"), "podman and runc are not installed")
+    with storage(user) as (call, place):
+        make_root(place / "root")
+        made = call("import", tarball(place / "root"), "base")
+        need(made.returncode == 0, f"podman does not work here: {made.stderr}")
+        made = call("run", "--rm", "--network=none", "-v", "/usr:/usr:ro", "base", "true")
+        need(made.returncode == 0, f"podman cannot run a container here: {made.stderr}")
+        yield call, place
 
 
 def _begin_without_hybrid_cgroups(user: User, environment: dict[str, str]) -> None:

@@ -41,6 +41,10 @@ def main(argv: list[str] | None = None) -> int:
         from loopfs.cli import profiles
 
         return profiles.seccomp(rest) if command == "seccomp-profile" else profiles.apparmor(rest)
+    if command == "agent":
+        from loopfs.cli import agent
+
+        return agent.main(rest)
     if command in ("ls", "kill", "detach"):
         from loopfs.cli import admin
 

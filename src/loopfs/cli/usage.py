@@ -151,13 +151,15 @@ DOCTOR = Command(
 )
 SECCOMP_PROFILE = Command(
     "seccomp-profile",
-    "[--base FILE]",
-    "print a seccomp profile for containers that run loopfs",
-    "Print a seccomp profile with which a container can run loopfs.",
+    "[--base FILE] [--agent PATH]",
+    "print a seccomp profile for containers that run loopfs, or that an agent serves",
+    "Print a seccomp profile with which a container can run loopfs; with --agent, one by which"
+    " `loopfs agent` gives loop devices to containers without loopfs.",
     (
         Option(
             "--base", "FILE", "the profile to add to; without it, the default of podman", "file"
         ),
+        Option("--agent", "PATH", "the socket of the agent", "file"),
         HELP,
     ),
 )
@@ -176,7 +178,15 @@ APPARMOR_PROFILE = Command(
         HELP,
     ),
 )
-COMMANDS = (RUN, LS, KILL, DETACH, DOCTOR, SECCOMP_PROFILE, APPARMOR_PROFILE)
+AGENT = Command(
+    "agent",
+    "--socket PATH",
+    "give loop devices to containers without loopfs (experimental)",
+    "Give loop devices to containers whose seccomp profile is that of"
+    " `loopfs seccomp-profile --agent PATH`, until SIGTERM, SIGINT or SIGHUP (experimental).",
+    (Option("--socket", "PATH", "the socket to listen on for container runtimes", "file"), HELP),
+)
+COMMANDS = (RUN, LS, KILL, DETACH, DOCTOR, SECCOMP_PROFILE, APPARMOR_PROFILE, AGENT)
 
 KEYS = (
     Key(

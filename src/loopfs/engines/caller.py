@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from loopfs import syscalls
-from loopfs.engines import credentials
+from loopfs.engines import confinement, credentials
 from loopfs.engines.credentials import ROOT, Credentials
 from loopfs.engines.engine import Mounter
 from loopfs.engines.own_modules import refuse_imports
@@ -46,7 +46,8 @@ class Caller:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         self.umask = int(line.split()[1], 8)
         sandbox = _outermost(self.userns)
-        self.credentials = credentials.of(thread, lambda: enter_user(sandbox))
+        own = credentials.of(thread, lambda: enter_user(sandbox))
+        self.credentials = confinement.granted(own, self.userns)
         self.proc = CallerProc(process, thread, self._own_rights)
         _enter_from(sandbox, self.userns, self.credentials)
 

@@ -10,6 +10,7 @@ import sys
 
 from loopfs import syscalls
 from loopfs.channel import Channel, close_all_but
+from loopfs.engines import confinement
 from loopfs.engines.caller import guard
 from loopfs.engines.engine import Engine, Launch, Serve, Served, Wanted
 from loopfs.engines.helper import LEND, NOT_OURS, answer
@@ -53,10 +54,23 @@ def mount(
         read_only = request.read_only(engine)
         lent = _borrow(request, read_only)
         if lent is None:
+            confinement.refuse_programs()
             return False
+        if confinement.is_wanted():
+            from loopfs.engines import confined
+
+            inside.end()
+            confined.mount(
+                request,
+                engine.name,
+                lambda: _prepare(request, engine, options, read_only, lent),
+                (lent, connection),
+                lambda pid: _mount(request, connection, read_only, pid),
+            )
+            return True
         with inside.watching():
             serve = _prepare(request, engine, options, read_only, lent)
-        waited_for = inside.call(lambda: _mount(request, connection, read_only))
+        waited_for = inside.call(lambda: _mount(request, connection, read_only, os.getpid()))
     finally:
         inside.end()
     if not waited_for:  # and so it is unmounted again
@@ -83,6 +97,7 @@ def _borrow(request: Mount, read_only: bool) -> Lent | None:
 def _prepare(
     request: Mount, engine: Engine, options: tuple[str, ...], read_only: bool, lent: Lent
 ) -> Serve:
+    """Read the filesystem; returns what serves it. Raises OSError: it cannot be mounted."""
     assert engine.prepare is not None
     mounter = request.caller.mounter(atime=not request.flags & uapi.MS_NOATIME)
     launch = Launch(request.shown, "", request.fstype, options, read_only, mounter)
@@ -97,13 +112,17 @@ def _prepare(
         raise LoopfsError(code, sentence) from None
 
 
-def _mount(request: Mount, connection: int, read_only: bool) -> bool:
-    """Make the superblock and mount it. False if nobody waits for it any more: it is gone again."""
+def _mount(request: Mount, connection: int, read_only: bool, pid: int) -> bool:
+    """Make the superblock and mount it. False if nobody waits for it any more: it is gone again.
+
+    Args:
+        pid: of who will serve it.
+    """
     sb_flags = uapi.MS_RDONLY if read_only else 0
     context = fuse_context(connection, request.shown, request.fstype, sb_flags)
     tree = syscalls.fsmount(context, 0)
     os.close(context)
-    key, pid = (request.node.instance, request.node.ino), os.getpid()
+    key = request.node.instance, request.node.ino
     had = tuple(Served(key, request.fstype, read_only, pid, syscalls.statx_dev(tree)))
     fds = os.pidfd_open(pid), os.dup(request.caller.userns)
     if request.place is None:

@@ -18,7 +18,7 @@ import threading
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
 from loopfs.errors import errno_of, fork
-from loopfs.lean import TYPE_CHECKING, Any, signal
+from loopfs.lean import TYPE_CHECKING, Any, Callable, signal
 
 if TYPE_CHECKING:
     from loopfs.driver.partition import Found
@@ -47,15 +47,22 @@ class Helper:
         self._sending = threading.Lock()
 
     @classmethod
-    def start(cls) -> Helper:
-        """Fork the helper; the calling process must have a single thread. Raises SetupError."""
+    def start(cls, prepare: Callable[[], None] | None = None, killed: bytes = KILLED) -> Helper:
+        """Fork the helper; the calling process must have a single thread. Raises SetupError.
+
+        Args:
+            prepare: called in the helper first.
+            killed: what it says when the supervisor was killed.
+        """
         ours, helpers = Channel.pair()
         if fork() == 0:
             try:
                 ours.close()
+                if prepare is not None:
+                    prepare()
                 last = _serve(helpers)
                 if not last:
-                    os.write(2, KILLED)  # the supervisor's own, as it has no other use for us
+                    os.write(2, killed)  # the supervisor's own, as it has no other use for us
                 if last != GOODBYE:
                     _kill_children()
             except BaseException:  # nothing may return into the supervisor's code

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.engines import paths
+from loopfs.engines import confinement, paths
 from loopfs.engines.caller import Caller, enter_as, rights_of, visible
 from loopfs.engines.credentials import Credentials
 from loopfs.engines.helper import NOT_OURS, answer
@@ -47,6 +47,8 @@ def _instance(
         place = None if target is None else paths.resolve(target, caller.proc)
     if refused:
         raise OSError(refused, os.strerror(refused))
+    if place is not None:
+        confinement.check_place(place)
     context = fuse_context(fuse, source, LOOP, sb_flags)
     tree = syscalls.fsmount(context, 0)
     os.close(context)

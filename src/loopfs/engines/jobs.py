@@ -12,12 +12,12 @@ from collections.abc import Callable
 
 from loopfs import syscalls
 from loopfs.channel import Channel, close_all_but
-from loopfs.engines import paths
+from loopfs.engines import confinement, paths
 from loopfs.engines.caller import Caller, enter_user, guard_with
 from loopfs.engines.helper import NOT_OURS, UNSUPPORTED, answer
 from loopfs.errors import LoopfsError, Unsupported, errno_of
 from loopfs.filesystems.backing import facts
-from loopfs.lean import TYPE_CHECKING, NoReturn
+from loopfs.lean import TYPE_CHECKING, Any, NoReturn
 from loopfs.uapi import mount as uapi
 
 if TYPE_CHECKING:
@@ -70,6 +70,10 @@ def find(name: str) -> Job:
 
     if name in sync_job.JOBS:
         return sync_job.JOBS[name]
+    from loopfs.engines import container_jobs
+
+    if name in container_jobs.JOBS:
+        return container_jobs.JOBS[name]
     from loopfs.engines import kernel
 
     return kernel.JOBS[name]
@@ -82,12 +86,18 @@ def _fstat(channel: Channel, fds: list[int]) -> None:
 
 
 def _read_table(channel: Channel, fds: list[int], offset: int, size: int, block_size: int) -> None:
-    from loopfs.filesystems.blkid import read_table
+    from loopfs.filesystems.blkid import load, read_table
 
+    load()
     userns, fd = fds
     enter_user(userns)
-    table = read_table(fd, offset, size, block_size)
-    answer(channel, 0, tuple(tuple(found) for found in table))
+
+    def read() -> list[Any]:
+        return [tuple(found) for found in read_table(fd, offset, size, block_size)]
+
+    table = confinement.confined(read) if confinement.is_wanted() else read()
+    assert isinstance(table, list)
+    answer(channel, 0, tuple((int(n), int(b), int(s), str(name)) for n, b, s, name in table))
 
 
 _ATTRIBUTES = {

@@ -10,7 +10,7 @@ import stat
 
 from loopfs import syscalls
 from loopfs.channel import Channel
-from loopfs.engines import paths
+from loopfs.engines import confinement, paths
 from loopfs.engines.caller import Caller, visible
 from loopfs.engines.device import DeviceNode, find_device
 from loopfs.engines.engine import BLKID, Engine, Launch, Served, Wanted
@@ -58,6 +58,7 @@ class Mount:
         if target is not None:
             with self.caller.rights():
                 self.place = paths.resolve(target, self.caller.proc)
+            confinement.check_place(self.place)
 
     def check_place(self) -> None:
         if self.place is not None and not stat.S_ISDIR(os.fstat(self.place).st_mode):

@@ -28,11 +28,21 @@ from loopfs.filesystems.lent_device import LentDevice, Loan, may_be_lent, open_l
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
 from loopfs.fuse.connection import Connection
-from loopfs.lean import TYPE_CHECKING
+from loopfs.lean import TYPE_CHECKING, Protocol
 from loopfs.uapi.magic import OF_TYPE
 
 if TYPE_CHECKING:
-    from loopfs.intercept.notify import Call
+    from loopfs.process import Process
+
+
+class Waiting(Protocol):
+    """A thread that waits for us."""
+
+    @property
+    def process(self) -> Process: ...
+
+    def alive(self) -> bool:
+        """It still waits, and no other has its process id."""
 
 
 class Mounts:
@@ -270,7 +280,7 @@ class Mounts:
 
 
 @contextmanager
-def caller_descriptors(call: Call, start: int | None = None) -> Iterator[tuple[int, ...]]:
+def caller_descriptors(call: Waiting, start: int | None = None) -> Iterator[tuple[int, ...]]:
     """What a job needs of a caller (:class:`loopfs.engines.caller.Caller`): pidfd, root, working
     directory, /proc/TGID, /proc/TGID/task/TID.
 

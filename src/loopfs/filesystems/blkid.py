@@ -53,7 +53,7 @@ def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
     Raises:
         OSError: ENOENT when there is no libblkid.
     """
-    library = _load()
+    library = load()
     probe = library.blkid_new_probe()
     if not probe:
         raise MemoryError
@@ -79,7 +79,7 @@ def holds(fd: int, fstype: str, offset: int = 0, size: int | None = None) -> boo
     Raises:
         OSError: ENOENT when there is no libblkid.
     """
-    library = _load()
+    library = load()
     probe = library.blkid_new_probe()
     if not probe:
         raise MemoryError
@@ -118,7 +118,8 @@ def volume_name(name: bytes) -> bytes:
     return bytes(c if 0x20 <= c < 0x7F or c >= 0xA0 else ord("!") for c in low)
 
 
-def _load() -> ctypes.CDLL:
+def load() -> ctypes.CDLL:
+    """The library. Raises OSError ENOENT."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:

@@ -91,45 +91,53 @@ def program(
     what there is without us. ``refused`` are calls and the errnos with which they fail.
     """
     traps = tuple(traps)
-    code = _load(uapi.DATA_ARCH)
+    code = load(uapi.DATA_ARCH)
     for abi in abis:
         block = _abi_block(traps, abi, refused or {})
-        code += _jump(uapi.BPF_JMP_JEQ_K, abi.arch, 0, _length(block)) + block
-    return code + _return(uapi.SECCOMP_RET_ALLOW)
+        code += jump(uapi.BPF_JMP_JEQ_K, abi.arch, 0, _length(block)) + block
+    return code + returns(uapi.SECCOMP_RET_ALLOW)
 
 
 def _abi_block(traps: tuple[Trap, ...], abi: Abi, refused: dict[str, int]) -> bytes:
-    code = _load(uapi.DATA_NR)
+    code = load(uapi.DATA_NR)
     for trap in traps:
         if trap.syscall not in abi.numbers:
             continue
         if trap.argument is None:
-            action = _return(uapi.SECCOMP_RET_USER_NOTIF)
+            action = returns(uapi.SECCOMP_RET_USER_NOTIF)
         else:
-            action = _load(uapi.data_arg(trap.argument))
+            action = load(uapi.data_arg(trap.argument))
             tests = [(uapi.BPF_JMP_JSET_K, trap.mask)] if trap.mask else []
             tests += [(uapi.BPF_JMP_JEQ_K, value) for value in trap.values]
             for left, (test, value) in zip(range(len(tests), 0, -1), tests, strict=True):
-                action += _jump(test, value, left, 0)  # over the others and what allows it
-            action += _return(uapi.SECCOMP_RET_ALLOW) + _return(uapi.SECCOMP_RET_USER_NOTIF)
-        code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
+                action += jump(test, value, left, 0)  # over the others and what allows it
+            action += returns(uapi.SECCOMP_RET_ALLOW) + returns(uapi.SECCOMP_RET_USER_NOTIF)
+        code += jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
     for syscall, error in refused.items():
-        action = _return(uapi.SECCOMP_RET_ERRNO | error)
-        code += _jump(uapi.BPF_JMP_JEQ_K, abi.numbers[syscall], 0, _length(action)) + action
-    return code + _return(uapi.SECCOMP_RET_ALLOW)
+        action = refuse(error)
+        code += jump(uapi.BPF_JMP_JEQ_K, abi.numbers[syscall], 0, _length(action)) + action
+    return code + returns(uapi.SECCOMP_RET_ALLOW)
 
 
 def _length(code: bytes) -> int:
     return len(code) // uapi.SOCK_FILTER.size
 
 
-def _load(offset: int) -> bytes:
+def load(offset: int) -> bytes:
+    """Load 32 bits of struct seccomp_data."""
     return uapi.SOCK_FILTER.pack(uapi.BPF_LD_W_ABS, 0, 0, offset)
 
 
-def _jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+def jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
+    """Compare what was loaded with ``value``, and leave out so many instructions."""
     return uapi.SOCK_FILTER.pack(kind, if_true, if_false, value)
 
 
-def _return(action: int) -> bytes:
+def refuse(error: int) -> bytes:
+    """Have the call fail with that errno."""
+    return returns(uapi.SECCOMP_RET_ERRNO | error)
+
+
+def returns(action: int) -> bytes:
+    """Decide on the call."""
     return uapi.SOCK_FILTER.pack(uapi.BPF_RET_K, 0, 0, action)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+from collections.abc import Callable
 from functools import cache, partial
 
 from loopfs.channel import Channel, Message, close_all
@@ -43,15 +44,34 @@ from loopfs.uapi.mount import (
 
 PAGE = 4096  # as much of a string argument as mount(2) takes
 LOOP = "loop"
+MayMount = Callable[[Process], bool]
 # What mountinfo shows of a mount of FUSE: mount(8) gives it back when it remounts.
 _SHOWN = frozenset({"user_id=0", "group_id=0", "default_permissions", "allow_other"})
 
 
-class MountHandler:
-    """Mounts instances and devices of the sandbox; leaves every other mount to the kernel."""
+def may_mount(process: Process) -> bool:
+    """The caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace that owns it,
+    or in one around that."""
+    if not process.has_capability():
+        return False
+    fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        owner = fcntl.ioctl(fd, NS_GET_USERNS)
+    finally:
+        os.close(fd)
+    return process.namespace("user") in user_namespaces(owner)
 
-    def __init__(self, mounts: Mounts, policy: Policy) -> None:
+
+class MountHandler:
+    """Mounts instances and devices of the sandbox; leaves every other mount to the kernel.
+
+    Args:
+        may_mount: who is served.
+    """
+
+    def __init__(self, mounts: Mounts, policy: Policy, may_mount: MayMount = may_mount) -> None:
         self._mounts = mounts
+        self._may_mount = may_mount
         self._policy = policy
         self._copies = CopyHandler(mounts)
 
@@ -79,7 +99,7 @@ class MountHandler:
         process = call.process
         source, target = optional_text(process, call.args[0]), _path(process, call.args[1])
         call.note(source=source, target=target)
-        return may_mount(process) and self._copies.bind(call, source, target, flags)
+        return self._may_mount(process) and self._copies.bind(call, source, target, flags)
 
     def _may_be_ours(self, fstype: str) -> bool:
         if fstype in COPIED or fstype == LOOP or fstype in block_types():
@@ -100,7 +120,7 @@ class MountHandler:
         data = _data(process, call.args[4])
         target = _path(process, call.args[1])
         call.note(source=source, target=target, data=data)
-        if target is None or not may_mount(process):
+        if target is None or not self._may_mount(process):
             call.proceed()
         elif not call.alive():
             return
@@ -172,7 +192,7 @@ class MountHandler:
         if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
             call.proceed()
             return
-        if not may_mount(process):
+        if not self._may_mount(process):
             call.proceed()
             return
         for register in (2, 0):  # the type and the source mean nothing here, but must be readable
@@ -347,16 +367,3 @@ def block_types() -> frozenset[str]:
     with open("/proc/filesystems", encoding="utf-8") as file:
         names = {line.strip() for line in file if not line.startswith("nodev")}
     return frozenset(names | TYPES)
-
-
-def may_mount(process: Process) -> bool:
-    """The caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace that owns it,
-    or in one around that."""
-    if not process.has_capability():
-        return False
-    fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        owner = fcntl.ioctl(fd, NS_GET_USERNS)
-    finally:
-        os.close(fd)
-    return process.namespace("user") in user_namespaces(owner)

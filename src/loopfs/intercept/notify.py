@@ -32,7 +32,8 @@ NAMES = {
 class Call:
     """A trapped system call, to be answered once.
 
-    ``args`` are the bare registers, ``process`` is the thread that waits.
+    ``args`` are the bare registers, ``process`` is the thread that waits. ``name`` is empty if the
+    filter is another's, and traps what ours does not.
     """
 
     __slots__ = ("_id", "_listener", "answered", "arch", "args", "name", "process")
@@ -42,7 +43,7 @@ class Call:
         self._id = notification.id
         self.arch = notification.arch
         self.args = notification[6:12]
-        self.name = NAMES[notification.arch, notification.nr]
+        self.name = NAMES.get((notification.arch, notification.nr), "")
         self.process = Process(notification.pid)
         self.answered = False
 

@@ -8,7 +8,7 @@ from time import monotonic, sleep
 from loopfs.engines.helper import NOT_OURS, ended, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.intercept.lookup import certainly_elsewhere
-from loopfs.intercept.mount import PAGE, may_mount
+from loopfs.intercept.mount import PAGE, MayMount, may_mount
 from loopfs.intercept.notify import Call, callers_were_lost, may_wait
 from loopfs.text import to_str
 from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
@@ -18,10 +18,15 @@ _PAUSE = 0.02
 
 
 class UmountHandler:
-    """Unmounts instances and what engines serve; leaves every other mount to the kernel."""
+    """Unmounts instances and what engines serve; leaves every other mount to the kernel.
 
-    def __init__(self, mounts: Mounts) -> None:
+    Args:
+        may_mount: who is served.
+    """
+
+    def __init__(self, mounts: Mounts, may_mount: MayMount = may_mount) -> None:
         self._mounts = mounts
+        self._may_mount = may_mount
 
     def __call__(self, call: Call) -> None:
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
@@ -50,7 +55,7 @@ class UmountHandler:
         copies = self._mounts.copies
         known = {*ours, *copies.device_numbers()}
         elsewhere = not copies.of_trees and certainly_elsewhere(process, target, known.__contains__)
-        if elsewhere or not may_mount(process):
+        if elsewhere or not self._may_mount(process):
             call.proceed()
             return
         if not call.alive():

@@ -208,7 +208,7 @@ class Supervisor:
             else:
                 directory = SysfsDirectory(place, instances, hosts_loops=after_the_hosts)
                 session = Session(view, directory)
-                instances.on_removal.append(partial(_forget, session, directory))
+                instances.on_removal.append(partial(forget, session, directory))
             self._begin(place, session.serve)
         return filesystem
 
@@ -416,7 +416,8 @@ def _drop_signals() -> None:
         pass
 
 
-def _forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:
+def forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:
+    """A device is gone from what a directory of /sys lists."""
     session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
 
 

@@ -71,16 +71,23 @@ def seccomp(argv: list[str]) -> int:
     Args:
         argv: the arguments behind that word.
     """
-    path = Parser(usage.SECCOMP_PROFILE).parse_args(argv).base
+    options = Parser(usage.SECCOMP_PROFILE).parse_args(argv)
+    path = options.base
     kept = os.path.join(os.path.dirname(__file__), "containers-common.json")
     try:
         with open(path or kept, encoding="utf-8") as file:
-            printed = json.dumps(extended(json.load(file), platform.machine()), indent=1)
+            base = json.load(file)
+        if options.agent is None:
+            profile = extended(base, platform.machine())
+        else:
+            from loopfs.agent.profile import with_listener
+
+            profile = with_listener(base, os.path.abspath(options.agent))
     except OSError as problem:
         return _refuse(f"{path}: {problem.strerror}")
     except (ValueError, TypeError, KeyError, AttributeError):
         return _refuse(f"{path} is not a seccomp profile of docker, podman or the OCI")
-    print(printed)
+    print(json.dumps(profile, indent=1))
     return 0
 
 

@@ -1,0 +1,233 @@
+"""The supervisor of a container: serves its instance, its mounts and its trapped calls.
+
+It is root of the container's user namespace and in the agent's other namespaces, with a helper as
+every supervisor has. It ends when no process of the container is left.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+import threading
+from functools import partial
+from mmap import mmap
+from typing import NoReturn
+
+from loopfs import syscalls
+from loopfs.agent import cgroup
+from loopfs.agent.log import say
+from loopfs.agent.notifications import First
+from loopfs.channel import Channel, close_all
+from loopfs.driver.fs_context import FsContext, LoopParameters
+from loopfs.driver.minors import Minors
+from loopfs.engines import confinement, helper
+from loopfs.engines.ext4 import EXT4
+from loopfs.engines.mounts import Mounts, caller_descriptors
+from loopfs.engines.policy import DENY, TYPES, Policy
+from loopfs.engines.vfat import VFAT
+from loopfs.filesystems.instances import Instances, Owner
+from loopfs.filesystems.shares import INSTANCE, LINKS, Shares
+from loopfs.filesystems.sysfs import SysfsDirectory
+from loopfs.filesystems.threads import start
+from loopfs.fuse.session import Session
+from loopfs.intercept import notify
+from loopfs.intercept.mount import LOOP, MountHandler, adopt_instance, may_mount
+from loopfs.intercept.sync import SyncHandler
+from loopfs.intercept.umount import UmountHandler
+from loopfs.process import Process
+from loopfs.sandbox.supervisor import (
+    abort_connections,
+    forget,
+    host_numbers_end,
+    raise_descriptor_limit,
+)
+from loopfs.sandbox.sysfs import PLACES
+from loopfs.uapi.sched import CLONE_NEWUSER
+from loopfs.uapi.seccomp import Notification
+
+SLOT = struct.Struct("=Q")
+READY = b"ready"
+END_WITHIN = 60.0  # seconds that engines may write once their container has ended
+_OWN = {fstype: engine.name for engine in (EXT4, VFAT) for fstype in engine.types}
+
+
+def main(name: str, begun: First, listener: int, channel: Channel, page: mmap) -> NoReturn:
+    """Be the supervisor, in a fork of the keeper.
+
+    Args:
+        name: the container's, for people.
+        begun: its first process, which waits.
+        listener: the first one.
+        channel: to the keeper: "ready", and the other listeners with their slots.
+        page: the id of the last call that was received of each listener, in its slot.
+    """
+    status = 1
+    try:
+        os.setsid()
+        Container(name, channel, page).run(begun, listener)
+        status = 0
+    except OSError as problem:
+        say(f"it gets no loop devices: {problem.strerror}", name)
+    except BaseException:  # nothing may return into the keeper's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+class Container:
+    """Serves one container."""
+
+    def __init__(self, name: str, channel: Channel, page: mmap) -> None:
+        self._name = name
+        self._channel = channel
+        self._page = page
+        self._lock = threading.Lock()
+        self._serving = 0  # listeners
+        self._ended = threading.Event()
+
+    def run(self, begun: First, listener: int) -> None:
+        """Serve the container to its end. Raises OSError: it cannot be prepared."""
+        userns = os.open(begun.process.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
+        procs = self._cgroups(begun.process)
+        limits = confinement.Confinement(begun.userns, procs)
+
+        def begin() -> None:
+            os.close(listener)
+            confinement.adopt(limits)
+
+        self._helper = helper.Helper.start(begin, b"")
+        close_all(list(procs))
+        room = raise_descriptor_limit()
+        with caller_descriptors(begun) as fds:  # which our own user namespace need not let us have
+            _enter(userns)
+            self._build(room)
+            self._furnish(fds)
+            self._cover(fds)
+        self._userns = begun.userns
+        begun.close()
+        self._channel.send(READY)
+        self.serve(listener, 0)
+        start("keeper", self._hear)
+        self._ended.wait()
+        self._mounts.finish(self._wait_for)
+        self._helper.dismiss()
+        abort_connections()
+
+    def _cgroups(self, process: Process) -> tuple[int, ...]:
+        """The cgroup.procs of the container's cgroup, open, where that is not ours."""
+        try:
+            return cgroup.procs_of(process)
+        except OSError as problem:
+            say(f"its engines are in the agent's cgroup ({problem.strerror})", self._name)
+            return ()
+
+    def _build(self, room: int) -> None:
+        self._instances = Instances(
+            Minors(host_numbers_end()), self._helper.fstat, self._helper.read_table, Shares(room)
+        )
+        self._mounts = mounts = Mounts(self._helper, self._instances)
+        policy = Policy({fstype: _OWN.get(fstype, DENY) for fstype in TYPES})
+        umount = UmountHandler(mounts, self._may_mount)
+        sync = SyncHandler(mounts)
+        self._handlers: dict[str, notify.Handler] = {
+            "mount": MountHandler(mounts, policy, self._may_mount),
+            "umount": umount,
+            "umount2": umount,
+            "sync": sync,
+            "syncfs": sync,
+        }
+
+    def _may_mount(self, process: Process) -> bool:
+        """As ever, and root of the container without CAP_SYS_ADMIN, too."""
+        if may_mount(process):
+            return True
+        effective = int(process.status()["Uid"].split()[1])  # as we see it, in its user namespace
+        return effective == 0 and process.namespace("user") == self._userns
+
+    # --- what the container gets --------------------------------------------------------
+
+    def _furnish(self, fds: tuple[int, ...]) -> None:
+        """Mount an instance in /dev. Raises OSError."""
+        context = FsContext(LOOP, LoopParameters)
+        owner = Owner((os.stat("/proc/self/ns/user").st_ino,), Process(os.getpid()).id_map)
+        share = self._instances.shares.take(owner.user, INSTANCE + LINKS, 0)
+        with self._helper.begin("furnish", (), fds) as channel:
+            message = channel.receive()
+            _check(message.data and helper.result(message)[0])
+            adopt_instance(self._mounts, owner, context, message, share)
+            channel.send(b"go")
+            _check(helper.result(channel.receive())[0])
+
+    def _cover(self, fds: tuple[int, ...]) -> None:
+        """Have /sys list the devices, as far as it is there. Raises OSError."""
+        with self._helper.begin("cover", (PLACES,), fds) as channel:
+            message = channel.receive()
+        code, places = helper.result(message)
+        _check(code)
+        assert isinstance(places, tuple)
+        for place, fuse in zip(places, message.fds, strict=True):
+            directory = SysfsDirectory(place, self._instances, hosts_loops=False)
+            session = Session(fuse, directory)
+            self._instances.on_removal.append(partial(forget, session, directory))
+            start(place, session.serve)
+
+    # --- its calls ----------------------------------------------------------------------
+
+    def serve(self, listener: int, slot: int) -> None:
+        """Serve a listener in threads of its own; the last one's end is the container's."""
+        with self._lock:
+            self._serving += 1
+        start("notify", self._serve, listener, self._maker(slot))
+
+    def _maker(self, slot: int) -> notify.MakeCall:
+        page, offset = self._page, slot * SLOT.size
+
+        def make(listener: int, notification: Notification) -> notify.Call:
+            SLOT.pack_into(page, offset, notification.id)
+            return notify.Call(listener, notification)
+
+        return make
+
+    def _serve(self, listener: int, make: notify.MakeCall) -> None:
+        try:
+            notify.serve(listener, self._handle, make)
+        finally:
+            with self._lock:  # the descriptor stays: other receivers may still be in it
+                self._serving -= 1
+                if not self._serving:
+                    self._ended.set()
+
+    def _handle(self, call: notify.Call) -> None:
+        handler = self._handlers.get(call.name)
+        if handler is None:
+            call.proceed()
+        else:
+            handler(call)
+
+    def _hear(self) -> None:
+        """Take on the listeners that the keeper hands on; none comes when that was killed."""
+        while (message := self._channel.receive()).data:
+            for listener in message.fds:
+                self.serve(listener, int(message.data))
+
+    def _wait_for(self, engines: object) -> None:
+        """Engines take long: who has not ended by then never will."""
+        if not self._mounts.ended(END_WITHIN):
+            say("an engine was killed that did not end with its container", self._name)
+            self._mounts.give_up()
+
+
+def _enter(userns: int) -> None:
+    """Be root of a user namespace, by its file, which is closed."""
+    syscalls.setns(userns, CLONE_NEWUSER)
+    os.close(userns)
+    os.setresgid(0, 0, 0)
+    os.setresuid(0, 0, 0)
+    syscalls.set_dumpable(False)
+
+
+def _check(code: int | bytes) -> None:
+    if code:
+        assert isinstance(code, int)
+        raise OSError(code, os.strerror(code))

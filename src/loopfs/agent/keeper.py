@@ -1,0 +1,219 @@
+"""The keeper of a container's listeners: a process that outlives the agent and the supervisor.
+
+The kernel fails every trapped call of a container, execve(2) among them, once nobody has its
+listener open. So the keeper has all of them, hands them to the supervisor, and answers itself when
+that was killed. It has a socket, the door, by which an agent that was started anew passes on the
+listeners of what is executed in the container later.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from mmap import PAGESIZE, mmap
+
+from loopfs.agent import container, state
+from loopfs.agent.log import say
+from loopfs.agent.notifications import First, first, let_all_go, let_go, let_next_go
+from loopfs.channel import Channel
+from loopfs.errors import LoopfsError
+
+TAKEN = b"taken"
+WITHIN = 10.0  # seconds for what two of our processes have to say to one another
+IN_FLIGHT = 64  # calls of a listener that a supervisor may have received and not answered
+_TRIES = 10
+_MINE = "The kernel answers its calls"
+
+
+def main(connection: socket.socket, doors: str) -> None:
+    """Serve who has connected, to the end of its container. Returns when nothing is left of it.
+
+    Args:
+        doors: the directory for the doors of all containers.
+    """
+    with connection:
+        try:
+            name, listener = state.receive(connection)
+        except LoopfsError as problem:
+            say(f"a connection was refused: {problem.strerror}")
+            return
+    try:
+        begun = first(listener)
+        if begun is None:
+            return
+        if refusal := _refusal(begun):
+            begun.go()
+            raise LoopfsError(errno.EPERM, refusal)
+    except LoopfsError as problem:
+        say(f"{problem.strerror}. {_MINE}", name)
+        let_all_go([listener])
+        return
+    path = f"{doors}/{begun.mounts}"
+    for _ in range(_TRIES):
+        if _pass_on(path, listener):
+            begun.go()
+            return
+        with _door(path) as door:
+            if door is not None:
+                Keeper(name, door, listener).run(begun)
+                return
+    begun.go()
+    say(f"{path} can be neither made nor used. {_MINE}", name)
+    let_all_go([listener])
+
+
+def _refusal(begun: First) -> str:
+    """Why a container is not served, or nothing."""
+    if begun.userns == os.stat("/proc/self/ns/user").st_ino:
+        return "it has no user namespace of its own, and gets no loop devices"
+    return ""
+
+
+def _pass_on(path: str, listener: int) -> bool:
+    """Give a listener to the keeper of a container; False if there is none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(WITHIN)
+        try:
+            sock.connect(path)
+            socket.send_fds(sock, [TAKEN], [listener])
+            return sock.recv(len(TAKEN)) == TAKEN
+        except OSError:  # what is there was left by one that was killed
+            return False
+
+
+@contextmanager
+def _door(path: str) -> Iterator[socket.socket | None]:
+    """A door that is new; None if another one has just made it."""
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        try:
+            door.bind(path)
+        except FileExistsError:
+            yield None
+            return
+        except OSError as problem:
+            if problem.errno != errno.EADDRINUSE:
+                raise
+            yield None
+            return
+        door.listen()
+        try:
+            yield door
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(path)
+
+
+class Keeper:
+    """Keeps the listeners of one container.
+
+    Args:
+        name: the container's, for people.
+        door: where other listeners come from.
+        listener: the first.
+    """
+
+    def __init__(self, name: str, door: socket.socket, listener: int) -> None:
+        self._name = name
+        self._door = door
+        self._listeners: dict[int, int] = {0: listener}  # by their slots in the page
+        self._page = mmap(-1, PAGESIZE)  # the id of the last call of each that was received
+        self._poller = select.poll()
+        self._poller.register(door, select.POLLIN)
+        self._poller.register(listener, 0)
+
+    def run(self, begun: First) -> None:
+        """Start the supervisor, and keep its listeners until the container has ended."""
+        ours, its = Channel.pair()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        supervisor = os.fork()
+        if supervisor == 0:
+            ours.close()
+            self._door.close()
+            container.main(self._name, begun, self._listeners[0], its, self._page)
+        its.close()
+        self._channel = ours
+        ready = ours.receive().data
+        begun.go()
+        begun.close()
+        if self._follow(supervisor):
+            return
+        if ready:
+            say(f"its supervisor was killed, and its devices are gone. {_MINE}", self._name)
+        self._answer_in_flight()
+        self._answer()
+
+    def _follow(self, supervisor: int) -> bool:
+        """Hand listeners on until the supervisor ends; whether it ended by itself."""
+        pidfd = os.pidfd_open(supervisor)
+        self._poller.register(pidfd, select.POLLIN)
+        while True:
+            for fd, event in self._poller.poll():
+                if fd == pidfd:
+                    self._poller.unregister(pidfd)
+                    os.close(pidfd)
+                    _, status = os.waitpid(supervisor, 0)
+                    return status == 0
+                if fd == self._door.fileno():
+                    self._hand_on()
+                elif event:
+                    self._drop(fd)
+
+    def _hand_on(self) -> None:
+        if (slot := self._take()) is not None:
+            with suppress(BrokenPipeError):  # it is killed: we shall see that next
+                self._channel.send(b"%d" % slot, (self._listeners[slot],))
+
+    def _take(self) -> int | None:
+        """Take a listener at the door; returns its slot."""
+        connection, _ = self._door.accept()
+        with connection:
+            connection.settimeout(WITHIN)
+            try:
+                if state.peer_user(connection) != os.geteuid():
+                    return None
+                _, fds, _, _ = socket.recv_fds(connection, len(TAKEN), 1)
+                slots = set(range(PAGESIZE // container.SLOT.size)) - self._listeners.keys()
+                if not fds or not slots:
+                    return None
+                slot = min(slots)
+                self._listeners[slot] = fds[0]
+                container.SLOT.pack_into(self._page, slot * container.SLOT.size, 0)
+                self._poller.register(fds[0], 0)
+                connection.send(TAKEN)
+            except OSError as problem:
+                say(f"a listener was lost: {problem.strerror}", self._name)
+                return None
+        return slot
+
+    def _drop(self, listener: int) -> None:
+        """No process is left of a listener's."""
+        self._poller.unregister(listener)
+        slot = next(slot for slot, fd in self._listeners.items() if fd == listener)
+        del self._listeners[slot]
+        os.close(listener)
+
+    def _answer_in_flight(self) -> None:
+        """Answer what the supervisor had received: a filter numbers its calls one after another."""
+        for slot, listener in self._listeners.items():
+            (last,) = container.SLOT.unpack_from(self._page, slot * container.SLOT.size)
+            for number in range(max(0, last - IN_FLIGHT), last + 1) if last else ():
+                let_go(listener, number)
+
+    def _answer(self) -> None:
+        """Answer in place of the supervisor until no process is left."""
+        for listener in self._listeners.values():
+            self._poller.modify(listener, select.POLLIN)
+        while self._listeners:
+            for fd, _ in self._poller.poll():
+                if fd != self._door.fileno():
+                    if not let_next_go(fd):
+                        self._drop(fd)
+                elif (slot := self._take()) is not None:
+                    self._poller.modify(self._listeners[slot], select.POLLIN)

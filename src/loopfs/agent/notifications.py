@@ -1,0 +1,150 @@
+"""Trapped calls that nobody carries out, and the first one of a container."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Sequence
+
+from loopfs.errors import LoopfsError
+from loopfs.process import Process
+from loopfs.uapi import seccomp as uapi
+
+OPEN_WITHIN = 5.0  # seconds that a runtime may take to execute the container's program
+_LOOK = 0.001  # seconds
+_GONE = (errno.ENOENT, errno.EINPROGRESS)  # it was killed; nobody has received it yet
+
+
+def receive(listener: int) -> uapi.Notification | None:
+    """The next call, which waits for an answer; None when no process is left."""
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    while True:
+        ((_, event),) = poller.poll()
+        if not event & select.POLLIN:
+            return None
+        buffer = bytearray(uapi.NOTIF.size)
+        try:
+            fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_RECV, buffer, True)
+        except OSError as problem:
+            if problem.errno not in (errno.ENOENT, errno.EINTR):
+                raise
+            continue  # the caller was killed before we could read
+        return uapi.Notification._make(uapi.NOTIF.unpack(buffer))
+
+
+def let_go(listener: int, number: int) -> None:
+    """Have the kernel carry out the call with that id, if it still waits."""
+    flag = uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE
+    try:
+        fcntl.ioctl(
+            listener, uapi.SECCOMP_IOCTL_NOTIF_SEND, uapi.NOTIF_RESP.pack(number, 0, 0, flag)
+        )
+    except OSError as problem:
+        if problem.errno not in _GONE:
+            raise
+
+
+def let_next_go(listener: int) -> bool:
+    """Have the kernel carry out the next call; False when no process is left."""
+    if (call := receive(listener)) is None:
+        return False
+    let_go(listener, call.id)
+    return True
+
+
+class First:
+    """The first process of a listener's, which waits until :meth:`go`.
+
+    A runtime that has made the container's user namespace itself is closed to an ordinary user
+    until it executes the program. Then that is let go, and stopped before it can have done a thing.
+
+    Args:
+        listener: stays the caller's.
+        call: what it waits in.
+    Raises:
+        LoopfsError: it cannot be looked into.
+        OSError: ENOENT, ESRCH: it was killed.
+    """
+
+    def __init__(self, listener: int, call: uapi.Notification) -> None:
+        self._listener = listener
+        self._call: uapi.Notification | None = call
+        self.process = Process(call.pid)
+        self._pidfd = self.process.pidfd()
+        try:
+            self._look()
+        except PermissionError:
+            self._stop(call)
+        except OSError:
+            self.close()
+            raise
+
+    def _look(self) -> None:
+        self.userns, self.mounts = (self.process.namespace(name) for name in ("user", "mnt"))
+
+    def _stop(self, call: uapi.Notification) -> None:
+        let_go(self._listener, call.id)
+        self._call = None
+        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+        end = time.monotonic() + OPEN_WITHIN
+        while True:
+            try:
+                self._look()
+            except PermissionError:
+                if time.monotonic() > end:
+                    self.go()
+                    sentence = "its first process cannot be looked into"
+                    raise LoopfsError(errno.EACCES, sentence) from None
+                time.sleep(_LOOK)
+            else:
+                return
+
+    def alive(self) -> bool:
+        """It has not been killed, and so nobody has got its process id."""
+        poller = select.poll()
+        poller.register(self._pidfd, select.POLLIN)
+        return not poller.poll(0)
+
+    def go(self) -> None:
+        """Let it go on."""
+        if self._call is not None:
+            let_go(self._listener, self._call.id)
+            return
+        try:
+            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+        except ProcessLookupError:
+            return  # it was killed
+
+    def close(self) -> None:
+        """Nothing more is to be asked."""
+        os.close(self._pidfd)
+
+
+def first(listener: int) -> First | None:
+    """The first process that is trapped; None when none is left. Raises LoopfsError."""
+    while (call := receive(listener)) is not None:
+        try:
+            return First(listener, call)
+        except (FileNotFoundError, ProcessLookupError):
+            let_go(listener, call.id)  # it was killed
+    return None
+
+
+def let_all_go(listeners: Sequence[int]) -> None:
+    """Have the kernel carry out every call of these listeners, until no process is left; they are
+    closed."""
+    poller = select.poll()
+    for listener in listeners:
+        poller.register(listener, select.POLLIN)
+    left = set(listeners)
+    while left:
+        for listener, _ in poller.poll():
+            if not let_next_go(listener):
+                poller.unregister(listener)
+                left.discard(listener)
+                os.close(listener)

@@ -1,0 +1,145 @@
+"""A mount whose engine is confined (:mod:`loopfs.engines.confinement`), of two processes.
+
+The job is the engine: it confines itself, and then reads the filesystem. What it forked before,
+and trusts it in nothing, mounts what it serves in the caller's namespaces and answers the
+supervisor.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from loopfs import syscalls
+from loopfs.channel import Channel, close_all_but
+from loopfs.engines import confinement
+from loopfs.engines.caller import guard, guard_with
+from loopfs.engines.engine import Serve
+from loopfs.engines.helper import answer
+from loopfs.engines.inside import Inside
+from loopfs.engines.lent import Lent
+from loopfs.errors import LoopfsError, Unsupported, errno_of
+from loopfs.filesystems.threads import start
+from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, signal
+from loopfs.text import to_bytes, to_str
+
+if TYPE_CHECKING:
+    from loopfs.engines.mount_job import Mount
+
+_PREPARED = b"prepared"
+_MOUNTED = b"mounted"
+_PLAIN, _SAID, _UNSUPPORTED = b"0", b"1", b"2"  # kinds of failures, before the errno
+_SENTENCE = 1000  # bytes
+
+
+def mount(
+    request: Mount,
+    name: str,
+    prepare: Callable[[], Serve],
+    on: tuple[Lent, int],
+    mount_served: Callable[[int], bool],
+) -> None:
+    """Mount a device, and serve it until it is unmounted. Returns in a process that has mounted.
+
+    Args:
+        name: the engine's.
+        prepare: reads the filesystem.
+        on: the device and the /dev/fuse to be served.
+        mount_served: mounts, inside, what the process with that id will serve; False if nobody
+            waits for it any more.
+    Raises:
+        OSError: as ``prepare`` and mount(2).
+    """
+    lent, connection = on
+    ours, mounters = Channel.pair()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who mounts
+    engine = os.getpid()
+    if os.fork() != 0:
+        mounters.close()
+        _be_engine(name, prepare, lent, connection, ours)
+    ours.close()
+    guard_with(engine)
+    inside = Inside(request.caller)
+    try:
+        with inside.watching():
+            _await_prepared(mounters)
+        waited_for = inside.call(lambda: mount_served(engine))
+    finally:
+        inside.end()
+    if waited_for:
+        mounters.send(_MOUNTED)
+        close_all_but(request.channel.fileno(), mounters.fileno())
+        if request.place is not None:
+            answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
+
+
+def _await_prepared(channel: Channel) -> None:
+    """Wait until the engine has read the filesystem. Raises OSError: what it says, and it may be in
+    others' hands."""
+    said = channel.receive().data
+    if said == _PREPARED:
+        return
+    kind, _, rest = said.partition(b" ")
+    code, _, sentence = rest.partition(b" ")
+    number = int(code) if code.isdigit() and len(code) <= len("511") else 0
+    failure = OSError(number, os.strerror(number))
+    number = errno_of(failure)
+    if kind == _UNSUPPORTED:
+        raise Unsupported(number, to_str(sentence[:_SENTENCE]))
+    if kind == _SAID:
+        raise LoopfsError(number, to_str(sentence[:_SENTENCE]))
+    raise OSError(number, os.strerror(number))
+
+
+def _be_engine(
+    name: str, prepare: Callable[[], Serve], lent: Lent, connection: int, channel: Channel
+) -> NoReturn:
+    status = 1
+    try:
+        os.setsid()
+        os.chdir("/")
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        kept = connection, channel.fileno(), *lent.descriptors
+        close_all_but(*kept, *confinement.descriptors())
+        syscalls.set_name(name)
+        guard()
+        confinement.confine()
+        mounted = threading.Event()
+        start("mounter", _end_without, channel, mounted)
+        serve = _prepared(prepare, channel)
+        mounted.wait()  # for ever, if there is nothing to be mounted
+        assert serve is not None
+        lent.follow_in_thread(connection)
+        serve(connection)
+        lent.done()
+        status = 0
+    except BaseException:  # nothing may return into the job's code
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _end_without(channel: Channel, mounted: threading.Event) -> None:
+    """End this process with who mounts, unless that has mounted."""
+    if channel.receive().data != _MOUNTED:
+        os._exit(1)
+    channel.close()
+    mounted.set()
+
+
+def _prepared(prepare: Callable[[], Serve], channel: Channel) -> Serve | None:
+    """Read the filesystem, and say what came of it."""
+    try:
+        serve = prepare()
+    except (OSError, MemoryError) as problem:
+        kind = _UNSUPPORTED if isinstance(problem, Unsupported) else _PLAIN
+        if isinstance(problem, LoopfsError) and kind == _PLAIN:
+            kind = _SAID
+        sentence = str(getattr(problem, "strerror", None) or "")
+        channel.send(b" ".join((kind, b"%d" % errno_of(problem), to_bytes(sentence))))
+        return None
+    channel.send(_PREPARED)
+    return serve
