@@ -10,6 +10,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from functools import partial
 from mmap import mmap
 from typing import NoReturn
@@ -48,6 +49,7 @@ from loopfs.uapi.seccomp import Notification
 
 SLOT = struct.Struct("=Q")
 READY = b"ready"
+_PAUSE = 0.1  # seconds
 END_WITHIN = 60.0  # seconds that engines may write once their container has ended
 _OWN = {fstype: engine.name for engine in (EXT4, VFAT) for fstype in engine.types}
 
@@ -209,7 +211,18 @@ class Container:
         """Take on the listeners that the keeper hands on; none comes when that was killed."""
         while (message := self._channel.receive()).data:
             for listener in message.fds:
-                self.serve(listener, int(message.data))
+                while not self._begin(listener, int(message.data)):
+                    time.sleep(_PAUSE)
+
+    def _begin(self, listener: int, slot: int) -> bool:
+        """Serve one; False where no thread can be started, and who it watches has to wait."""
+        try:
+            self.serve(listener, slot)
+        except OSError:
+            with self._lock:
+                self._serving -= 1
+            return False
+        return True
 
     def _wait_for(self, engines: object) -> None:
         """Engines take long: who has not ended by then never will."""

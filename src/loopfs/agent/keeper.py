@@ -9,6 +9,7 @@ listeners of what is executed in the container later.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import signal
@@ -26,7 +27,6 @@ from loopfs.errors import LoopfsError
 TAKEN = b"taken"
 WITHIN = 10.0  # seconds for what two of our processes have to say to one another
 IN_FLIGHT = 64  # calls of a listener that a supervisor may have received and not answered
-_TRIES = 10
 _MINE = "The kernel answers its calls"
 
 
@@ -54,17 +54,15 @@ def main(connection: socket.socket, doors: str) -> None:
         let_all_go([listener])
         return
     path = f"{doors}/{begun.mounts}"
-    for _ in range(_TRIES):
-        if _pass_on(path, listener):
-            begun.go()
+    with _at(path) as (sock, is_new):
+        if is_new:
+            Keeper(name, sock, listener).run(begun)
             return
-        with _door(path) as door:
-            if door is not None:
-                Keeper(name, door, listener).run(begun)
-                return
-    begun.go()
-    say(f"{path} can be neither made nor used. {_MINE}", name)
-    let_all_go([listener])
+        taken = _pass_on(sock, listener)
+        begun.go()
+    if not taken:
+        say(f"its keeper does not answer. {_MINE}", name)
+        let_all_go([listener])
 
 
 def _refusal(begun: First) -> str:
@@ -74,40 +72,40 @@ def _refusal(begun: First) -> str:
     return ""
 
 
-def _pass_on(path: str, listener: int) -> bool:
-    """Give a listener to the keeper of a container; False if there is none."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        sock.settimeout(WITHIN)
-        try:
-            sock.connect(path)
-            socket.send_fds(sock, [TAKEN], [listener])
-            return sock.recv(len(TAKEN)) == TAKEN
-        except OSError:  # what is there was left by one that was killed
-            return False
-
-
 @contextmanager
-def _door(path: str) -> Iterator[socket.socket | None]:
-    """A door that is new; None if another one has just made it."""
-    with suppress(FileNotFoundError):
-        os.unlink(path)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+def _at(path: str) -> Iterator[tuple[socket.socket, bool]]:
+    """A connection to the keeper of a container; or its door, and that it is new."""
+    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(directory, fcntl.LOCK_EX)  # for nobody else to make it meanwhile
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        is_new = False
         try:
-            door.bind(path)
-        except FileExistsError:
-            yield None
-            return
-        except OSError as problem:
-            if problem.errno != errno.EADDRINUSE:
-                raise
-            yield None
-            return
-        door.listen()
-        try:
-            yield door
-        finally:
+            sock.settimeout(WITHIN)
+            sock.connect(path)
+        except (FileNotFoundError, ConnectionRefusedError):  # there was one, and it was killed
             with suppress(FileNotFoundError):
                 os.unlink(path)
+            is_new = True
+            sock.settimeout(None)
+            sock.bind(path)
+            sock.listen()
+        finally:
+            os.close(directory)
+        try:
+            yield sock, is_new
+        finally:
+            if is_new:
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
+
+
+def _pass_on(keeper: socket.socket, listener: int) -> bool:
+    """Give a listener to the keeper of its container; False if that does not take it."""
+    try:
+        socket.send_fds(keeper, [TAKEN], [listener])
+        return keeper.recv(len(TAKEN)) == TAKEN
+    except OSError:  # it is full, or has just ended
+        return False
 
 
 class Keeper:

@@ -122,6 +122,10 @@ class Agent:
                 signal.signal(number, signal.SIG_DFL)
             os.setsid()
             os.chdir("/")
+            null = os.open("/dev/null", os.O_RDWR)
+            for fd in (0, 1):  # who reads what the agent writes need not wait for containers
+                os.dup2(null, fd)
+            os.close(null)
             close_all([*self._woken, self._listening.detach()])
             connection.setblocking(True)
             keeper.main(connection, self._doors)

@@ -163,14 +163,14 @@ CALLS = {
 }
 # Allowed with some values of an argument only: an owner of a file would be signalled, and what
 # clone(2) makes must be a thread.
-CLOSE_ON_EXEC = (0x5450, 0x5451)  # FIONCLEX, FIOCLEX
+FLAGS = (0x5421, 0x5450, 0x5451)  # FIONBIO, FIONCLEX, FIOCLEX
 DESCRIPTORS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
     *(fcntl.F_SETFL, fcntl.F_ADD_SEALS, fcntl.F_GET_SEALS),
 )
 COMMANDS = {
-    "x86_64": {16: CLOSE_ON_EXEC, 72: DESCRIPTORS},
-    "aarch64": {29: CLOSE_ON_EXEC, 25: DESCRIPTORS},
+    "x86_64": {16: FLAGS, 72: DESCRIPTORS},
+    "aarch64": {29: FLAGS, 25: DESCRIPTORS},
 }
 CLONE = {"x86_64": 56, "aarch64": 220}
 CLONE3 = 435  # whose flags a filter cannot see: the C library then takes clone
