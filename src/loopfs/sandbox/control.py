@@ -80,7 +80,7 @@ class Control:
         own = os.stat("/proc/self/ns/user")
         self._namespace = Place(own.st_dev, own.st_ino)
         self._pending: deque[_Connection] = deque()
-        # Descriptors of others' files that are not closed: a close may take for ever.
+        # Descriptors of others' files that are not closed: a close may never return.
         self._closing = 0
 
     def serve(self, fd: int) -> None:
@@ -147,7 +147,7 @@ class Control:
         return data.decode("ascii", "replace").split(), token
 
     def _close(self, fd: int, place: Place) -> None:
-        """Close a descriptor that somebody has sent, whose file may make that wait."""
+        """Close a descriptor that was received; the close may wait for its file's server."""
         if place.device == self._namespace.device:
             os.close(fd)
             return
