@@ -15,7 +15,7 @@ from tests.support.user import User
 
 pytestmark = pytest.mark.e2e
 
-COUNT = 5
+COUNT = 4
 SCRIPT = """
     echo ready; set -e; d=$(losetup -f --show disk{number}.img)
     mkdir -p mnt{number}; mount $d mnt{number}; echo mine{number} >mnt{number}/file; read line
