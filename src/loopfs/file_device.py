@@ -49,7 +49,7 @@ class Device(Protocol):
         """What was written is on the disk before what will be."""
 
     def written(self) -> None:
-        """What was written is to be seen by everybody who reads the device."""
+        """What was written is to be seen by all who read the device."""
 
     def sync(self) -> None:
         """Both: until what was written is on the disk."""

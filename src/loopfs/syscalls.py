@@ -170,7 +170,7 @@ def pidfd_pid(pidfd: int) -> int:
 
 
 def process_vm_read(pid: int, address: int, size: int) -> bytes:
-    """process_vm_readv(2): up to ``size`` bytes of a thread's memory, what can be had of them."""
+    """process_vm_readv(2): up to ``size`` bytes of a thread's memory, as many as can be read."""
     buffer = ctypes.create_string_buffer(size)
     count = _process_vm(_libc.process_vm_readv, pid, ctypes.addressof(buffer), address, size)
     return buffer.raw[:count]

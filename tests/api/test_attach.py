@@ -13,7 +13,7 @@ from tests.support.user import User
 pytestmark = pytest.mark.e2e
 
 BEGIN = """
-    import errno, fcntl, mmap, os, signal, socket, subprocess, sys, threading, time
+    import errno, fcntl, json, mmap, os, signal, socket, subprocess, sys, threading, time
     import loopfs
 
     def servers():
@@ -86,6 +86,14 @@ DEVICE = (
     assert int.from_bytes(status[24:32], "little") == 4096
     assert status[56:].split(bytes(1))[0] == os.getcwd().encode() + b"/disk.img"
     fails(errno.EACCES, fcntl.ioctl, device, 0x1261)  # BLKFLSBUF
+
+    # The administrator sees it, as every device.
+    words = [sys.executable, "-c", "import sys; from loopfs.cli import main; sys.exit(main())"]
+    said = subprocess.run([*words, "ls", "--json"], capture_output=True, check=True).stdout
+    (listed,) = json.loads(said)
+    assert listed["command"] == ["loopfs.attach", os.getcwd() + "/disk.img"]
+    (found,) = listed["instances"][0]["devices"]
+    assert (listed["used"], found["offset"], found["openers"]) == (1, 4096, 1)
 
     # It is passed on to another process, and stays as long as that has it: until it is killed.
     ours, theirs = socket.socketpair()

@@ -125,7 +125,7 @@ def _call(
     Args:
         payload: it and its arguments, pickled.
         path, argv: of the caller's sys.
-        main: how the caller's __main__ is imported, in the words of multiprocessing; empty: not
+        main: how the caller's __main__ is imported, as multiprocessing has it; empty: not
             needed.
     """
     for number, fd in enumerate(fds):

@@ -24,12 +24,15 @@ from loopfs.filesystems.backing import FileFacts
 from loopfs.filesystems.instances import Instances, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.threads import start
-from loopfs.lean import NoReturn, signal
-from loopfs.sandbox import idmap
+from loopfs.lean import TYPE_CHECKING, NoReturn, signal
+from loopfs.sandbox import control_socket, idmap
 from loopfs.sandbox import messages as sandbox_messages
 from loopfs.sandbox.run import check_proc
 from loopfs.uapi import loop
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
+
+if TYPE_CHECKING:
+    from loopfs.engines.running import Engine
 
 MADE = b"made"  # by the child: st_dev and the user namespace; with /dev/fuse and the mount
 
@@ -63,6 +66,7 @@ def _serve(channel: Channel, about: dict[str, Any]) -> int:
     check_proc()
     filesystem, mount, instances = _instance()
     start("loop", instances.serve, filesystem)
+    start("control", _control, instances, os.readlink(f"/proc/self/fd/{about['image']}"))
     device = _bound(mount, **about)
     os.close(mount)
     channel.send(messages.pack({}), (device,))
@@ -91,7 +95,8 @@ def _instance() -> tuple[LoopFilesystem, int, Instances]:
     number, userns = map(int, message.data[len(MADE) :].split())
     maps = {"uid": f"0 {os.geteuid()} 1\n", "gid": f"0 {os.getegid()} 1\n"}
     instances = Instances(Minors(0), _refuse_stat, _refuse_partitions)
-    filesystem = instances.add(fuse, number, Owner((userns,), maps.__getitem__))
+    namespaces = userns, os.stat("/proc/self/ns/user").st_ino
+    filesystem = instances.add(fuse, number, Owner(namespaces, maps.__getitem__))
     return filesystem, mount, instances
 
 
@@ -142,6 +147,30 @@ def _bound(
         ) from None
     os.close(image)
     return device
+
+
+class _Served:
+    """The instance, of which nothing can be mounted."""
+
+    def __init__(self, instances: Instances) -> None:
+        self.instances = instances
+
+    def alive(self) -> list[Engine]:
+        return []
+
+
+def _control(instances: Instances, path: str) -> None:
+    """Answer `loopfs ls` and `detach`; until then this is a thread that waits."""
+    import select
+
+    listener = control_socket.listen()
+    poller = select.poll()
+    poller.register(listener, select.POLLIN)
+    poller.poll()
+    from loopfs.sandbox.control import Control
+
+    control = Control(_Served(instances), ["loopfs.attach", path], os.geteuid())
+    control.serve(listener.detach())
 
 
 def _refuse_stat(fd: int) -> FileFacts:

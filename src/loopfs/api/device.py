@@ -1,4 +1,4 @@
-"""Devices and mounts of a sandbox, as a Python program has them."""
+"""Devices and mounts of a sandbox, for Python programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Operate = Callable[..., Any]  # the name of an operation of loopfs.api.inside, a
 
 
 class Status(NamedTuple):
-    """What losetup --list shows of a device. Numbers are bytes; ``sizelimit`` 0: no limit."""
+    """What losetup --list shows of a device. Sizes are in bytes; ``sizelimit`` 0: no limit."""
 
     backing_file: str
     offset: int
@@ -36,24 +36,32 @@ class Device:
 
     @property
     def path(self) -> str:
-        """/dev/loopN, which there is inside the sandbox only."""
+        """/dev/loopN, which exists only inside the sandbox."""
         return f"/dev/loop{self.number}"
 
     @property
     def partitions(self) -> tuple[str, ...]:
-        """The paths of its partitions now. Raises LoopfsError."""
+        """The paths of its current partitions. Raises LoopfsError."""
         return tuple(self._operate("partitions", number=self.number))
 
     def status(self) -> Status:
-        """What it is bound to. Raises LoopfsError: ENXIO, nothing."""
+        """Its backing file and settings. Raises LoopfsError: ENXIO: it is not bound."""
         return Status(**self._operate("status", number=self.number))
 
     def set_capacity(self) -> None:
-        """Take on the size that the image has now (losetup -c). Raises LoopfsError ENXIO."""
+        """Update its size to that of the image (losetup -c).
+
+        Raises:
+            LoopfsError: ENXIO: it is not bound.
+        """
         self._operate("set_capacity", number=self.number)
 
     def detach(self) -> None:
-        """Detach it, at its last close if it is open (losetup -d). Raises LoopfsError ENXIO."""
+        """Detach it; if it is open, at its last close (losetup -d).
+
+        Raises:
+            LoopfsError: ENXIO: it is not bound.
+        """
         self._operate("detach", number=self.number)
 
     def __fspath__(self) -> str:
@@ -90,7 +98,7 @@ class Mount:
         self.fstype = fstype
 
     def umount(self, *, lazy: bool = False) -> None:
-        """Unmount it; all is in the image then, unless it is ``lazy`` (umount -l).
+        """Unmount it. When it returns, the image is complete, unless it is ``lazy`` (umount -l).
 
         Raises:
             LoopfsError: EBUSY: it is in use; EINVAL: it is not mounted.

@@ -1,6 +1,6 @@
-"""What a Python program, the supervisor of its sandbox and the agent inside say to each other.
+"""The messages between a Python program, the supervisor of its sandbox and the agent inside.
 
-A message is a JSON object, and behind a line feed what is pickled, for a call of a function alone.
+A message is a JSON object, followed for a call of a function by a line feed and pickled data.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def answer(channel: Channel, lost: LoopfsError) -> tuple[dict[str, Any], bytes, 
 
 
 def own_streams() -> tuple[int, int, int]:
-    """Descriptors of the standard streams, for who is to inherit them; /dev/null for a closed one.
+    """Descriptors of the standard streams, to be inherited; /dev/null for a closed one.
 
     They are the caller's to close.
     """

@@ -1,4 +1,4 @@
-"""A process in a sandbox, with the words of subprocess.Popen."""
+"""A process in a sandbox, with the interface of subprocess.Popen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Stream = int | IO[Any] | None
 
 
 class Popen:
-    """A process that :meth:`loopfs.Sandbox.popen` has started.
+    """A process that `loopfs.Sandbox.popen` has started.
 
     Attributes:
         args: the command.

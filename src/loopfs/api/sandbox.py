@@ -27,14 +27,14 @@ _END_WITHIN = 10.0  # seconds that a sandbox has for its end after a kill
 
 
 class Sandbox:
-    """A sandbox with loop devices of its own, from entering it to leaving it.
+    """A sandbox with loop devices of its own, as a context manager.
 
-    Everything in it runs as ``loopfs run`` has it. Its methods can be called from several threads.
-    Leaving it ends what still runs in it and unmounts what is mounted; all is in the images then.
+    It is a sandbox as of ``loopfs run``. Its methods can be called from several threads. Leaving
+    it ends the processes in it and unmounts what is mounted; then the images are complete.
 
     Args:
-        bare: it begins without an instance.
-        engines: for a filesystem type the engine that mounts it, or "deny".
+        bare: begin without an instance.
+        engines: for filesystem types the engine that mounts them, or "deny".
         number_from: of the first loop device; None: after the host's.
         max_devices: the limit of devices.
         reserve_devices: what of it only the sandbox's own instances can have.
@@ -42,7 +42,7 @@ class Sandbox:
         verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
         config: the file of settings; None: the user's own.
     Raises:
-        LoopfsError: EINVAL: the settings mean nothing.
+        LoopfsError: EINVAL: a setting is wrong.
     """
 
     def __init__(
@@ -97,8 +97,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End it; nothing if it has ended. Raises nothing: what an engine complains of is on
-        standard error."""
+        """End it, if it has not ended. Errors of engines are written to standard error."""
         channel, process = self._channel, self._process
         if channel is None or process is None:
             return
@@ -142,8 +141,8 @@ class Sandbox:
     ) -> Popen:
         """Start a command inside: as subprocess.Popen, with these of its arguments.
 
-        The environment is the caller's, with root's directories at the end of PATH, unless ``env``
-        is given.
+        The environment is the caller's, with the sbin directories at the end of PATH, unless
+        ``env`` is given.
 
         Raises:
             LoopfsError: ENOENT: there is no such command; EACCES: it cannot be executed;
@@ -186,11 +185,11 @@ class Sandbox:
 
         Args:
             timeout: seconds.
-            how: as of :meth:`popen`.
+            how: as of `popen`.
         Raises:
             subprocess.CalledProcessError: ``check``, and its exit status is not 0.
             subprocess.TimeoutExpired: it was killed then.
-            LoopfsError: as of :meth:`popen`.
+            LoopfsError: as of `popen`.
         """
         if capture_output:
             if how.get("stdout") is not None or how.get("stderr") is not None:
@@ -217,9 +216,9 @@ class Sandbox:
         """Call a function in a process of its own inside; return what it returns, raise what it
         raises.
 
-        The function, its arguments and its result are pickled, as by multiprocessing: it is one
-        that can be imported, and a script that calls one of its own has ``if __name__ ==
-        "__main__"``. The result is unpickled here: what runs in the sandbox is trusted with that.
+        The function, its arguments and its result are pickled, as by multiprocessing: it must be
+        importable, and a script that calls a function of its own needs ``if __name__ ==
+        "__main__"``. The result is unpickled here, so the workload must be trusted.
 
         Raises:
             LoopfsError: EINVAL: something cannot be pickled; ECHILD: its process ended without a
@@ -275,11 +274,11 @@ class Sandbox:
         Args:
             offset: bytes.
             sizelimit: bytes; 0: to the end.
-            partscan: it gets devices for its partitions.
+            partscan: make devices for its partitions.
             sector_size: bytes; 0: 512.
         Raises:
             LoopfsError: ENOENT, EACCES: the image cannot be opened; EINVAL: the numbers do not
-                fit; ENOSPC: there are as many devices as may be.
+                fit; ENOSPC: the limit of devices is reached.
         """
         number = self._operate(
             "attach",
@@ -305,7 +304,7 @@ class Sandbox:
     ) -> Mount:
         """Mount a device, or an image by a device that is freed with the mount.
 
-        What is mounted is seen by what runs inside.
+        The mount is visible inside the sandbox only.
 
         Args:
             target: the directory; None: a new one, inside the sandbox only.
@@ -384,8 +383,7 @@ def _cwd() -> str:
 
 
 def _main_module(function: Callable[..., Any]) -> dict[str, Any]:
-    """How __main__ is imported inside, in the words of multiprocessing.spawn; empty: it need not
-    be."""
+    """How __main__ is imported inside, as multiprocessing.spawn has it; empty: it need not be."""
     if getattr(function, "__module__", None) != "__main__":
         return {}
     from multiprocessing.spawn import get_preparation_data

@@ -140,7 +140,7 @@ def _unicode(value: Any) -> Any:
 
 
 def _one(pid: int) -> Sandbox:
-    """One's own sandbox; of anybody, for root. Raises LoopfsError ESRCH."""
+    """A sandbox of this user's; for root, of any user's. Raises LoopfsError ESRCH."""
     for sandbox in sandboxes.find(everybodys=os.geteuid() == 0):
         if sandbox.pid == pid:
             return sandbox

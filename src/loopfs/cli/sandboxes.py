@@ -80,7 +80,7 @@ STATE = {
 
 
 def fits(value: object, form: object) -> bool:
-    """What somebody has answered is of the form that a sandbox's answers have."""
+    """An answer has the form of a sandbox's answers."""
     if isinstance(form, dict):
         same = isinstance(value, dict) and value.keys() == form.keys()
         return same and all(fits(value[key], form[key]) for key in form)  # type: ignore[index]
@@ -161,7 +161,7 @@ def ask(sandboxes: Sequence[Sandbox], *words: str) -> dict[int, Answer]:
     while waiting and (left := deadline - monotonic()) > 0:
         for fd, _ in poller.poll(max(1, int(1000 * left))):
             pid, connection = waiting[fd]
-            try:  # without room for descriptors, which anybody could send
+            try:  # without room for descriptors, which any process could send
                 data = connection.recv(MAX_MESSAGE)
             except OSError:
                 data = b""
@@ -279,7 +279,7 @@ def _connect(name: str, namespace: int | None) -> Sandbox | None:
 
 
 def _by_name(name: str) -> Sandbox | None:
-    """What the name of a socket says, which anybody can have made."""
+    """What the name of a socket says, which any process can have made."""
     pid = name.removeprefix(PREFIX).partition("/")[0]
     try:
         return Sandbox(int(pid), int(Process(int(pid)).status()["Uid"].split()[0]))

@@ -130,7 +130,7 @@ class BlockDevice:
         raise NotImplementedError
 
     def block_writers(self) -> None:
-        """Let nobody write while whoever claims the device has it open (bdev_block_writes).
+        """Refuse writes while the opener that claims the device has it open (bdev_block_writes).
 
         Raises:
             DriverError: EBUSY: nobody claims it any more.

@@ -53,7 +53,7 @@ class Instance:
         Returns:
             the device's number.
         Raises:
-            DriverError: EEXIST (the number is in use, by whomever), EINVAL (beyond
+            DriverError: EEXIST (the number is in use by an instance), EINVAL (beyond
                 the last minor), ENOSPC (the instance has ``max`` devices, or a user
                 namespace what it may have).
         """

@@ -150,7 +150,7 @@ class LoopDevice(BlockDevice):
         The device keeps ``backing`` only when this returns.
 
         Raises:
-            DriverError: EBUSY (bound, or claimed by somebody else), EBADF (the file
+            DriverError: EBUSY (bound, or claimed by another opener), EBADF (the file
                 is this device, directly or through others), EINVAL (no file to bind
                 to, unknown flags, bad block size, encryption), EOVERFLOW (an offset
                 or limit beyond 2^63-1).

@@ -49,7 +49,7 @@ class Statistics:
             self._whole.end(kind, length, nanoseconds)
 
     def add(self, kind: int, requests: int, length: int, nanoseconds: int) -> None:
-        """Requests that somebody else has counted; as those of :meth:`end`, of all together."""
+        """Requests that were counted elsewhere; as those of :meth:`end`, of all together."""
         with self._lock:
             self._requests[kind] += requests
             self._bytes[kind] += length

@@ -1,7 +1,7 @@
 """How many devices each user namespace may have (kernel/ucount.c).
 
 A device counts for the user namespace that has mounted its instance, and for each around that. Each
-has a limit, so that whoever makes namespaces within his own gets no more by that. A part of the
+has a limit, so that a user gets no more by making namespaces within his own. A part of the
 outermost's is reserved for its own instances, as devpts reserves some for the first one
 (Documentation/filesystems/devpts.rst).
 """

@@ -28,7 +28,7 @@ def window_of(backing: Backing, info: LoopInfo64) -> Window:
     """What a device shows of ``backing``, by ``info``'s offset and limit.
 
     Raises:
-        OSError: the size of the file cannot be had.
+        OSError: the size of the file cannot be read.
     """
     size = max(backing.size() - info.offset, 0)
     if info.sizelimit:

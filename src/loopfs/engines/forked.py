@@ -81,7 +81,7 @@ def mount(
 
 
 def _borrow(request: Mount, read_only: bool) -> Lent | None:
-    """Raises OSError: the supervisor does not lend it to anybody now."""
+    """Raises OSError: the supervisor does not lend it now."""
     node = request.node
     answer(request.channel, LEND, tuple(Wanted(node.instance, node.ino, read_only, 0, 0)))
     message = request.channel.receive()
@@ -140,7 +140,7 @@ def _mount(request: Mount, connection: int, read_only: bool, pid: int) -> bool:
 
 
 def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
-    """Serve, and nothing else: with no descriptor but those that it takes, and out of everybody's
+    """Serve, and nothing else: with no descriptor but those that it takes, and out of all others'
     reach; who takes it over reaches nobody either."""
     status = 1
     try:

@@ -192,7 +192,7 @@ def _kill_children() -> None:
 
 
 def _serve(channel: Channel) -> bytes:
-    """Fork for each job; returns, with the supervisor's end, its last word."""
+    """Fork for each job; returns the supervisor's last message when it has ended."""
     # Engines outlive the job that starts them and become our children: nobody waits
     # for those.
     syscalls.set_dumpable(False)
@@ -213,7 +213,7 @@ def _serve(channel: Channel) -> bytes:
             return message.data
         try:
             _begin(channel, message)
-        except Exception as problem:  # one caller's loss, not everybody's
+        except Exception as problem:  # it fails one caller's request only
             _refuse(message, problem)
         close_all(message.fds)
         idle = idle and _SOON

@@ -98,7 +98,7 @@ class Lent(FileDevice):
         return lending.flat(counts)
 
     def sync(self) -> None:
-        """Have the supervisor sync the image, for it tells everybody who is to know."""
+        """Have the supervisor sync the image: it reports errors to all openers."""
         self._ask(lending.SYNC)
 
     def written(self) -> None:

@@ -186,7 +186,7 @@ class Mounts:
         Returns:
             what the job is to have; None if the device must be served instead (:meth:`serve`).
         Raises:
-            OSError: ENXIO (the device is gone), EBUSY (somebody else has it exclusively or writes
+            OSError: ENXIO (the device is gone), EBUSY (another opener has it exclusively or writes
                 a part of it, or its image is mounted by another sandbox), EACCES (it is
                 write-protected); what the image says to what is dirty of it.
         """

@@ -43,7 +43,7 @@ def _sync(
     """fsync(2), fdatasync(2), syncfs(2) of a caller's descriptor ``number``, or sync(2) of a mount.
 
     Answers with what the call returns, ENOTCONN when the engine has ended; NOT_OURS when the
-    descriptor is another's meanwhile or cannot be had. Before, DRAIN is an answer too.
+    descriptor is another's meanwhile or cannot be duplicated. Before, DRAIN is an answer too.
 
     Args:
         fds: a pidfd of the engine, its user namespace, a duplicate of its /dev/fuse; a pidfd of
@@ -88,7 +88,7 @@ def _moved_down(fd: int) -> int:
 
 
 def _close(fd: int) -> None:
-    """An error of the caller's own file is his to hear, and stays with it."""
+    """An error of the caller's own file is reported to the caller, and stays with the file."""
     try:
         os.close(fd)
     except OSError:
@@ -123,7 +123,7 @@ def _write_all(
     drain: Callable[[], None],
 ) -> int:
     """0, or the errno of the first step that failed; none keeps those that follow from being made,
-    so that the kernel has told each of its errors to the description that is to hear it.
+    so that the kernel has told each of its errors to the description that is to get it.
 
     Args:
         pid: of an engine whose device is synced from outside.
@@ -214,7 +214,7 @@ def _waits(pid: int, tid: int) -> bool:
 def _sync_device(pid: int) -> None:
     """Sync the file that an engine has open for writing: its device.
 
-    By a description of our own, so that the engine's hears its errors too.
+    By a description of our own, so that the engine's gets its errors too.
     """
     for name in os.listdir(f"/proc/{pid}/fd"):
         path = f"/proc/{pid}/fd/{name}"

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 
-_LOOK = 1.0  # seconds, until who waits looks whether anybody waits for it
+_LOOK = 1.0  # seconds, after which a waiting thread checks whether its caller still waits
 
 
 class Turn:

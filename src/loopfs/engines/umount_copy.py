@@ -116,7 +116,7 @@ def _devices_in(inner: list[Mount], table: list[Mount]) -> list[Mount]:
 def _is_locked(path: str) -> bool:
     """MNT_LOCKED, of which the kernel speaks before it looks whether a mount has expired.
 
-    Who looks at the mount takes its mark away, lest it expire by our asking.
+    Who looks at the mount removes its mark, so that it does not expire because of us.
     """
     _look_at(path)
     try:

@@ -119,7 +119,7 @@ wait_for_closes = _closes.wait
 
 
 def _close(fd: int) -> None:
-    """As the kernel lets go of a file: what a server says of it then is for nobody to hear."""
+    """As the kernel lets go of a file: an error that its server returns is ignored."""
     with suppress(OSError):
         os.close(fd)
 
@@ -238,7 +238,7 @@ class BackingFile:
         return Descriptor(os.open(f"/proc/self/fd/{file.fd}", flags | _QUIETLY), self.slow)
 
     def duplicate(self) -> Descriptor:
-        """Another descriptor of the same description, which whoever bound the device has too."""
+        """Another descriptor of the same description, which is that of the binding process, too."""
         file = self._open()
         return Descriptor(os.dup(file.fd), self.slow)
 
@@ -261,7 +261,7 @@ class BackingFile:
         """Bytes of the file as they are in the page cache, for the kernel to copy from.
 
         Only to be passed to a system call: pages past the end of a file that has shrunk
-        are EFAULT to that, and death by SIGBUS to anybody else. None where a mapping
+        are EFAULT to that, and SIGBUS to all other accesses. None where a mapping
         would not do.
         """
         if length < VIEW_MINIMUM or self.slow or self._on_tmpfs:

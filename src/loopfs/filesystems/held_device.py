@@ -52,7 +52,7 @@ class HeldDevice:
         """Have the image synced. Who has the device open sees then what it has brought.
 
         Raises:
-            OSError: as a disk; what has failed once fails for ever.
+            OSError: as a disk; what has failed once fails from then on.
         """
         if self.error:
             raise OSError(self.error, os.strerror(self.error))

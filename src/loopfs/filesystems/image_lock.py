@@ -1,4 +1,4 @@
-"""The lock on the part of an image that is mounted, which every sandbox of anybody's respects.
+"""The lock on the part of an image that is mounted, which every sandbox of every user respects.
 
 A lock of an open file description (fcntl(2), F_OFD_SETLK) on a range that no file has bytes in
 and that stands for a part of the file: lock byte ``BASE`` + N is sector N. So parts that overlap
@@ -30,7 +30,7 @@ _OFD_PID = -1  # l_pid of a lock that a description has, and no process
 
 # What a filesystem that cannot lock, or not so far beyond a file's end, says.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
-# Why a file that we have open cannot be opened once more: it was opened by somebody else, is
+# Why a file that we have open cannot be opened once more: it was opened by another user, is
 # on a read-only mount by now, is executed, or has a lease. EBADF is of the lock: the
 # description that we have is not open for reading, or not for writing.
 _NOT_ANEW = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EAGAIN})
@@ -109,7 +109,7 @@ def lowest(device: BlockDevice, start: int, length: int) -> tuple[BackingFile, i
 def _description(backing: BackingFile, write: bool) -> tuple[Descriptor, str]:
     """A descriptor to lock, and what is to be said of it.
 
-    The descriptor of the device shares its description with whoever bound it: a lock there
+    The descriptor of the device shares its description with the process that bound it: a lock there
     is his to drop, and another device that he bound with it has the same.
     """
     mode = os.O_RDWR if write else os.O_RDONLY

@@ -27,7 +27,7 @@ from loopfs.fuse.connection import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
-# Seconds for which an unmount waits for a driver that waits for somebody else itself.
+# Seconds for which an unmount waits for a driver that waits itself.
 PATIENCE = 10
 SOON = 0.02  # seconds
 
@@ -211,7 +211,9 @@ class Instances:
 
         close(2) of a device does not wait, and who looks at /sys next must see what it did.
         """
-        time.sleep(SOON / 1000)  # whoever has just read a request may wait for the interpreter
+        time.sleep(
+            SOON / 1000
+        )  # a thread that has just read a request may wait for the interpreter
         deadline = time.monotonic() + SOON
         for filesystem in self._filesystems.values():
             while not filesystem.session.idle():
@@ -271,7 +273,7 @@ class Instances:
         return None
 
     def partition(self, minor: int) -> Partition | None:
-        """The partition with a minor number, whoever may see it."""
+        """The partition with a minor number, in any instance."""
         return self._minors.extended.get(minor)
 
     def store(self, attribute: Attribute, text: str) -> None:

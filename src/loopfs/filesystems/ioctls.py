@@ -2,7 +2,7 @@
 
 It is done by a thread that may wait. The driver is called with its lock held, and waits for
 nothing: pages are written and dropped before and after (:mod:`loopfs.driver.pages`), the caller's
-memory and files and the backing file's size are had in between (:mod:`loopfs.filesystems.caller`).
+memory and files and the backing file's size are read in between (:mod:`loopfs.filesystems.caller`).
 """
 
 from __future__ import annotations

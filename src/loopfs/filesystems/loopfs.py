@@ -358,7 +358,7 @@ class LoopFilesystem(Directory):
                 changes.tables.append((event.device, event.device.window))
             else:
                 self._uevents.append(event)
-                if not event.environment:  # with some, somebody has written to an attribute
+                if not event.environment:  # with some, it was caused by a write to an attribute
                     self._follow_name(event)
 
     def _follow_name(self, event: Uevent) -> None:

@@ -26,7 +26,7 @@ class Rewriting:
     """What an engine writes, with one part of it changed.
 
     The lock is held while that part is written: the change that was asked for last is in the
-    image, whoever writes at the same time.
+    image, whatever is written at the same time.
     """
 
     def __init__(self, device: BlockDevice) -> None:

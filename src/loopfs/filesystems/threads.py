@@ -45,7 +45,7 @@ class Pool:
             call = self._next()
             try:
                 call()
-            except Exception:  # a bug of ours: one caller's loss, not everybody's
+            except Exception:  # a bug of ours: it fails one caller's request only
                 sys.excepthook(*sys.exc_info())
             del call  # what it holds is let go of before the next one comes
             with self._changed:

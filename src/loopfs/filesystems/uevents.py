@@ -2,9 +2,9 @@
 
 The kernel gives a uevent to the network namespaces of one user namespace. A sandbox is in the
 caller's network namespace, which belongs to none of its own, so its sockets are made in others that
-we keep for that (:class:`_Room`), one for each user namespace that listens; there it hears of its
-own devices and of those around it, as /sys shows them. Who has made a network namespace of his own
-has the kernel's sockets, and hears what is of the user namespace that owns it.
+we keep for that (:class:`_Room`), one for each user namespace that listens; there it gets those of
+its own devices and of its ancestors', as /sys shows them. A listener in another network namespace
+has a socket of the kernel's, and gets those of the user namespace that owns that.
 
 A uevent is not multicast but sent to the kernel, which checks that we have CAP_SYS_ADMIN over the
 network namespace, adds SEQNUM and delivers it as its own (uevent_net_rcv_skb, Linux 4.18).
@@ -81,7 +81,7 @@ class _Own(NamedTuple):
 
 
 class Uevents:
-    """Who listens, and what each hears.
+    """Listeners, and the uevents that each gets.
 
     Args:
         shares: what each user may have in use; a room is one of these things.

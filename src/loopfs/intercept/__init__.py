@@ -4,5 +4,5 @@
 it traps and receives that, and each family of calls has a module: :mod:`~loopfs.intercept.fstat`,
 :mod:`~loopfs.intercept.mount`, :mod:`~loopfs.intercept.umount`, :mod:`~loopfs.intercept.fs_context`
 (fsopen, fsconfig, fspick), :mod:`~loopfs.intercept.statfs`. What became of each call is
-recorded by :mod:`~loopfs.intercept.log`, if somebody wants it.
+recorded by :mod:`~loopfs.intercept.log`, with --log or -v.
 """

@@ -2,7 +2,7 @@
 
 A context of ours is the reading end of a pipe: its inode number says which one it is, the
 kernel counts its duplicates, and its end is seen at the other end, which the supervisor
-has. What a context has to say, a program reads from it, one message at a time, as from the
+has. The messages of a context are read from it, one message at a time, as from the
 kernel's (the pipe is in packet mode).
 
 FSCONFIG_CMD_CREATE puts a context of the kernel's in its place, which has the superblock.
@@ -88,7 +88,7 @@ class Picked(NamedTuple):
 
 
 class OpenContext:
-    """A context that somebody has open.
+    """A context that is open in some process.
 
     Args:
         context: what was configured.

@@ -1,4 +1,4 @@
-"""fstat(2) and its kin on an open device or control node: say what the node is.
+"""fstat(2) and similar calls on an open device or control node: say what the node is.
 
 An open device is a regular file to the kernel (its data face), and so is one that is had by
 O_PATH; programs that check the descriptor expect a block or character special file.

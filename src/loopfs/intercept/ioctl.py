@@ -65,7 +65,7 @@ def _has_no_ioctls(fd: int) -> bool:
 
 
 def _set_flags(call: Call, engine: Engine, lent: LentDevice, fd: int) -> None:
-    """The kernel would refuse the two flags to everybody but the machine's root."""
+    """The kernel would refuse the two flags to all but root of the machine."""
     if not may_change(call.process, engine):
         call.proceed()
         return

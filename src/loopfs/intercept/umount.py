@@ -30,7 +30,7 @@ class UmountHandler:
 
     def __call__(self, call: Call) -> None:
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-        # MNT_EXPIRE asks whether anybody has looked at the mount, and looking is what we do.
+        # MNT_EXPIRE asks whether the mount was accessed, and we would access it.
         if flags & ~UMOUNT_FLAGS or flags & MNT_EXPIRE or not self._devices():
             call.proceed()
         else:

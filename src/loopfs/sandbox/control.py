@@ -9,6 +9,9 @@ ends it. Everybody in its network namespace can connect, the workload too. Who i
   shows a descriptor of its user namespace. That none can open but itself, its owner and who has
   CAP_SYS_PTRACE around it. So root is told from other users, none of whom has an id in the sandbox,
   and from who is in another sandbox, if we see no process id of his.
+
+A device of ``loopfs.attach`` answers in the same way. Its server is in the user namespace of its
+user, of which everybody has a descriptor: so the ids alone count there.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from loopfs import mountinfo, syscalls
 from loopfs.driver.bdev import BlockDevice
 from loopfs.driver.loop import LoopDevice
 from loopfs.engines.copies import Place
-from loopfs.engines.mounts import Mounts
 from loopfs.engines.running import Engine
 from loopfs.errors import errno_of
+from loopfs.filesystems.instances import Instances
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.threads import spawn
-from loopfs.lean import Any, NamedTuple, Sequence
+from loopfs.lean import Any, NamedTuple, Protocol, Sequence
 from loopfs.process import Process
 from loopfs.sandbox.control_socket import has_ended, peer_credentials, peer_pidfd
 from loopfs.text import to_str
@@ -66,21 +69,32 @@ class _Connection(NamedTuple):
     deadline: float
 
 
+class Served(Protocol):
+    """What is mounted, and the instances: :class:`~loopfs.engines.mounts.Mounts`."""
+
+    instances: Instances
+
+    def alive(self) -> list[Engine]: ...
+
+
 class Control:
     """Answers who may ask.
 
     Args:
         mounts: what is mounted in the sandbox, and its instances.
         argv: its command.
+        user: besides root, the user id that may ask; None: who shows our user namespace may, which
+            is one that only its owner can open.
     """
 
-    def __init__(self, mounts: Mounts, argv: Sequence[str]) -> None:
+    def __init__(self, mounts: Served, argv: Sequence[str], user: int | None = None) -> None:
         self._mounts = mounts
         self._argv = list(argv)
+        self._user = user
         own = os.stat("/proc/self/ns/user")
         self._namespace = Place(own.st_dev, own.st_ino)
         self._pending: deque[_Connection] = deque()
-        # Descriptors of others' files that are not closed: a close may take for ever.
+        # Descriptors of others' files that are not closed: a close may never return.
         self._closing = 0
 
     def serve(self, fd: int) -> None:
@@ -147,7 +161,7 @@ class Control:
         return data.decode("ascii", "replace").split(), token
 
     def _close(self, fd: int, place: Place) -> None:
-        """Close a descriptor that somebody has sent, whose file may make that wait."""
+        """Close a descriptor that was received; the close may wait for its file's server."""
         if place.device == self._namespace.device:
             os.close(fd)
             return
@@ -162,12 +176,12 @@ class Control:
         spawn(close)
 
     def _may_ask(self, peer: socket.socket, token: Place | None) -> bool:
-        shows_namespace = token == self._namespace
+        shows_namespace = self._user is None and token == self._namespace
         pids = _process_ids(peer)
         if not pids:
             return shows_namespace
         _, uid, _ = peer_credentials(peer)
-        return len(pids) == 1 and (uid == 0 or shows_namespace)
+        return len(pids) == 1 and (uid in (0, self._user) or shows_namespace)
 
     def _answer(self, words: Sequence[str]) -> Answer:
         try:

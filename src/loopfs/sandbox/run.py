@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loopfs.sandbox.init import Command
     from loopfs.sandbox.supervisor import Supervisor
 
-# What is passed on to the command when somebody sends it to the supervisor alone.
+# Signals that are passed on to the command when they are sent to the supervisor alone.
 FORWARDED = frozenset(
     {
         signal.SIGHUP,
@@ -130,7 +130,7 @@ def _begin(
     try:
         finish_maps()
         _enter_user_namespace(child)  # while we may look at it
-        listener = control_socket.listen()  # the helper must not have it, nor anybody miss it
+        listener = control_socket.listen()  # after the fork of the helper, which must not have it
         channel.send(messages.OK)
         from loopfs.sandbox.supervisor import About, Supervisor
 

@@ -130,7 +130,7 @@ class Supervisor:
             self._fail(no_room())
 
     def _fail(self, problem: SetupError) -> None:
-        """End the sandbox, before anybody waits for what there will not be."""
+        """End the sandbox at once: it cannot be served."""
         self._failure = problem
         self._told.set()
         os.kill(self._child, signal.SIGKILL)
@@ -216,7 +216,7 @@ class Supervisor:
         return filesystem
 
     def _control(self) -> None:
-        """Answer who asks from outside; until somebody does, that costs a thread that waits."""
+        """Answer `loopfs ls` and `detach`; until then this is a thread that waits."""
         import select
 
         poller = select.poll()
@@ -322,7 +322,7 @@ class Supervisor:
                     self._forward(info.si_signo)
 
     def _finish(self) -> None:
-        """Wait for the engines, or as long as somebody wants to."""
+        """Wait for the engines, or until a signal gives up what is not yet written."""
         try:
             self._mounts.finish(self._tell_of_slow)
         except _Interrupted as interrupted:
@@ -332,7 +332,7 @@ class Supervisor:
                 self._abort(interrupted.number)
 
     def _tell_of_slow(self, engines: Sequence[Engine]) -> None:
-        """Say what we wait for, and let who is tired of it end it.
+        """Say what we wait for, and let a signal end it.
 
         Not before: a signal that was to end the command must not cost what it has written.
         """
@@ -363,7 +363,7 @@ class Supervisor:
         )
 
     def _abort(self, number: int) -> NoReturn:
-        """End now, whoever waits for whom: nobody gets an answer any more, or waits for one."""
+        """End now: requests get no answer any more, and no process waits for one."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.alarm(ABORT_WITHIN)  # even if one of these hangs
@@ -384,7 +384,7 @@ class Supervisor:
 
 
 class _Interrupted(Exception):
-    """A signal by which somebody gives up what is not yet written; ``number`` is the signal's."""
+    """A signal that gives up what is not yet written; ``number`` is the signal's."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
