@@ -80,7 +80,7 @@ class Ext4(OpenFiles):
         """The superblock tells of what was wrong with the image."""
         volume = self.volume
         if damage.is_damage(problem) and not (volume.read_only or volume.error):
-            volume.damaged(problem)
+            volume.note(problem)
         self.answered()
 
     # --- nodes ------------------------------------------------------------------
@@ -338,10 +338,7 @@ class Ext4(OpenFiles):
         if self._commits is None or self.volume.error:
             return
         for inode in [] if self.volume.read_only else list(self.volume.orphans):
-            try:
-                self.volume.free(inode)
-            except OSError as problem:
-                self.volume.damaged(problem)  # it stays an orphan; all else is written
+            self.volume.end(inode)  # or it stays an orphan; all else is written
         self._commits.end()
 
 

@@ -92,15 +92,11 @@ class Volume:
         if self.read_only or self.error:
             raise refused(errno.EROFS)
 
-    def damaged(self, problem: OSError) -> None:
-        """An error was found in the image (ext4_error): its superblock is to tell of it.
-
-        Raises:
-            OSError: ``problem``, if it is another.
-        """
-        if not isinstance(problem, (Damaged, BadChecksum)):
-            raise problem
+    def note(self, problem: OSError) -> None:
+        """Of an error in the image the superblock is to tell (ext4_error)."""
         log_to_stderr(problem.strerror or "")
+        if not isinstance(problem, (Damaged, BadChecksum)):
+            return
         damage.record(self.super.raw, problem, self.now() // _SECOND)
         self.super_changed = True
         if (self.options.errors or _BEHAVIOURS.get(self.super.u16(60))) in ("remount-ro", "panic"):
@@ -386,12 +382,15 @@ class Volume:
         self.inodes.pop(inode.ino, None)
 
     def end(self, inode: Inode) -> None:
-        """Free an inode in the middle of a call, or leave it to e2fsck as one without a name."""
+        """Free an inode, or, where that fails, leave it as one without a name to the next mount.
+
+        What the call is about has been done by then.
+        """
         inode.nlink = 0
         try:
             self.free(inode)
         except OSError as problem:
-            self.damaged(problem)
+            self.note(problem)
             self.orphans.add(inode)
             self.orphans_changed = True
             self.touch(inode)
