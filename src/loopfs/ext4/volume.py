@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LINK_MAX = 65000
 _METADATA = 32  # blocks: more than one call needs beside the data
 _SECOND = 1_000_000_000
+_MOST_SAID = 10
 _BEHAVIOURS = {2: "remount-ro", 3: "panic"}  # s_errors
 
 
@@ -68,6 +69,7 @@ class Volume:
         self.now = now
         self.error = 0
         self.ends = False
+        self._said = 0  # sentences of errors
         self.blocks = Blocks(device, sb)
         self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
@@ -94,7 +96,9 @@ class Volume:
 
     def note(self, problem: OSError) -> None:
         """Of an error in the image the superblock is to tell (ext4_error)."""
-        log_to_stderr(problem.strerror or "")
+        if self._said < _MOST_SAID:  # a program may come upon it again and again
+            log_to_stderr(problem.strerror or "")
+            self._said += 1
         if not isinstance(problem, (Damaged, BadChecksum)):
             return
         damage.record(self.super.raw, problem, self.now() // _SECOND)
