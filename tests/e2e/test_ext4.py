@@ -28,6 +28,24 @@ def test_an_image_is_filled(loopfs_run: Run, fstype: str) -> None:
     assert result.stdout.split() == ["drwxr-sr-x", "text"]
 
 
+REMOUNT = """
+    truncate -s 64M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+    echo text >mnt/file; mount -o remount,ro mnt; cp disk.img copy.img
+    e2fsck -fn copy.img >log 2>&1
+    dumpe2fs -h copy.img 2>/dev/null | grep -c recovery || :
+    debugfs -R "cat file" copy.img 2>/dev/null; try touch mnt/other; cat mnt/file
+    mount -o remount,rw mnt; echo more >>mnt/file; umount mnt; e2fsck -fn disk.img >log 2>&1
+    mount -o loop,ro disk.img mnt; cat mnt/file; umount mnt
+"""
+
+
+def test_a_mount_that_is_made_read_only_is_clean(in_both: Compare) -> None:
+    """Until it is made writable again."""
+    native, ours = in_both(REMOUNT)
+    assert native.lines()[:2] == ["0", "text"]
+    assert ours.lines() == native.lines()
+
+
 FLAGS = """
     truncate -s 64M disk.img; mkfs.ext4 -q -F -b 4096 disk.img; mkdir mnt
     mount -o loop disk.img mnt; echo 1 >mnt/fixed

@@ -6,6 +6,7 @@ import errno
 import os
 import random
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -162,6 +163,22 @@ def test_what_was_committed_is_replayed(image: Image, mounted: Mounted) -> None:
         writer.lookup(writer.root(), b"lost")
     writer.destroy()
     assert (found := fsck(path)) == "", found
+
+
+def test_a_transaction_is_written_though_nothing_follows(image: Image, mounted: Mounted) -> None:
+    """One that was made because it was due, by the last call for a long time."""
+    path = image("-b 1024")
+    tree = mounted(path, options="commit=900")
+    assert tree._commits is not None
+    tree._commits.most = 0
+    tree.start()
+    tree.mkdir(ROOT, tree.root(), b"d", 0o755)
+    with tree.server.lock:
+        tree.answered()
+    end = time.monotonic() + 30
+    while "d" not in Direct(mounted(path, read_only=True)).list():
+        assert time.monotonic() < end
+    tree.destroy()
 
 
 def test_a_full_filesystem_leaks_nothing(image: Image, mounted: Mounted) -> None:

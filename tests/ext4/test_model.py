@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.ext4 import crash, hostile, model, replay
+from tests.ext4 import crash, faults, hostile, model, replay
 from tests.ext4.logs import Version
 from tests.support.user import CHECKOUT
 
@@ -34,6 +34,11 @@ def test_a_crash(kind: str) -> None:
     """The server ends, and the power goes; without the kernel, which the command has."""
     for seed in (2, 3):
         assert crash.check(kind, seed, kernel=False) == []
+
+
+@pytest.mark.parametrize("kind", faults.KINDS)
+def test_calls_that_fail_half_way(kind: str) -> None:
+    assert faults.run(kind, 3, 60) > 0
 
 
 @pytest.mark.parametrize("version", list(replay.VERSIONS))

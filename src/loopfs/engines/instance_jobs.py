@@ -108,12 +108,16 @@ def _remount(
     channel: Channel,
     fds: list[int],
     instances: tuple[int, ...],
+    engines: tuple[int, ...],
     dev: int,
     target: str,
     flags: int,
     refused: int,
 ) -> None:
-    """mount(2) with MS_REMOUNT of an instance; answers with its device number.
+    """mount(2) with MS_REMOUNT of an instance, or of what one of our engines serves.
+
+    Answers with its device number, of an engine's before anything is done, too, which is done if
+    there is a reply.
 
     Args:
         dev: st_dev of /dev. A read-only devtmpfs has devices that are written to: there it is
@@ -126,10 +130,14 @@ def _remount(
     with caller.rights():
         place = paths.resolve(target, caller.proc)
     number = syscalls.statx_dev(place)
-    if number not in instances:
+    if number in engines:
+        answer(channel, 0, number)
+        if not channel.receive().data:
+            return
+    elif number not in instances:
         answer(channel, NOT_OURS)
         return
-    if refused:
+    elif refused:
         raise OSError(refused, os.strerror(refused))
     if number == dev and flags & uapi.MS_RDONLY:
         flags |= uapi.MS_BIND

@@ -64,6 +64,11 @@ class Commits:
         dirty = volume.changed or volume.blocks.dirty or volume.freed
         return bool(dirty or volume.orphans_changed or volume.super_changed)
 
+    @property
+    def is_unwritten(self) -> bool:
+        """There are transactions to be written."""
+        return bool(self._queue)
+
     def commit(self) -> None:
         """Make a transaction of what has changed.
 
@@ -323,9 +328,8 @@ class Flusher:
                 return
             try:
                 with self._lock:
-                    pending = self._commits.is_pending
                     self._commits.commit()
-                if pending:
+                if self._commits.is_unwritten:
                     self._commits.write_out()
                     with self._lock:
                         self._commits.collect()

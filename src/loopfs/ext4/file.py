@@ -65,12 +65,13 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
     try:
         while done < len(data):
             done += _write_some(volume, inode, offset + done, data[done:])
+            # The next piece may have to wait for a commit, which is to find no data behind the end.
+            inode.size = max(inode.size, offset + done)
     except OSError as problem:
         if problem.errno != errno.ENOSPC or not done:
             raise
     finally:
         if done:
-            inode.size = max(inode.size, offset + done)
             inode.mtime = inode.ctime = now_of(volume, inode)
             volume.touch(inode)
     return done

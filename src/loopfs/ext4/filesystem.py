@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import stat
 import sys
+import threading
 
 from loopfs.ext4 import acl, damage, devices, fiemap, file, ioctl, namei, tune, xattr
 from loopfs.ext4.commit import Commits, Flusher
@@ -14,7 +15,7 @@ from loopfs.ext4.opened import FileHandle, OpenFiles
 from loopfs.ext4.super import OFFSET, SIZE
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.filesystems.faces import LOOK
-from loopfs.filesystems.lending import STAT
+from loopfs.filesystems.lending import REMOUNT, STAT
 from loopfs.fuse.tree import FACE, Caller, Changes, Handle, Space
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
@@ -45,6 +46,8 @@ class Ext4(OpenFiles):
     def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool = True) -> None:
         super().__init__(volume, commits, atime=atime)
         self._flusher: Flusher | None = None
+        self._remounting = threading.Lock()
+        self._stopped = False  # for as long as it is remounted for reading only
         self.purpose: Callable[[int, int], int] = lambda thread, ino: LOOK
         self.making: dict[int, tuple[int, int]] = {}
         self.init_flags = uapi.FUSE_HANDLE_KILLPRIV_V2
@@ -62,10 +65,10 @@ class Ext4(OpenFiles):
     def answered(self) -> None:
         """A transaction does not grow without bound."""
         commits, volume = self._commits, self.volume
-        if commits is None or not (commits.is_due or volume.ends):
+        if commits is None or not (commits.is_due or (volume.ends and not volume.read_only)):
             return
         if volume.ends and not volume.read_only:
-            volume.ends, volume.read_only = False, True
+            volume.read_only = True
             sys.stderr.write("ext4: the filesystem is read-only now\n")
         try:
             if self._flusher is None:
@@ -80,7 +83,7 @@ class Ext4(OpenFiles):
         """The superblock tells of what was wrong with the image."""
         volume = self.volume
         if damage.is_damage(problem) and not (volume.read_only or volume.error):
-            volume.damaged(problem)
+            volume.note(problem)
         self.answered()
 
     # --- nodes ------------------------------------------------------------------
@@ -281,6 +284,8 @@ class Ext4(OpenFiles):
         Raises:
             OSError: ENOENT: there is no such inode in use; what the ioctl says.
         """
+        if command == REMOUNT:
+            return (int(self.remount(read_only=bool(words[0]))),)
         with self.server.lock:
             try:
                 found = self._control(self.volume.get(ino), command, words)
@@ -306,6 +311,50 @@ class Ext4(OpenFiles):
             return [len(found), *(number for row in found[:most] for number in row)]
         raise refused(errno.ENOTTY)
 
+    def remount(self, *, read_only: bool) -> bool:
+        """Have all in its place and write nothing any more, or go on. By any thread.
+
+        Returns:
+            it was otherwise.
+        Raises:
+            OSError: EROFS: it was mounted for reading, or has had an error; EBUSY: another
+                machine has it; and the device's.
+        """
+        volume = self.volume
+        with self._remounting:
+            if volume.read_only == read_only:
+                return False
+            if self._commits is None or volume.error or volume.ends:
+                raise refused(errno.EROFS)
+            if read_only:
+                self._stop(self._commits)
+            else:
+                self._go_on(self._commits)
+            return True
+
+    def _stop(self, commits: Commits) -> None:
+        if self._flusher is not None:
+            self._flusher.stop()
+            self._flusher = None
+        with self.server.lock:
+            commits.end()
+            self.volume.read_only = self._stopped = True
+        if self.volume.protection is not None:
+            self.volume.protection.end()
+
+    def _go_on(self, commits: Commits) -> None:
+        if self.volume.protection is not None:
+            self.volume.protection.begin()
+        try:
+            with self.server.lock:
+                commits.begin()
+                self.volume.read_only = self._stopped = False
+        except OSError:
+            if self.volume.protection is not None:
+                self.volume.protection.end()
+            raise
+        self.start()
+
     def tune(self, superblock: bytes) -> bool:
         """Take over what a tool writes to the superblock of the device. By any thread.
 
@@ -319,7 +368,7 @@ class Ext4(OpenFiles):
             return False
         with volume.super.lock:
             volume.super.take(superblock)
-            volume.super_changed = True
+            volume.super_changed = not self._stopped
             device.write(OFFSET, volume.super.with_settable(device.read(OFFSET, SIZE)))
         if self._flusher is not None:
             self._flusher.wake()
@@ -331,17 +380,14 @@ class Ext4(OpenFiles):
         try:
             self._end()
         finally:
-            if self.volume.protection is not None:
+            if self.volume.protection is not None and not self._stopped:
                 self.volume.protection.end()
 
     def _end(self) -> None:
-        if self._commits is None or self.volume.error:
+        if self._commits is None or self.volume.error or self._stopped:
             return
         for inode in [] if self.volume.read_only else list(self.volume.orphans):
-            try:
-                self.volume.free(inode)
-            except OSError as problem:
-                self.volume.damaged(problem)  # it stays an orphan; all else is written
+            self.volume.end(inode)  # or it stays an orphan; all else is written
         self._commits.end()
 
 

@@ -100,7 +100,9 @@ def _mount(
     try:
         _free_orphans(volume)
     except OSError as problem:
-        volume.damaged(problem)  # they are in nobody's way
+        if not damage.is_damage(problem):
+            raise
+        volume.note(problem)  # they are in nobody's way
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 LINK_MAX = 65000
 _METADATA = 32  # blocks: more than one call needs beside the data
 _SECOND = 1_000_000_000
+_MOST_SAID = 10
 _BEHAVIOURS = {2: "remount-ro", 3: "panic"}  # s_errors
 
 
@@ -68,6 +69,7 @@ class Volume:
         self.now = now
         self.error = 0
         self.ends = False
+        self._said = 0  # sentences of errors
         self.blocks = Blocks(device, sb)
         self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
@@ -92,15 +94,13 @@ class Volume:
         if self.read_only or self.error:
             raise refused(errno.EROFS)
 
-    def damaged(self, problem: OSError) -> None:
-        """An error was found in the image (ext4_error): its superblock is to tell of it.
-
-        Raises:
-            OSError: ``problem``, if it is another.
-        """
+    def note(self, problem: OSError) -> None:
+        """Of an error in the image the superblock is to tell (ext4_error)."""
+        if self._said < _MOST_SAID:  # a program may come upon it again and again
+            log_to_stderr(problem.strerror or "")
+            self._said += 1
         if not isinstance(problem, (Damaged, BadChecksum)):
-            raise problem
-        log_to_stderr(problem.strerror or "")
+            return
         damage.record(self.super.raw, problem, self.now() // _SECOND)
         self.super_changed = True
         if (self.options.errors or _BEHAVIOURS.get(self.super.u16(60))) in ("remount-ro", "panic"):
@@ -386,12 +386,15 @@ class Volume:
         self.inodes.pop(inode.ino, None)
 
     def end(self, inode: Inode) -> None:
-        """Free an inode in the middle of a call, or leave it to e2fsck as one without a name."""
+        """Free an inode, or, where that fails, leave it as one without a name to the next mount.
+
+        What the call is about has been done by then.
+        """
         inode.nlink = 0
         try:
             self.free(inode)
         except OSError as problem:
-            self.damaged(problem)
+            self.note(problem)
             self.orphans.add(inode)
             self.orphans_changed = True
             self.touch(inode)

@@ -20,6 +20,7 @@ ANSWER = 4
 TUNE = 8  # what a tool has written to its superblock, the bytes of it: (ANSWER, 1) if it is taken
 CONTROL = 11  # an ioctl that the kernel does not pass on: inode, command, words; (ANSWER, errno, …)
 STAT = 0  # a command that is none of ioctl(2): what stat(2) says of the inode
+REMOUNT = 1  # another: 1 to write nothing any more, 0 to go on; (ANSWER, errno, it was otherwise)
 MAKES = 12  # a FIFO that a process makes is a device: process, S_IF* type (0: no more), number
 # The engine asks that the image be synced, or has it synced itself, and that everybody is to see
 # that; and tells what it has counted. (SYNCED, errno) follows.

@@ -30,6 +30,7 @@ from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import Policy
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
+from loopfs.filesystems.lent_device import LentDevice
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import start
@@ -49,6 +50,7 @@ from loopfs.intercept.mount import (
 )
 from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
+from loopfs.intercept.remount_engine import lent_devices, told
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.text import to_bytes, to_str
@@ -81,10 +83,12 @@ class EngineParameters(Parameters):
 
 
 class Picked(NamedTuple):
-    """What fspick(2) chose: the kernel's own context of it, and the instance."""
+    """What fspick(2) chose: the kernel's own context of it, and the instance or the engine's device
+    if that is to be told of changes."""
 
     context: int
     filesystem: LoopFilesystem | None
+    lent: LentDevice | None = None
 
 
 class OpenContext:
@@ -304,7 +308,8 @@ class ContextHandlers:
         if code:
             raise OSError(code, os.strerror(code))
         assert isinstance(number, int)
-        picked = Picked(message.fds[0], mounts.instances.find(number))
+        lent = lent_devices(mounts).get(number)
+        picked = Picked(message.fds[0], mounts.instances.find(number), lent)
         context = remount_context(LOOP if picked.filesystem else "fuse")
         cloexec = bool(flags & uapi.FSPICK_CLOEXEC)
         self._open.open(call, context, picked, cloexec=cloexec)
@@ -421,7 +426,10 @@ class ContextHandlers:
         try:
             if not call.process.has_capability():
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-            self._reconfigure_kernels(call, context, picked.context)
+            changes = context.sb_flags_mask & uapi.MS_RDONLY
+            read_only = bool(context.sb_flags & uapi.MS_RDONLY) if changes else None
+            with told(picked.lent, read_only):
+                self._reconfigure_kernels(call, context, picked.context)
         except OSError:
             context.fail()
             raise

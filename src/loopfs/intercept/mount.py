@@ -1,4 +1,4 @@
-"""mount(2) of type loop, of a device of an instance, and the remount of an instance."""
+"""mount(2) of type loop, of a device of an instance, and the remount of both."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from loopfs.intercept.copies import CopyHandler
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.notify import Call, may_wait
+from loopfs.intercept.remount_engine import lent_devices, told
 from loopfs.process import Process, user_namespaces
 from loopfs.text import to_str
 from loopfs.uapi.mount import (
@@ -189,7 +190,12 @@ class MountHandler:
         process, mounts = call.process, self._mounts
         target = _path(process, call.args[1])
         call.note(target=target)
-        if target is None or lookup.certainly_elsewhere(process, target, mounts.instances.find):
+        engines = lent_devices(mounts)
+
+        def ours(number: int) -> object:
+            return number in engines or mounts.instances.find(number)
+
+        if target is None or lookup.certainly_elsewhere(process, target, ours):
             call.proceed()
             return
         if not self._may_mount(process):
@@ -208,10 +214,17 @@ class MountHandler:
             mounts.instances.some_read_only = True
         numbers = mounts.instances.device_numbers(), 0 if dev is None else dev.device
         with caller_descriptors(call) as fds:
-            arguments = (*numbers, target, flags, refused)
+            arguments = (numbers[0], tuple(engines), numbers[1], target, flags, refused)
             channel = mounts.helper.begin("remount", arguments, fds)
         with channel:
             code, device_number = result(channel.receive())
+            if code == 0 and device_number in engines:
+                assert isinstance(device_number, int)
+                with told(engines[device_number], bool(flags & MS_RDONLY)):
+                    channel.send(b"go")
+                    code, _ = result(channel.receive())
+                    if code:
+                        raise OSError(code, os.strerror(code))
         if code == NOT_OURS:
             call.proceed()
             return
