@@ -195,3 +195,30 @@ def test_runc_alone(root: User, loopfs_bin: list[str], workdir: Path, kind: str)
         assert workdir.name not in Path(f"/proc/{supervisor}/cgroup").read_text()
         _, said = container.communicate(timeout=30)
         assert (container.returncode, "loopfs" in said) == (0, False)
+
+
+def test_runc_of_a_user(user: User, loopfs_bin: list[str], workdir: Path) -> None:
+    """It makes the user namespace itself, and is closed to the agent until the program starts: that
+    has its devices nevertheless."""
+    need(shutil.which("runc"), "runc is not installed")
+    make_root(workdir / "root")
+    with agent(loopfs_bin, user, workdir) as server:
+        base = workdir / "base.json"
+        base.write_text(user.run([*loopfs_bin, "seccomp-profile"]).stdout)
+        kind = "hostUsers: false"
+        config = json.loads(configuration(workdir / "root", server.profile(base), kind))
+        config["process"] |= {"user": {"uid": 0, "gid": 0}, "args": ["losetup", "-f"]}
+        config["mounts"] = [each for each in config["mounts"] if each["type"] != "sysfs"]
+        config["linux"] |= {"devices": [], "resources": {}}
+        for which, number in (("uid", user.uid), ("gid", user.gid)):
+            maps = [{"containerID": 0, "hostID": number, "size": 1}]
+            config["linux"][f"{which}Mappings"] = maps
+        (workdir / "config.json").write_text(json.dumps(config))
+        chown = ["chown", "-R", f"{user.uid}:{user.gid}", str(workdir)]
+        if not user.is_self:
+            User("root", 0, 0, "/root").run(chown)
+        words = ["runc", "--root", f"{workdir}/state", "run", "-b", str(workdir), workdir.name]
+        result = user.run(words, env={"XDG_RUNTIME_DIR": str(workdir)})
+        need("cgroup" not in result.stderr, f"runc does not work here: {result.stderr}")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("/dev/loop")
