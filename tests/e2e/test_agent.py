@@ -11,11 +11,13 @@ import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from loopfs.uapi.syscalls import abis
 from tests.e2e.test_containers import DEFAULT_CAPABILITIES, HOST_ID, configuration
 from tests.support.agent import Agent, agent
 from tests.support.parts import children_of, engines_of, wait_until
@@ -128,14 +130,43 @@ def test_its_life(served: Served) -> None:
     execute("mount -o loop /work/a /work/m")
     assert podman(*RUN, "--rm", served.seccomp, "base", "losetup", "-f").returncode == 0
 
-    # Who kills a supervisor takes its devices away, and no more.
+    # Who kills a supervisor takes its devices away, and no more: not who waits for an answer.
     (supervisor,) = (pid for pid in server.processes() if engine_of(pid))
-    os.kill(supervisor, signal.SIGKILL)
+    (helper,) = children_of(supervisor)
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(helper, signal.SIGSTOP)
+        waiting = pool.submit(execute, "mount -o loop /work/b /work/d 2>&1 || echo refused")
+        wait_until(lambda: _pid_of("mount -o loop"), "mount(8) has started")
+        wait_until(lambda: _waits_in_mount(_pid_of("mount -o loop")), "it waits for the helper")
+        os.kill(supervisor, signal.SIGKILL)
+        assert waiting.result().endswith("refused\n")
+    os.kill(helper, signal.SIGCONT)
     wait_until(lambda: "its supervisor was killed" in server.said(), "the keeper knows")
     assert execute("mount -o loop /work/a /work/m 2>&1 || echo refused").endswith("refused\n")
     podman("rm", "-f", "-t", "0", "one", "two")
     wait_until(lambda: server.processes() == [server.process.pid], "only the agent is left")
     assert "Traceback" not in server.said()
+
+
+def _pid_of(beginning: str) -> int:
+    """The process with a command line that begins so; 0 if there is none."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if entry.name.isdigit() and words.startswith(beginning):
+                return int(entry.name)
+    return 0
+
+
+def _waits_in_mount(pid: int) -> bool:
+    """Only root can tell: it has called mount(2), and it is received."""
+    if os.geteuid() != 0:
+        return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/syscall").read_text().split()[0] == str(
+            abis()[0].numbers["mount"]
+        )
+    return False
 
 
 def engine_of(supervisor: int) -> list[int]:
