@@ -11,11 +11,13 @@ import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
+from loopfs.uapi.syscalls import abis
 from tests.e2e.test_containers import DEFAULT_CAPABILITIES, HOST_ID, configuration
 from tests.support.agent import Agent, agent
 from tests.support.parts import children_of, engines_of, wait_until
@@ -38,12 +40,16 @@ losetup -o 1M disk -f --show >/dev/null; losetup -a | wc -l; losetup -D
 mcopy -i disk@@1M ::hello -
 """
 # Root of the container may mount its devices, nothing else, and not where the runtime looks.
-REFUSED = """
-cd /work; truncate -s 1M b; mkfs.ext4 -q b; mkdir -p d
+BEGIN = """
+cd /work; truncate -s 8M a; mkfs.ext4 -q a; mkdir m; mount -o loop a m; echo x >m/f
+truncate -s 1M b; mkfs.ext4 -q b; mkdir d; losetup -a | wc -l
 for what in "-t tmpfs none d" "-t proc none d" "--bind /work d" "-o loop b /proc/tty"; do
     mount $what 2>/dev/null && echo mounted $what
 done
-umount /proc 2>/dev/null && echo unmounted; losetup -a
+umount /proc 2>/dev/null && echo unmounted; losetup -a | wc -l
+"""
+GO_ON = """
+cd /work; cat m/f; umount m; losetup -a; mount -o loop a m; cat m/f
 """
 
 
@@ -100,13 +106,12 @@ def test_its_life(served: Served) -> None:
     podman, server = served.podman, served.agent
     podman(*RUN, "-d", "--name=one", served.seccomp, "base", "sleep", "1000")
 
-    def execute(script: str, name: str = "one") -> str:
-        result = podman("exec", name, "sh", "-c", script)
+    def execute(script: str) -> str:
+        result = podman("exec", "one", "sh", "-c", script)
         assert result.returncode == 0, result.stderr
         return str(result.stdout)
 
-    execute("cd /work; truncate -s 8M a; mkfs.ext4 -q a; mkdir m; mount -o loop a m; echo x >m/f")
-    assert execute(REFUSED) == execute("losetup -a")
+    assert execute(BEGIN) == "1\n1\n"
     (engine,) = (
         each
         for keeper in children_of(server.process.pid)
@@ -116,26 +121,51 @@ def test_its_life(served: Served) -> None:
     )
     if os.geteuid() == 0:
         _is_confined(engine)
-    podman(*RUN, "-d", "--name=two", served.seccomp, "base", "sleep", "1000")
-    assert execute("losetup -a; ls /dev/loopfs", "two") == "loop-control\n"
 
     server.process.kill()
     server.process.wait(20)
     server.start()
-    assert execute("cat /work/m/f; umount /work/m; losetup -a; ls /dev/loopfs/") == (
-        "x\nloop-control\n" + execute("cd /dev/loopfs; ls loop[0-9]*")
-    )
-    execute("mount -o loop /work/a /work/m")
-    assert podman(*RUN, "--rm", served.seccomp, "base", "losetup", "-f").returncode == 0
+    assert execute(GO_ON) == "x\nx\n"
+    other = podman(*RUN, "--rm", served.seccomp, "base", "sh", "-c", "losetup -a; ls /dev/loopfs")
+    assert other.stdout == "loop-control\n"  # nothing of another's
 
-    # Who kills a supervisor takes its devices away, and no more.
+    # Who kills a supervisor takes its devices away, and no more: not who waits for an answer.
     (supervisor,) = (pid for pid in server.processes() if engine_of(pid))
-    os.kill(supervisor, signal.SIGKILL)
+    (helper,) = children_of(supervisor)
+    with ThreadPoolExecutor(1) as pool:
+        os.kill(helper, signal.SIGSTOP)
+        waiting = pool.submit(execute, "mount -o loop /work/b /work/d 2>&1 || echo refused")
+        wait_until(lambda: _pid_of("mount -o loop"), "mount(8) has started")
+        wait_until(lambda: _waits_in_mount(_pid_of("mount -o loop")), "it waits for the helper")
+        os.kill(supervisor, signal.SIGKILL)
+        assert waiting.result().endswith("refused\n")
+    os.kill(helper, signal.SIGCONT)
     wait_until(lambda: "its supervisor was killed" in server.said(), "the keeper knows")
     assert execute("mount -o loop /work/a /work/m 2>&1 || echo refused").endswith("refused\n")
-    podman("rm", "-f", "-t", "0", "one", "two")
+    podman("rm", "-f", "-t", "0", "one")
     wait_until(lambda: server.processes() == [server.process.pid], "only the agent is left")
     assert "Traceback" not in server.said()
+
+
+def _pid_of(beginning: str) -> int:
+    """The process with a command line that begins so; 0 if there is none."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            words = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if entry.name.isdigit() and words.startswith(beginning):
+                return int(entry.name)
+    return 0
+
+
+def _waits_in_mount(pid: int) -> bool:
+    """Only root can tell: it has called mount(2), and it is received."""
+    if os.geteuid() != 0:
+        return True
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/syscall").read_text().split()[0] == str(
+            abis()[0].numbers["mount"]
+        )
+    return False
 
 
 def engine_of(supervisor: int) -> list[int]:
@@ -195,3 +225,30 @@ def test_runc_alone(root: User, loopfs_bin: list[str], workdir: Path, kind: str)
         assert workdir.name not in Path(f"/proc/{supervisor}/cgroup").read_text()
         _, said = container.communicate(timeout=30)
         assert (container.returncode, "loopfs" in said) == (0, False)
+
+
+def test_runc_of_a_user(user: User, loopfs_bin: list[str], workdir: Path) -> None:
+    """It makes the user namespace itself, and is closed to the agent until the program starts: that
+    has its devices nevertheless."""
+    need(shutil.which("runc"), "runc is not installed")
+    make_root(workdir / "root")
+    with agent(loopfs_bin, user, workdir) as server:
+        base = workdir / "base.json"
+        base.write_text(user.run([*loopfs_bin, "seccomp-profile"]).stdout)
+        kind = "hostUsers: false"
+        config = json.loads(configuration(workdir / "root", server.profile(base), kind))
+        config["process"] |= {"user": {"uid": 0, "gid": 0}, "args": ["losetup", "-f"]}
+        config["mounts"] = [each for each in config["mounts"] if each["type"] != "sysfs"]
+        config["linux"] |= {"devices": [], "resources": {}}
+        for which, number in (("uid", user.uid), ("gid", user.gid)):
+            maps = [{"containerID": 0, "hostID": number, "size": 1}]
+            config["linux"][f"{which}Mappings"] = maps
+        (workdir / "config.json").write_text(json.dumps(config))
+        chown = ["chown", "-R", f"{user.uid}:{user.gid}", str(workdir)]
+        if not user.is_self:
+            User("root", 0, 0, "/root").run(chown)
+        words = ["runc", "--root", f"{workdir}/state", "run", "-b", str(workdir), workdir.name]
+        result = user.run(words, env={"XDG_RUNTIME_DIR": str(workdir)})
+        need("cgroup" not in result.stderr, f"runc does not work here: {result.stderr}")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith("/dev/loop")

@@ -9,16 +9,15 @@ listeners of what is executed in the container later.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from mmap import PAGESIZE, mmap
 
 from loopfs.agent import container, state
+from loopfs.agent.doors import Doors
 from loopfs.agent.log import say
 from loopfs.agent.notifications import First, first, let_all_go, let_go, let_next_go
 from loopfs.channel import Channel
@@ -30,11 +29,11 @@ IN_FLIGHT = 64  # calls of a listener that a supervisor may have received and no
 _MINE = "The kernel answers its calls"
 
 
-def main(connection: socket.socket, doors: str) -> None:
+def main(connection: socket.socket, doors: Doors) -> None:
     """Serve who has connected, to the end of its container. Returns when nothing is left of it.
 
     Args:
-        doors: the directory for the doors of all containers.
+        doors: those of all containers.
     """
     with connection:
         try:
@@ -53,15 +52,16 @@ def main(connection: socket.socket, doors: str) -> None:
         say(f"{problem.strerror}. {_MINE}", name)
         let_all_go([listener])
         return
-    path = f"{doors}/{begun.mounts}"
-    with _at(path) as (sock, is_new):
-        if is_new:
-            Keeper(name, sock, listener).run(begun)
-            return
-        taken = _pass_on(sock, listener)
+    try:
+        with doors.at(str(begun.mounts)) as (sock, is_new):
+            if is_new:
+                Keeper(name, sock, listener).run(begun)
+                return
+            _pass_on(sock, listener)
+            begun.go()
+    except OSError as problem:
         begun.go()
-    if not taken:
-        say(f"its keeper does not answer. {_MINE}", name)
+        say(f"its keeper cannot be reached: {problem.strerror or problem}. {_MINE}", name)
         let_all_go([listener])
 
 
@@ -72,40 +72,11 @@ def _refusal(begun: First) -> str:
     return ""
 
 
-@contextmanager
-def _at(path: str) -> Iterator[tuple[socket.socket, bool]]:
-    """A connection to the keeper of a container; or its door, and that it is new."""
-    directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    fcntl.flock(directory, fcntl.LOCK_EX)  # for nobody else to make it meanwhile
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-        is_new = False
-        try:
-            sock.settimeout(WITHIN)
-            sock.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):  # there was one, and it was killed
-            with suppress(FileNotFoundError):
-                os.unlink(path)
-            is_new = True
-            sock.settimeout(None)
-            sock.bind(path)
-            sock.listen()
-        finally:
-            os.close(directory)
-        try:
-            yield sock, is_new
-        finally:
-            if is_new:
-                with suppress(FileNotFoundError):
-                    os.unlink(path)
-
-
-def _pass_on(keeper: socket.socket, listener: int) -> bool:
-    """Give a listener to the keeper of its container; False if that does not take it."""
-    try:
-        socket.send_fds(keeper, [TAKEN], [listener])
-        return keeper.recv(len(TAKEN)) == TAKEN
-    except OSError:  # it is full, or has just ended
-        return False
+def _pass_on(keeper: socket.socket, listener: int) -> None:
+    """Give a listener to the keeper of its container. Raises OSError: that does not take it."""
+    socket.send_fds(keeper, [TAKEN], [listener])
+    if keeper.recv(len(TAKEN)) != TAKEN:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 class Keeper:

@@ -11,12 +11,12 @@ import pkgutil
 import select
 import signal
 import socket
-import stat
 import sys
 from contextlib import suppress
 from importlib import import_module
 
 from loopfs.agent import keeper, state
+from loopfs.agent.doors import Doors
 from loopfs.agent.log import say
 from loopfs.channel import close_all
 from loopfs.errors import LoopfsError
@@ -36,24 +36,16 @@ class Agent:
 
     def __init__(self, path: str) -> None:
         self._path = os.path.abspath(path)
-        self._doors = f"{self._path}.d"
+        self._doors = Doors(f"{self._path}.d", keeper.WITHIN)
         if len(os.fsencode(self._path)) > LONGEST:
             raise LoopfsError(errno.ENAMETOOLONG, f"{path}: longer than {LONGEST} bytes")
         try:
-            self._make_doors()
-            self._listening = self._listen()
+            with self._doors.locked():
+                self._listening = self._listen()
         except LoopfsError:
             raise
         except OSError as problem:
             raise LoopfsError(problem.errno or 0, f"{path}: {problem.strerror}") from None
-
-    def _make_doors(self) -> None:
-        with suppress(FileExistsError):
-            os.mkdir(self._doors, 0o700)
-        found = os.lstat(self._doors)
-        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o700
-        if not private or found.st_uid != os.geteuid():
-            raise LoopfsError(errno.EPERM, f"{self._doors} is not a directory of yours alone")
 
     def _listen(self) -> socket.socket:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -95,8 +87,6 @@ class Agent:
         with suppress(OSError):  # another agent may have it by now
             if os.path.samestat(made, os.lstat(self._path)):
                 os.unlink(self._path)
-        with suppress(OSError):  # there are containers
-            os.rmdir(self._doors)
 
     def _accept(self) -> None:
         try:

@@ -7,6 +7,7 @@ supervisor.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ from loopfs.engines.engine import Serve
 from loopfs.engines.helper import answer
 from loopfs.engines.inside import Inside
 from loopfs.engines.lent import Lent
-from loopfs.errors import LoopfsError, Unsupported, errno_of
+from loopfs.errors import LoopfsError, Unsupported, call_of, errno_of
 from loopfs.filesystems.threads import start
 from loopfs.lean import TYPE_CHECKING, Callable, NoReturn, signal
 from loopfs.text import to_bytes, to_str
@@ -63,7 +64,7 @@ def mount(
     inside = Inside(request.caller)
     try:
         with inside.watching():
-            _await_prepared(mounters)
+            await_prepared(mounters)
         waited_for = inside.call(lambda: mount_served(engine))
     finally:
         inside.end()
@@ -74,7 +75,7 @@ def mount(
             answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
 
 
-def _await_prepared(channel: Channel) -> None:
+def await_prepared(channel: Channel) -> None:
     """Wait until the engine has read the filesystem. Raises OSError: what it says, and it may be in
     others' hands."""
     said = channel.receive().data
@@ -106,10 +107,14 @@ def _be_engine(
         close_all_but(*kept, *confinement.descriptors())
         syscalls.set_name(name)
         guard()
-        confinement.confine()
+        problem = _confined()
         mounted = threading.Event()
         start("mounter", _end_without, channel, mounted)
-        serve = _prepared(prepare, channel)
+        serve = None
+        if problem is None:
+            serve = prepared(prepare, channel)
+        else:
+            tell(problem, channel)
         mounted.wait()  # for ever, if there is nothing to be mounted
         assert serve is not None
         lent.follow_in_thread(connection)
@@ -122,6 +127,16 @@ def _be_engine(
         os._exit(status)
 
 
+def _confined() -> LoopfsError | None:
+    """Confine this process; why it cannot be, if so."""
+    try:
+        confinement.confine()
+    except OSError as problem:
+        why = f"it cannot be confined ({call_of(problem)}: {problem.strerror})"
+        return LoopfsError(problem.errno or errno.EPERM, why)
+    return None
+
+
 def _end_without(channel: Channel, mounted: threading.Event) -> None:
     """End this process with who mounts, unless that has mounted."""
     if channel.receive().data != _MOUNTED:
@@ -130,16 +145,21 @@ def _end_without(channel: Channel, mounted: threading.Event) -> None:
     mounted.set()
 
 
-def _prepared(prepare: Callable[[], Serve], channel: Channel) -> Serve | None:
+def prepared(prepare: Callable[[], Serve], channel: Channel) -> Serve | None:
     """Read the filesystem, and say what came of it."""
     try:
         serve = prepare()
     except (OSError, MemoryError) as problem:
-        kind = _UNSUPPORTED if isinstance(problem, Unsupported) else _PLAIN
-        if isinstance(problem, LoopfsError) and kind == _PLAIN:
-            kind = _SAID
-        sentence = str(getattr(problem, "strerror", None) or "")
-        channel.send(b" ".join((kind, b"%d" % errno_of(problem), to_bytes(sentence))))
+        tell(problem, channel)
         return None
     channel.send(_PREPARED)
     return serve
+
+
+def tell(problem: OSError | MemoryError, channel: Channel) -> None:
+    """Say that nothing will be mounted, and why."""
+    kind, sentence = _PLAIN, b""
+    if isinstance(problem, LoopfsError):
+        kind = _UNSUPPORTED if isinstance(problem, Unsupported) else _SAID
+        sentence = to_bytes(str(problem.strerror))
+    channel.send(b" ".join((kind, b"%d" % errno_of(problem), sentence)))
