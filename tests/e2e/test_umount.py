@@ -93,6 +93,28 @@ def test_all_of_a_type(inside: Lines, image: Path) -> None:
     assert lines == ["fuse.ext4", "status 0"]
 
 
+def test_where_a_mount_was_refused_is_free_when_it_returns(calls: Lines) -> None:
+    lines = calls("""
+import subprocess
+os.truncate(os.open("zeros", os.O_CREAT | os.O_RDWR), 1 << 20)
+bind = ["losetup", "-f", "--show", "zeros"]
+device = subprocess.run(bind, stdout=subprocess.PIPE, check=True).stdout.strip()
+refused = 0
+for _ in range(40):
+    assert libc.mount(b"none", b"one", b"tmpfs", 0, None) == 0
+    os.chdir("one")
+    os.mkdir("inner")
+    assert libc.mount(device, b"inner", b"ext4", 0, None) == -1
+    os.chdir("..")
+    if libc.umount2(b"one", 0):
+        refused += 1
+        assert libc.umount2(b"one", 2) == 0
+subprocess.run(["losetup", "-d", device], check=True)
+print(refused)
+""")
+    assert lines == ["0"]
+
+
 def test_what_is_around_it_is_free_when_it_returns(calls: Lines) -> None:
     """The job of the helper that has unmounted it has ended: it was in that directory."""
     lines = calls("""

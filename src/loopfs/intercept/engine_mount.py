@@ -168,6 +168,8 @@ class _Conversation:
             if self._device is not None:
                 self._channel.close()  # the job ends, and so does the mount; then it is free again
                 self._device.gone.wait(PATIENCE)
+            else:
+                self._channel.receive()  # it has ended: no directory that it was in is busy by it
             self.give_back()
         return Begun(self._channel, message, self._device, self._turn)
 
