@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from loopfs.errors import errno_of
-from loopfs.fuse.connection import abort, watch
+from loopfs.fuse.connection import abort
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.fuse.replies import BUFFER_SIZE, WANTED, pack_attr, pack_entry, pack_init
 from loopfs.uapi import fuse as uapi
@@ -114,15 +114,10 @@ class Session:
         filesystem: what answers.
         writeback: the kernel keeps what is written until fsync(2) or close(2), and then it alone
             knows how long a file is.
-        watched: requests are watched for; not in a program, which is seen to be idle by what its
-            thread reads (:mod:`loopfs.engines.sync_job`).
     """
 
-    def __init__(
-        self, fd: int, filesystem: Operations, *, writeback: bool = False, watched: bool = False
-    ) -> None:
+    def __init__(self, fd: int, filesystem: Operations, *, writeback: bool = False) -> None:
         self.fd: int | None = fd
-        self._watched = watched
         self.filesystem = filesystem
         self._busy = False
         self._wanted = WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
@@ -152,18 +147,13 @@ class Session:
         view = memoryview(buffer)
         buffers = [buffer]
         unpack = uapi.IN_HEADER.unpack_from
-        wait = watch(fd) if self._watched else None
         while True:
             try:
                 length = os.readv(fd, buffers)
-            except BlockingIOError:
-                if wait is not None:
-                    wait()
-                continue
             except OSError as problem:
                 if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: just now
                     return
-                if problem.errno in (errno.ENOENT, errno.EINTR, errno.ENOMEM):
+                if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN, errno.ENOMEM):
                     continue
                 raise
             if length < _HEADER:
