@@ -56,7 +56,7 @@ class Directory(Operations):
         instances: Instances,
     ) -> None:
         self.instance = instance
-        self.session = Session(fd, self)
+        self.session = Session(fd, self, watched=True)
         # The driver is called by one thread at a time, which waits for nothing meanwhile.
         self.lock = threading.Lock()
         self.device_number = device_number

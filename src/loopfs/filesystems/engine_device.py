@@ -77,7 +77,7 @@ class EngineDevice(HeldDevice, Operations):
         blockdev.sync(self._device, datasync=False)
 
     def _serve(self, connection: Connection) -> None:
-        self._session = Session(connection, self, writeback=True)
+        self._session = Session(connection, self, writeback=True, watched=True)
         try:
             self._session.serve()
         finally:

@@ -211,9 +211,6 @@ class Instances:
 
         close(2) of a device does not wait, and who looks at /sys next must see what it did.
         """
-        time.sleep(
-            SOON / 1000
-        )  # a thread that has just read a request may wait for the interpreter
         deadline = time.monotonic() + SOON
         for filesystem in self._filesystems.values():
             while not filesystem.session.idle():

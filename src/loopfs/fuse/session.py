@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from loopfs.errors import errno_of
-from loopfs.fuse.connection import abort
+from loopfs.fuse.connection import abort, watch
 from loopfs.fuse.operations import Buffer, Operations, SetAttr
 from loopfs.fuse.replies import BUFFER_SIZE, WANTED, pack_attr, pack_entry, pack_init
 from loopfs.uapi import fuse as uapi
@@ -114,10 +114,15 @@ class Session:
         filesystem: what answers.
         writeback: the kernel keeps what is written until fsync(2) or close(2), and then it alone
             knows how long a file is.
+        watched: requests are watched for; not in a program, which is seen to be idle by what its
+            thread reads (:mod:`loopfs.engines.sync_job`).
     """
 
-    def __init__(self, fd: int, filesystem: Operations, *, writeback: bool = False) -> None:
+    def __init__(
+        self, fd: int, filesystem: Operations, *, writeback: bool = False, watched: bool = False
+    ) -> None:
         self.fd: int | None = fd
+        self._watched = watched
         self.filesystem = filesystem
         self._busy = False
         self._wanted = WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
@@ -147,13 +152,20 @@ class Session:
         view = memoryview(buffer)
         buffers = [buffer]
         unpack = uapi.IN_HEADER.unpack_from
+        wait = watch(fd) if self._watched else None
         while True:
             try:
                 length = os.readv(fd, buffers)
+            except BlockingIOError:
+                if wait is not None:
+                    self._busy = False
+                    wait()
+                    self._busy = True  # before the request is taken, which idle() sees until then
+                continue
             except OSError as problem:
                 if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: just now
                     return
-                if problem.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN, errno.ENOMEM):
+                if problem.errno in (errno.ENOENT, errno.EINTR, errno.ENOMEM):
                     continue
                 raise
             if length < _HEADER:
@@ -170,7 +182,7 @@ class Session:
                     self._dispatch(opcode, request, bytes(view[_HEADER:length]))
             except Exception as problem:
                 request.fail_with(problem)
-            self._busy = False
+            self._busy = wait is not None
             if opcode == uapi.FUSE_DESTROY:
                 return
 

@@ -210,7 +210,7 @@ class Supervisor:
                 directory = SysfsDirectory(
                     place, instances, hosts_loops=after_the_hosts, mounted_on=names
                 )
-                session = Session(view, directory)
+                session = Session(view, directory, watched=True)
                 instances.on_removal.append(partial(forget, session, directory))
             self._begin(place, session.serve)
         return filesystem
