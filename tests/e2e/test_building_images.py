@@ -82,8 +82,6 @@ LOOKS = {
 
 
 @pytest.mark.usefixtures("rootfs")
-# systemd-repart meets EBUSY where the host makes devices of the same numbers.
-@pytest.mark.usefixtures("hosts_loops")
 @pytest.mark.parametrize("title", RECIPES)
 def test_recipe(loopfs_run: Run, workdir: Path, title: str) -> None:
     look, wanted = LOOKS[title]

@@ -21,6 +21,7 @@ from loopfs.filesystems.devtmpfs import DevFilesystem
 from loopfs.filesystems.instances import Instances, Owner
 from loopfs.process import Process
 from loopfs.sandbox.furnishing import Served, serve_until_told
+from loopfs.sandbox.supervisor import host_numbers_end
 from loopfs.uapi import fuse
 from tests.fuse.wire import PATIENCE, Kernel, Reply, served
 
@@ -127,3 +128,9 @@ def test_what_is_mounted_on_is_a_link_to_a_node_of_ours() -> None:
     assert devices["net/tun"].target == b"../" + HIDDEN + b"/net-tun"
     assert known[devices["net/tun"].parent].name == b"net"
     assert all(stat.S_ISLNK(file.mode) for file in devices.values())
+
+
+def test_numbers_begin_after_the_hosts_devices_that_are_mounted() -> None:
+    """One that has gone meanwhile is still mounted; the sandbox must have none of its name."""
+    assert host_numbers_end(["loop70000", "zram0", ""]) == 70001
+    assert host_numbers_end() < 70000

@@ -168,11 +168,12 @@ class Supervisor:
 
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
-        minors = Minors(host_numbers_end() if number_from is None else number_from)
         room = raise_descriptor_limit()
         self._mounted.wait()
         root, *views = self._mounts_made.fds
         _, kept, hosts, words = self._mounts_made.data.decode().split(" ", 3)
+        end = host_numbers_end(hosts.split(",")) if number_from is None else number_from
+        minors = Minors(end)
         instances = Instances(
             minors,
             self._helper.fstat,
@@ -437,10 +438,15 @@ def raise_descriptor_limit() -> int:
     return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
-def host_numbers_end() -> int:
-    """The first number after those of the loop devices that the host has."""
+def host_numbers_end(mounted: Sequence[str] = ()) -> int:
+    """The first number after those of the loop devices that the host has.
+
+    Args:
+        mounted: devices of the host whose directories are mounted in the view of /sys: what was
+            there then can have gone, and what came later is not among them.
+    """
     try:
-        names = os.listdir("/sys/block")
+        names = [*os.listdir("/sys/block"), *mounted]
     except FileNotFoundError:
         return 0
     numbers = [int(name[4:]) for name in names if name[:4] == "loop" and name[4:].isdigit()]
