@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.bytes.sequences import PYTHON, Plan, play, report
+from tests.support.rounds import rounds
 from tests.support.user import Run, User
 
 pytestmark = pytest.mark.e2e
 
-LENGTH = 500  # steps
+LENGTH = rounds(300, 1000)  # steps
 SEEDS = (1, 11, 20261195)  # others by the command
 AT_ONCE = 2
 NEEDED = 40  # of a hundred steps: so many do something
@@ -45,5 +46,5 @@ def test_steps_on_the_kernels_devices(user: User) -> None:
 
 
 def test_two_engines_and_a_reader_at_once(loopfs_run: Run) -> None:
-    result = loopfs_run([*PYTHON, "-m", "tests.bytes.at_once"], timeout=110)
+    result = loopfs_run([*PYTHON, "-m", "tests.bytes.at_once", str(rounds(1, 3))], timeout=110)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

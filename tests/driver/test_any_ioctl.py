@@ -27,6 +27,7 @@ from loopfs.uapi.loop import (
     LoopInfo64,
 )
 from tests.driver.fakes import FakeBacking, FakeCaller, new_instance
+from tests.support.rounds import rounds
 
 FD = 3
 # Where something overflows: of an int and a long, signed and not, of either width; in sectors.
@@ -96,7 +97,7 @@ def opened(bdev: BlockDevice, write: bool) -> Opener | None:
         return None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=rounds(60, 200), deadline=None)
 @given(data=st.data())
 def test_no_argument_in_no_state_is_more_than_refused(data: st.DataObject) -> None:
     instance = new_instance()

@@ -35,6 +35,7 @@ from loopfs.uapi.loop import (
     LoopInfo64,
 )
 from tests.driver.fakes import FakeBacking, FakeCaller
+from tests.support.rounds import rounds
 
 FIRST = 4  # of the numbers that are handed out
 HOST = frozenset({5})
@@ -367,4 +368,4 @@ def shown(offset: int, sizelimit: int) -> int:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=rounds(60, 200), stateful_step_count=40, deadline=None)

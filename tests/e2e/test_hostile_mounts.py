@@ -9,6 +9,7 @@ import pytest
 
 from loopfs.filesystems.threads import KEPT
 from tests.e2e.conftest import Lines, Start
+from tests.support.rounds import rounds
 from tests.support.supervisor import next_line, settled
 
 pytestmark = pytest.mark.e2e
@@ -47,7 +48,7 @@ print(mounted >= 15)
 REWRITE = r"""
 import ctypes, errno, itertools, os, sys, threading
 libc = ctypes.CDLL(None, use_errno=True)
-device, = sys.argv[1:]
+device, times = sys.argv[1:]
 texts = {
     "source": (b"none", device.encode(), b"/dev/null", b"missing"),
     "target": (b"one", b"two", b"come", b"missing", b"/proc/self/cwd/one"),
@@ -96,7 +97,7 @@ for thread in threads:
     thread.start()
 answers = set()
 try:
-    for flags in (0, 32, 1) * 15:
+    for flags in (0, 32, 1) * int(times):
         answer = libc.mount(source, target, kind, flags, data)
         answers.add(errno.errorcode[ctypes.get_errno()] if answer else 0)
         configure()
@@ -155,8 +156,8 @@ def test_names_that_change_meanwhile(inside: Lines) -> None:
 def test_arguments_that_change_meanwhile(inside: Lines) -> None:
     """Each call gets an answer of the kernel's for one of its arguments or another, and what is
     mounted can be unmounted."""
-    answers, *rest = inside("""
-        d=$(losetup -f --show disk.img); python3 rewrite.py $d
+    answers, *rest = inside(f"""
+        d=$(losetup -f --show disk.img); python3 rewrite.py $d {rounds(6, 30)}
         grep $PWD /proc/self/mountinfo || echo clean; losetup -d $d; losetup -a
         mount -t loop none one; umount one; ls one; e2fsck -fn disk.img >log 2>&1
     """)

@@ -1,4 +1,4 @@
-"""A hundred instances in one sandbox, each with a device."""
+"""Many instances in one sandbox, each with a device; a hundred with LOOPFS_LONG."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from loopfs.filesystems.threads import KEPT
 from tests.e2e.conftest import Start
 from tests.support.parts import wait_until
+from tests.support.rounds import rounds
 from tests.support.supervisor import next_line, resources
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("places")]
@@ -18,9 +19,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("places")]
 # Twice the same, so that the supervisor can be looked at before and after. Prints what is wrong.
 PROGRAM = r"""
 from calls import *
-import fcntl
+import fcntl, sys
 ADD, REMOVE, FREE, SET_FD = 0x4C80, 0x4C81, 0x4C82, 0x4C00
-COUNT = 100
+COUNT = int(sys.argv[1])
 def control(directory, request, number=-1):
     with open(f"{directory}/loop-control", "r+b", 0) as node:
         try:
@@ -77,7 +78,7 @@ def test_each_has_a_number_of_its_own_and_leaves_nothing(started: Start, image: 
     (image.parent / "program.py").write_text(PROGRAM)
     os.truncate(image, 16_789 << 10)  # no device of the host's has this size
     script = "export PYTHONDONTWRITEBYTECODE=1; {0}; echo ready; read -r go; {0}; echo; read -r go"
-    process = started(script.format("python3 program.py 2>&1"))
+    process = started(script.format(f"python3 program.py {rounds(40, 100)} 2>&1"))
     before = resources(process.pid)
     assert next_line(process) == "\n"
 

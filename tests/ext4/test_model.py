@@ -9,6 +9,7 @@ import pytest
 
 from tests.ext4 import crash, faults, hostile, model, replay
 from tests.ext4.logs import Version
+from tests.support.rounds import rounds
 from tests.support.user import CHECKOUT
 
 
@@ -22,7 +23,7 @@ from tests.support.user import CHECKOUT
     ],
 )
 def test_a_small_image_gets_full(kind: str) -> None:
-    assert model.run(kind, 250, 1) > 0
+    assert model.run(kind, rounds(200, 5000), 1) > 0
 
 
 def test_blocks_that_this_kernel_does_not_mount() -> None:
@@ -32,7 +33,7 @@ def test_blocks_that_this_kernel_does_not_mount() -> None:
 @pytest.mark.parametrize("kind", crash.KINDS)
 def test_a_crash(kind: str) -> None:
     """The server ends, and the power goes; without the kernel, which the command has."""
-    for seed in (2, 3):
+    for seed in range(2, rounds(3, 12)):
         assert crash.check(kind, seed, kernel=False) == []
 
 
@@ -49,7 +50,7 @@ def test_a_journal_is_replayed_as_by_e2fsck(version: Version) -> None:
 def test_hostile_images() -> None:
     """In a process of its own, whose memory is limited."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ext4.hostile", "70", "--seed", "1"],
+        [sys.executable, "-m", "tests.ext4.hostile", str(rounds(35, 1000)), "--seed", "1"],
         capture_output=True,
         text=True,
         timeout=100,

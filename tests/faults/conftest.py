@@ -15,7 +15,7 @@ __all__ = ["Lines", "Program", "Start", "image", "inside", "program", "started"]
 
 # An interpreter that every user can run, without site-packages, which may hold a "tests".
 PYTHON = ["env", f"PYTHONPATH={CHECKOUT}:{CHECKOUT / 'src'}", "/usr/bin/python3", "-B", "-S"]
-TIMEOUT = 30.0  # seconds: what takes so long has hung
+TIMEOUT = 100.0
 
 Program = Callable[..., Any]
 

@@ -9,10 +9,10 @@ from tests.faults.conftest import Program
 pytestmark = pytest.mark.e2e
 
 
-@pytest.mark.parametrize("fstype", ["loop", "tmpfs"])
-def test_all_say_what_the_kernel_says(program: Program, fstype: str) -> None:
+def test_all_say_what_the_kernel_says(program: Program) -> None:
     """Of an instance, and of what is the kernel's in a sandbox, too."""
     natively = program("arguments", "tmpfs", natively=True)
-    ours = program("arguments", fstype)
-    assert len(ours) > 500
-    assert {k: (ours[k], v) for k, v in natively.items() if ours[k] != v} == {}
+    for fstype in ("loop", "tmpfs"):
+        ours = program("arguments", fstype)
+        assert len(ours) > 500
+        assert {k: (ours[k], v) for k, v in natively.items() if ours[k] != v} == {}, fstype

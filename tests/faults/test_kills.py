@@ -9,11 +9,12 @@ import pytest
 
 from tests.faults.kills import plans, play_all, table
 from tests.faults.programs.records import FORMATS
+from tests.support.rounds import rounds
 from tests.support.user import User
 
 pytestmark = pytest.mark.e2e
 
-KILLS = 54  # six of each
+KILLS = rounds(27, 108)  # as many of each victim
 
 
 @pytest.mark.usefixtures("loopfs_bin")

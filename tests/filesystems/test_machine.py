@@ -29,6 +29,7 @@ from loopfs.uapi.loop import (
 )
 from tests.filesystems.conftest import Mounted, configure, names
 from tests.fuse.wire import served
+from tests.support.rounds import rounds
 
 FIRST, HOST = 4, frozenset({6})
 CONTROL = b"loop-control"
@@ -307,4 +308,4 @@ def _closed(directory: Directory) -> bool:
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=150, stateful_step_count=50, deadline=None)
+TestMachine.settings = settings(max_examples=rounds(40, 150), stateful_step_count=50, deadline=None)
