@@ -35,7 +35,11 @@ REMOUNT = """
     dumpe2fs -h copy.img 2>/dev/null | grep -c recovery || :
     debugfs -R "cat file" copy.img 2>/dev/null; try touch mnt/other; cat mnt/file
     mount -o remount,rw mnt; echo more >>mnt/file; umount mnt; e2fsck -fn disk.img >log 2>&1
-    mount -o loop,ro disk.img mnt; cat mnt/file; umount mnt
+    mount -o loop,ro disk.img mnt; cat mnt/file; try mount -o remount,rw mnt; umount mnt
+    d=$(losetup -f --show disk.img); mount -o ro $d mnt; try touch mnt/third
+    mount -o remount,rw mnt; echo third >mnt/third; mount -o remount,ro mnt; try touch mnt/fourth
+    mount -o remount,rw mnt; echo fourth >mnt/fourth; umount mnt; losetup -d $d
+    e2fsck -fn disk.img >log 2>&1; debugfs -R 'cat third' disk.img; debugfs -R 'cat fourth' disk.img
 """
 
 

@@ -43,6 +43,22 @@ def test_a_tree_goes_in_and_comes_out(inside: Lines, bits: str) -> None:
     assert lines == ["fuse.vfat", "7"]
 
 
+def test_remount(inside: Lines) -> None:
+    """The engine, too, writes nothing, or begins to."""
+    lines = inside(
+        made("32")
+        + """
+        d=$(losetup -f --show disk.img); mount -o ro $d mnt; try touch mnt/one
+        mount -o remount,rw mnt; echo one >mnt/one; mount -o remount,ro mnt; try touch mnt/two
+        fsck.fat -n disk.img >log || cat log
+        mount -o remount,rw mnt; echo two >mnt/two; umount mnt; losetup -d $d
+        fsck.fat -n disk.img >log || cat log; for n in one two; do mtype -i disk.img ::$n; done
+        """
+    )
+    refusals = [f"touch: cannot touch 'mnt/{n}': Read-only file system" for n in ("one", "two")]
+    assert lines == [refusals[0], "status 1", refusals[1], "status 1", "one", "two"]
+
+
 def test_who_mounts_owns_the_files(inside: Lines) -> None:
     """fsuid, fsgid and umask of mount(2)'s caller are the defaults; options go before them."""
     lines = inside(

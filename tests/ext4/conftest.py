@@ -31,8 +31,11 @@ def mounted() -> Iterator[Mounted]:
     """Take an image into use, without FUSE."""
     fds = []
 
-    def start(path: Path, *, read_only: bool = False, options: str = "") -> Ext4:
-        fds.append(os.open(path, os.O_RDONLY if read_only else os.O_RDWR))
+    def start(
+        path: Path, *, read_only: bool = False, options: str = "", flags: int | None = None
+    ) -> Ext4:
+        mode = os.O_RDONLY if read_only else os.O_RDWR
+        fds.append(os.open(path, mode if flags is None else flags))
         return use(FileDevice(fds[-1]), read_only=read_only, options=options)[0]
 
     yield start

@@ -20,6 +20,7 @@ from random import Random
 
 from loopfs import syscalls
 from loopfs.file_device import FileDevice
+from loopfs.filesystems.lending import REMOUNT
 from tests.ext4.calls import digest
 from tests.ext4.crash import MEMORY
 from tests.ext4.direct import Direct
@@ -67,6 +68,10 @@ def by_chance(version: Version, seed: int) -> list[str]:
     tree, _ = use(Memory(data), read_only=True)
     reading = [tree.volume.device.read(n * 1024, 1024) for n in TARGETS]
     faults = ["a mount for reading has written"] if before != data else []
+    remounted = bytearray(data)
+    tree, _ = use(Memory(remounted), read_only=True)
+    tree.control(2, REMOUNT, (0,))
+    tree.destroy()
     use(Memory(data))[0].destroy()
     for number, read in zip(TARGETS, reading, strict=True):
         place = slice(number * 1024, (number + 1) * 1024)
@@ -74,6 +79,8 @@ def by_chance(version: Version, seed: int) -> list[str]:
             faults.append(f"block {number}: e2fsck {wanted[place][:8]!r}, ours {data[place][:8]!r}")
         if read != wanted[place]:
             faults.append(f"block {number}, read only: {wanted[place][:8]!r}, ours {read[:8]!r}")
+        if remounted[place] != wanted[place]:
+            faults.append(f"block {number}, remounted: {wanted[place][:8]!r}")
     return faults
 
 

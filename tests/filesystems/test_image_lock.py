@@ -125,6 +125,23 @@ def another_process(action: Callable[[], object]) -> Iterator[int]:
         os.waitpid(pid, 0)
 
 
+def test_from_reading_to_writing_and_back(image: Path, bound: Bound) -> None:
+    """Not while another one reads; and then it is still locked for reading."""
+    device, other = bound(image), bound(image)
+    with held(device, write=False) as lock:
+        with held(other, write=False), pytest.raises(LoopfsError, match="mounted by another"):
+            lock.for_writing(device)
+        assert refused(other)
+        assert not refused(other, write=False)
+        lock.for_writing(device)
+        os.pwrite(lock.fileno(), b"x", 0)
+        assert refused(other, write=False)
+        lock.for_reading()
+        assert refused(other)
+        assert not refused(other, write=False)
+    assert not refused(other)
+
+
 # --- who excludes whom -------------------------------------------------------------------
 
 

@@ -191,6 +191,11 @@ class Lent(FileDevice):
 
 
 def _no_control(ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
+    """Of an engine that only reads."""
+    if command == lending.REMOUNT:
+        if words[0]:
+            return (0,)
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
     raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
 
 

@@ -211,6 +211,26 @@ class Mounts:
             filesystem.drive(lambda: device.disk.release(opener))
             raise
 
+    @contextmanager
+    def lent_for_writing(self, engine: Engine) -> Iterator[None]:
+        """What was lent to an engine for reading is lent for writing, if nothing is raised within.
+
+        Raises:
+            OSError: EACCES (the device is write-protected), EBUSY (another one writes a part of it,
+                or its image is mounted elsewhere); what the image says to what is dirty of it.
+        """
+        loan = engine.loan
+        if loan is None or engine.served is None or loan.writes:
+            yield
+            return
+        self.write_back(*engine.served.device)
+        loan.begin_writing()
+        try:
+            yield
+        except BaseException:
+            loan.end_writing()
+            raise
+
     def add(self, fds: list[int], served: Served, source: HeldDevice | None) -> None:
         """An engine serves a device.
 

@@ -98,6 +98,16 @@ class Engine:
                 self._source.freed_by_umount(process)
 
     @property
+    def loan(self) -> LentDevice | None:
+        """What it has its device from, if it was lent."""
+        return self._source if isinstance(self._source, LentDevice) else None
+
+    def remounted(self, *, read_only: bool) -> None:
+        """What it serves was remounted."""
+        assert self.served is not None
+        self.served = self.served._replace(read_only=read_only)
+
+    @property
     def lent(self) -> LentDevice | None:
         """What our own ext4 has its device from."""
         own = self.served is not None and self.served.fstype in EXT_TYPES

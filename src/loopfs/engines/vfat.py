@@ -13,6 +13,8 @@ from loopfs.engines.engine import Engine, Launch, Mounter, Serve
 from loopfs.lean import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loopfs.engines.lent import Lent
+    from loopfs.fat.filesystem import Vfat as Filesystem
     from loopfs.file_device import FileDevice
 
 NAME = "vfat"
@@ -61,17 +63,27 @@ def _command(launch: Launch) -> list[str]:
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
-def _prepare(device: FileDevice, launch: Launch) -> Serve:
+def _prepare(device: Lent, launch: Launch) -> Serve:
+    filesystem = _filesystem(device, launch)
+    device.control = filesystem.control
+    return lambda connection: _serve(connection, filesystem)
+
+
+def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
     from loopfs.fat.filesystem import Vfat as Filesystem
     from loopfs.fat.options import Defaults, Options
     from loopfs.fat.volume import Volume
-    from loopfs.fuse.connection import watch
-    from loopfs.fuse.server import Server
 
     options = Options(",".join(launch.options), Defaults(*launch.caller[:3]), launch.fstype)
     volume = Volume(device, options, read_only=launch.read_only)
-    filesystem = Filesystem(volume, atime=launch.caller.atime)
-    return lambda connection: Server(connection, filesystem, watch(connection)).serve()
+    return Filesystem(volume, atime=launch.caller.atime)
+
+
+def _serve(connection: int, filesystem: Filesystem) -> None:
+    from loopfs.fuse.connection import watch
+    from loopfs.fuse.server import Server
+
+    Server(connection, filesystem, watch(connection)).serve()
 
 
 def main(argv: list[str]) -> None:
@@ -82,15 +94,15 @@ def main(argv: list[str]) -> None:
             who mounts; vfat's options.
     """
     try:
-        connection, serve = _mount(*argv[1:])
+        connection, filesystem = _mount(*argv[1:])
     except OSError as problem:
         sys.exit(problem.strerror)
-    serve(connection)
+    _serve(connection, filesystem)
 
 
 def _mount(
     device: str, mountpoint: str, fstype: str, mode: str, atime: str, defaults: str, words: str
-) -> tuple[int, Serve]:
+) -> tuple[int, Filesystem]:
     from loopfs import syscalls
     from loopfs.file_device import FileDevice
     from loopfs.uapi.mount import MS_RDONLY
@@ -100,11 +112,11 @@ def _mount(
     caller = Mounter(uid, gid, umask, atime == "atime")
     launch = Launch(device, mountpoint, fstype, (words,), read_only, caller)
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
-    serve = _prepare(FileDevice(fd), launch)
+    filesystem = _filesystem(FileDevice(fd), launch)
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
     syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
-    return connection, serve
+    return connection, filesystem
 
 
 VFAT = Vfat(NAME, _installed, TYPES, {}, _command, _check, prepare=_prepare, modules=_OF_CHECK)

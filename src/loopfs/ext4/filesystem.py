@@ -317,20 +317,29 @@ class Ext4(OpenFiles):
         Returns:
             it was otherwise.
         Raises:
-            OSError: EROFS: it was mounted for reading, or has had an error; EBUSY: another
-                machine has it; and the device's.
+            OSError: EROFS: it can only be read, or has had an error; EBUSY: another machine has
+                it; EINVAL, EUCLEAN as of a mount; and the device's.
         """
         volume = self.volume
         with self._remounting:
             if volume.read_only == read_only:
                 return False
-            if self._commits is None or volume.error or volume.ends:
+            if volume.error or volume.ends:
                 raise refused(errno.EROFS)
-            if read_only:
+            if self._commits is None:
+                self._begin_writing()
+            elif read_only:
                 self._stop(self._commits)
             else:
                 self._go_on(self._commits)
             return True
+
+    def _begin_writing(self) -> None:
+        from loopfs.ext4.mount import remount
+
+        with self.server.lock:
+            self._commits = remount(self.volume)
+        self.start()
 
     def _stop(self, commits: Commits) -> None:
         if self._flusher is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import struct
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from loopfs.ext4 import damage, recovery
 from loopfs.ext4.commit import Commits
@@ -23,7 +25,10 @@ from loopfs.ext4.super import (
     Super,
 )
 from loopfs.ext4.volume import Volume
-from loopfs.lean import Callable
+from loopfs.lean import TYPE_CHECKING, Callable
+
+if TYPE_CHECKING:
+    from loopfs.ext4.mmp import MultipleMountProtection
 
 _ORPHAN_MAGIC = 0x0B10CA04
 _ORPHAN_TAIL = 8  # bytes: struct ext4_orphan_block_tail
@@ -49,25 +54,60 @@ def mount(
     """
     sb = Super(device, fstype)
     if read_only:
-        return _mount(device, sb, options, fstype, now, read_only=True)
+        return _read(device, sb, options, fstype, now, read_only=True), None
     sb.refuse_writing()
-    protection = None
-    if sb.incompat & INCOMPAT_MMP:
-        from loopfs.ext4.mmp import MultipleMountProtection
+    with _protected(device, sb, wait) as protection:
+        volume = _read(device, sb, options, fstype, now, read_only=False)
+        volume.protection = protection
+        return volume, _begin_writing(volume)
 
-        protection = MultipleMountProtection(device, sb, wait)
-        protection.begin()
+
+def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Commits:
+    """Take a filesystem into use for writing that was mounted for reading (ext4_remount).
+
+    Raises:
+        OSError: EROFS (it can only be read), EBUSY, EINVAL (its journal was left alone) with a
+            sentence; EUCLEAN, EBADMSG.
+    """
+    device, sb = volume.device, volume.super
+    sb.refuse_writing()
+    with _protected(device, sb, wait) as protection:
+        header = recovery.journal_super(volume)
+        if header is not None and header.start:
+            if volume.options.noload:
+                raise OSError(errno.EINVAL, "its journal was not replayed; mount it anew")
+            _replay(volume, header, read_only=False)
+            device.overlay = {}
+        volume.protection = protection
+        volume.read_only = volume.blocks.read_only = False
+        try:
+            return _begin_writing(volume)
+        except BaseException:
+            volume.read_only = volume.blocks.read_only = True
+            volume.protection = None
+            raise
+
+
+@contextmanager
+def _protected(
+    device: Device, sb: Super, wait: Callable[[float], None]
+) -> Iterator[MultipleMountProtection | None]:
+    """Others see that it is in use, if it has what tells them and nothing is raised within."""
+    if not sb.incompat & INCOMPAT_MMP:
+        yield None
+        return
+    from loopfs.ext4.mmp import MultipleMountProtection
+
+    protection = MultipleMountProtection(device, sb, wait)
+    protection.begin()
     try:
-        volume, commits = _mount(device, sb, options, fstype, now, read_only=False)
+        yield protection
     except BaseException:
-        if protection is not None:
-            protection.end()
+        protection.end()
         raise
-    volume.protection = protection
-    return volume, commits
 
 
-def _mount(
+def _read(
     device: Device,
     sb: Super,
     options: Options,
@@ -75,19 +115,21 @@ def _mount(
     now: Callable[[], int],
     *,
     read_only: bool,
-) -> tuple[Volume, Commits | None]:
+) -> Volume:
     volume = Volume(device, sb, options, read_only=read_only, now=now)
     header = recovery.journal_super(volume)
     if header is not None and header.start and not (options.noload and read_only):
         _replay(volume, header, read_only)
         sb = Super(device, fstype)
         volume = Volume(device, sb, options, read_only=read_only, now=now)
-        header = recovery.journal_super(volume)
-    volume.get(2)
     if not volume.get(2).is_dir:
         raise Damaged("the root is no directory")
-    if read_only:
-        return volume, None
+    return volume
+
+
+def _begin_writing(volume: Volume) -> Commits:
+    device, sb = volume.device, volume.super
+    header = recovery.journal_super(volume)
     journal = None
     if header is not None:
         header.take_features(sb)
@@ -106,7 +148,7 @@ def _mount(
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()
-    return volume, commits
+    return commits
 
 
 def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:

@@ -63,7 +63,7 @@ class OpenFiles(Tree[Inode]):
     def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool) -> None:
         self.volume = volume
         self._commits = commits
-        self._atime = atime and not volume.read_only
+        self._atime = atime
         self._buffer = memoryview(bytearray(1 << 20))
 
     def by(self, caller: Caller) -> None:

@@ -20,8 +20,9 @@ from loopfs.fat.errors import refused
 from loopfs.fat.inode import Inode
 from loopfs.fat.names import MOST_UNITS, MSDOS_NAME_MAX
 from loopfs.fat.volume import Volume
+from loopfs.filesystems.lending import REMOUNT
 from loopfs.fuse.tree import Buffer, Caller, Changes, Handle, Later, Space, Tree
-from loopfs.lean import TYPE_CHECKING
+from loopfs.lean import TYPE_CHECKING, Sequence
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, Attr
 
 if TYPE_CHECKING:
@@ -255,6 +256,19 @@ class Vfat(Tree[Inode]):
             handle.place, result, out = ioctl.read_directory(volume, node, handle.place, cmd)
             return result, out
         raise refused(errno.ENOTTY)
+
+    def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
+        """A remount, for reading only if the word is 1. By any thread.
+
+        Returns:
+            whether it was otherwise.
+        Raises:
+            OSError: ENOTTY: another command; as the device.
+        """
+        if command != REMOUNT:
+            raise refused(errno.ENOTTY)
+        with self.server.lock:
+            return (int(self.volume.remount(read_only=bool(words[0]))),)
 
     def destroy(self) -> None:
         self.volume.close()

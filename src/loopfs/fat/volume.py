@@ -346,6 +346,22 @@ class Volume:
             counts = boot.pack_counts(free, last)
             self.device.write(self.shape.info_at + boot.INFO_COUNTS, counts)
 
+    def remount(self, *, read_only: bool) -> bool:
+        """Have all in its place and write nothing any more, or go on (fat_remount).
+
+        Returns:
+            it was otherwise.
+        """
+        if self.read_only == read_only:
+            return False
+        if read_only:
+            self.write_back()
+            if self._changed:
+                self._write_state(self.shape.state)
+            self._changed = False
+        self.read_only = read_only
+        return True
+
     def close(self) -> None:
         """At the unmount. What fails is raised after all else was tried."""
         problem: OSError | None = None

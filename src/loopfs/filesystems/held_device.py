@@ -39,6 +39,11 @@ class HeldDevice:
         self.error = 0  # the errno of every sync
         self.gone = threading.Event()  # and nothing of it is open any more
 
+    @property
+    def writes(self) -> bool:
+        """The engine may write it."""
+        return self._use is not None
+
     def freed_by_umount(self, process: int) -> None:
         """:meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, once it is gone."""
         self._instance.drive(lambda: self._device.disk.freed_by_umount(process))

@@ -78,6 +78,31 @@ class ImageLock:
         assert self._file is not None
         return self._file.fd
 
+    def for_writing(self, device: BlockDevice) -> None:
+        """Lock for writing what is locked for reading; at no moment it is not locked.
+
+        Args:
+            device: what was given to :meth:`take`.
+        Raises:
+            LoopfsError: EBUSY: another mount has an overlapping part.
+            OSError: as of :meth:`take`.
+        """
+        backing, *_ = lowest(device, 0, device.capacity)
+        file, without = _description(backing, write=True)
+        problem = _lock(file.fd, range_of(fcntl.F_RDLCK, *self._part))
+        self.release()
+        self._file = file
+        try:
+            problem = problem or _lock(file.fd, range_of(fcntl.F_WRLCK, *self._part))
+        except BlockingIOError:
+            raise LoopfsError(errno.EBUSY, _refusal(backing.path, write=True)) from None
+        self.without = f"{backing.path} {problem}" if problem else without
+
+    def for_reading(self) -> None:
+        """Lock only for reading what is locked for writing."""
+        assert self._file is not None
+        _lock(self._file.fd, range_of(fcntl.F_RDLCK, *self._part))
+
     def release(self) -> None:
         """Unlock it, at once and for all who have a duplicate of the descriptor."""
         file, self._file = self._file, None

@@ -77,6 +77,7 @@ class LentDevice(HeldDevice):
         self._opener = opener
         self._window = window_of(self._device)
         self._answers: SimpleQueue[Message | OSError] = SimpleQueue()
+        self._part: tuple[int, int] | None = None
         self._asking = threading.Lock()
         self._asked = False
         self._channel: Channel | None = None
@@ -161,6 +162,35 @@ class LentDevice(HeldDevice):
         finally:
             self._ask(lending.MAKES, process, 0, 0)
 
+    def begin_writing(self) -> None:
+        """What was lent for reading is lent for writing.
+
+        Raises:
+            OSError: EACCES (the device is write-protected), EBUSY (another one writes a part of it,
+                or its image is mounted elsewhere); as open(2) of the image.
+        """
+        device = self._device
+        if device.read_only:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        self.lock.for_writing(device)
+        try:
+            self._use = self._instance.drive(partial(device.mounted, 0, device.capacity))
+        except OSError:
+            self.lock.for_reading()
+            raise
+        if self._part is not None:
+            self._narrow(*self._part)
+        self._instance.drop_pages(device)  # what was stored meanwhile
+        assert self._window is not None
+        self._ask(lending.WINDOW, *self._window[1:], fds=(self.lock.fileno(),))
+
+    def end_writing(self) -> None:
+        """It is lent for reading again: the engine has written nothing."""
+        if self._use is not None:
+            self._device.unmounted(self._use)
+            self._use = None
+        self.lock.for_reading()
+
     def follow_window(self) -> None:
         """The device's file may be another, or the part of it: the engine goes on with that."""
         window = window_of(self._device)
@@ -232,6 +262,7 @@ class LentDevice(HeldDevice):
 
     def _narrow(self, start: int, end: int) -> None:
         """Of what it could use it uses a part only."""
+        self._part = start, end
         use = self._use
         if use is None or not 0 <= start < end <= use.end - use.start:
             return

@@ -28,9 +28,9 @@ from loopfs.engines.engine import Served
 from loopfs.engines.helper import NOT_OURS, result
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import Policy
+from loopfs.engines.running import Engine
 from loopfs.errors import DriverError
 from loopfs.filesystems.instances import Owner
-from loopfs.filesystems.lent_device import LentDevice
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import start
@@ -50,7 +50,7 @@ from loopfs.intercept.mount import (
 )
 from loopfs.intercept.notify import Call, Handler, may_wait
 from loopfs.intercept.place import PlaceHandler
-from loopfs.intercept.remount_engine import lent_devices, told
+from loopfs.intercept.remount_engine import engines_told, told
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 from loopfs.text import to_bytes, to_str
@@ -88,7 +88,7 @@ class Picked(NamedTuple):
 
     context: int
     filesystem: LoopFilesystem | None
-    lent: LentDevice | None = None
+    engine: Engine | None = None
 
 
 class OpenContext:
@@ -308,8 +308,8 @@ class ContextHandlers:
         if code:
             raise OSError(code, os.strerror(code))
         assert isinstance(number, int)
-        lent = lent_devices(mounts).get(number)
-        picked = Picked(message.fds[0], mounts.instances.find(number), lent)
+        engine = engines_told(mounts).get(number)
+        picked = Picked(message.fds[0], mounts.instances.find(number), engine)
         context = remount_context(LOOP if picked.filesystem else "fuse")
         cloexec = bool(flags & uapi.FSPICK_CLOEXEC)
         self._open.open(call, context, picked, cloexec=cloexec)
@@ -428,7 +428,7 @@ class ContextHandlers:
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
             changes = context.sb_flags_mask & uapi.MS_RDONLY
             read_only = bool(context.sb_flags & uapi.MS_RDONLY) if changes else None
-            with told(picked.lent, read_only):
+            with told(self._mounts, picked.engine, read_only):
                 self._reconfigure_kernels(call, context, picked.context)
         except OSError:
             context.fail()

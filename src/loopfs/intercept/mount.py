@@ -29,7 +29,7 @@ from loopfs.intercept.copies import CopyHandler
 from loopfs.intercept.cover import expect_mount
 from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.notify import Call, may_wait
-from loopfs.intercept.remount_engine import lent_devices, told
+from loopfs.intercept.remount_engine import engines_told, told
 from loopfs.process import Process, user_namespaces
 from loopfs.text import to_str
 from loopfs.uapi.mount import (
@@ -190,7 +190,7 @@ class MountHandler:
         process, mounts = call.process, self._mounts
         target = _path(process, call.args[1])
         call.note(target=target)
-        engines = lent_devices(mounts)
+        engines = engines_told(mounts)
 
         def ours(number: int) -> object:
             return number in engines or mounts.instances.find(number)
@@ -220,7 +220,7 @@ class MountHandler:
             code, device_number = result(channel.receive())
             if code == 0 and device_number in engines:
                 assert isinstance(device_number, int)
-                with told(engines[device_number], bool(flags & MS_RDONLY)):
+                with told(mounts, engines[device_number], bool(flags & MS_RDONLY)):
                     channel.send(b"go")
                     code, _ = result(channel.receive())
                     if code:
