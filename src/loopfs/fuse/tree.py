@@ -263,6 +263,12 @@ class Tree(Generic[N]):
         """What ioctl(2) returns, and what is copied out; ``data`` is what was copied in."""
         raise _refused(errno.ENOTTY)
 
+    def settle(self) -> Callable[[], None] | None:
+        """What must be done before the call that was just carried out is answered, as it may not
+        be forgotten in a crash any more. It is done in a thread of its own, and may raise OSError.
+        """
+        return None
+
     def answered(self) -> None:
         """The kernel has the answer of a call, and knows what it tells of: the time for work that
         must find no call half done."""
