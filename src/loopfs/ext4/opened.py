@@ -236,3 +236,5 @@ class OpenFiles(Tree[Inode]):
             if node.mode & drop:
                 node.mode &= ~drop
                 self.volume.touch(node)
+                # After a write the kernel asks for size and times only.
+                self.server.attributes_changed(node.nodeid)

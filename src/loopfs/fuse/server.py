@@ -123,7 +123,7 @@ class Server(Generic[N]):
                     if opcode == uapi.FUSE_READ:
                         self.reply(unique, self._read(view))
                     elif opcode == uapi.FUSE_WRITE:
-                        self._answer(unique, self._write(view))
+                        self._answer(unique, self._write(view, uid))
                     else:
                         body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
                         self._dispatch(opcode, unique, nodeid, caller, body)
@@ -144,10 +144,10 @@ class Server(Generic[N]):
         fh, offset, size, *_ = uapi.READ_IN.unpack_from(view, _HEADER)
         return self.tree.read(self._handles[fh], offset, size)
 
-    def _write(self, view: memoryview) -> Buffer:
+    def _write(self, view: memoryview, uid: int) -> Buffer:
         fh, offset, size, flags, *_ = uapi.WRITE_IN.unpack_from(view, _HEADER)
         data = view[_WRITE_DATA : _WRITE_DATA + size]
-        if flags & uapi.FUSE_WRITE_KILL_SUIDGID:
+        if flags & uapi.FUSE_WRITE_KILL_SUIDGID and uid:
             self.tree.drop_privileges(self._handles[fh].node)
         done = self.tree.write(self._handles[fh], offset, data)
         if done < size and flags & uapi.FUSE_WRITE_CACHE:

@@ -150,7 +150,11 @@ class Tree(Generic[N]):
         raise _refused(errno.EPERM)
 
     def drop_privileges(self, node: N) -> None:
-        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes."""
+        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes.
+
+        The kernel asks for it unless the caller has CAP_FSETID on the machine. The root of the
+        mount's user namespace has it there, so it is not asked of the tree then.
+        """
 
     def statfs(self) -> Space:
         raise NotImplementedError
