@@ -28,6 +28,25 @@ def test_an_image_is_filled(loopfs_run: Run, fstype: str) -> None:
     assert result.stdout.split() == ["drwxr-sr-x", "text"]
 
 
+SETUID = """
+    truncate -s 16M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+    chmod 777 mnt; cd mnt; begin() { rm -f file; echo text >file; chmod 6777 file; }
+    begin; echo more >>file; truncate -s 3 file; : >file; stat -c %A file
+    for command in "chown 0:0 file" "setpriv --reuid 1 --clear-groups sh -c 'echo more >>file'" \\
+        "setpriv --reuid 1 --clear-groups truncate -s 3 file"; do
+        begin; eval "$command"; stat -c %A file
+    done
+    try setfattr -n user. -v x file; cd ..; umount mnt
+"""
+
+
+def test_who_may_keep_set_user_id(in_both: Compare) -> None:
+    """Root may write to such a file."""
+    native, ours = in_both(SETUID)
+    assert ours.lines() == native.lines()
+    assert ours.output[0] == "-rwsrwsrwx"
+
+
 REMOUNT = """
     truncate -s 64M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
     echo text >mnt/file; mount -o remount,ro mnt; cp disk.img copy.img

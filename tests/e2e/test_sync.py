@@ -111,6 +111,28 @@ def test_what_is_synced_is_in_the_image(in_both: Compare, ways: Path) -> None:
     assert [line.split()[1:] for line in ours.output[:6]] == [["0", "8192"]] * 6
 
 
+AT_ONCE = """
+    truncate -s 8M disk.img; mkfs.ext4 -qF disk.img; mkdir mnt; device=$(losetup -f --show disk.img)
+    begin() { mount ${1:-} $device mnt; mkdir -p mnt/d; echo old >>mnt/d/old; sync -f mnt; }
+    look() { cp disk.img copy; umount mnt; e2fsck -fy copy >/dev/null 2>&1 || true
+             for name; do debugfs -R "stat d/$name" copy 2>&1 | grep -c ^Inode: || true; done; }
+    begin "-o sync"; grep -o "rw.*sync" /proc/self/mountinfo | grep -c "[ ,]sync"
+    echo new >mnt/d/a; ln mnt/d/a mnt/d/b; look a b
+    begin "-o dirsync"; mkdir mnt/d/c; ln mnt/d/old mnt/d/e; look c e
+    begin; chattr +S mnt/d; echo new >mnt/d/f; mv mnt/d/e mnt/d/g; look e f g
+    begin; chattr -S mnt/d; mkdir mnt/h; chattr +D mnt/h; sync -f mnt; mkdir mnt/h/i; look ../h/i
+    begin; echo new >mnt/d/j; blockdev --flushbufs $device; look j
+    losetup -d $device
+"""
+
+
+def test_what_is_on_the_disk_without_a_sync(in_both: Compare) -> None:
+    """By the options sync and dirsync, the attributes S and D, and BLKFLSBUF of the device."""
+    native, ours = in_both(AT_ONCE)
+    assert ours.lines() == native.lines()
+    assert ours.output[1:] == list("111101111")
+
+
 ERRORS = r"""
 os.truncate(os.open("small/img", os.O_RDWR | os.O_CREAT), 64 << 20)
 subprocess.run("mkfs.ext4 -qF -E lazy_itable_init=1 small/img; mount -o loop small/img mnt",

@@ -15,7 +15,7 @@ import pytest
 from loopfs.ext4 import xattr
 from loopfs.ext4.ea_inode import Large
 from loopfs.ext4.filesystem import Ext4
-from loopfs.ext4.inode import FL_CASEFOLD, FL_ENCRYPT, FL_VERITY, Inode
+from loopfs.ext4.inode import FL_CASEFOLD, FL_DIRSYNC, FL_ENCRYPT, FL_SYNC, FL_VERITY, Inode
 from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
 from loopfs.filesystems.lending import STAT
 from loopfs.fuse.tree import FACE, Caller, Changes
@@ -163,6 +163,36 @@ def test_what_was_committed_is_replayed(image: Image, mounted: Mounted) -> None:
         writer.lookup(writer.root(), b"lost")
     writer.destroy()
     assert (found := fsck(path)) == "", found
+
+
+def test_what_must_be_on_the_disk_before_it_is_answered(image: Image, mounted: Mounted) -> None:
+    path = image("-b 1024")
+    tree = mounted(path, options="commit=900")
+    directory, file = tree.mkdir(ROOT, tree.root(), b"d", 0o755)[0], make(tree, b"f")
+    assert tree.settle() is None
+    directory.flags |= FL_DIRSYNC
+    make(tree, b"elsewhere")
+    assert tree.settle() is None
+    tree.mkdir(ROOT, directory, b"e", 0o755)
+    settle = tree.settle()
+    assert settle is not None
+    settle()
+    assert tree.settle() is None
+    reader = mounted(path, read_only=True)
+    reader.lookup(reader.lookup(reader.root(), b"d")[0], b"e")
+    file.flags |= FL_SYNC
+    write(tree, file, b"data")
+    settle = tree.settle()
+    assert settle is not None
+    settle()
+    reader = mounted(path, read_only=True)
+    assert read(reader, reader.lookup(reader.root(), b"f")[0]) == b"data"
+    read(tree, file)  # when it was read is nothing to sync
+    assert tree.settle() is None
+    tree.volume.dirsync = True
+    make(tree, b"g")
+    assert tree.settle() is not None
+    tree.destroy()
 
 
 def test_a_transaction_is_written_though_nothing_follows(image: Image, mounted: Mounted) -> None:

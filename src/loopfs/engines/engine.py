@@ -47,6 +47,7 @@ class Launch(NamedTuple):
         device: a path; mountinfo shows it as the source.
         options: those of the program.
         caller: who mounts.
+        sb_flags: MS_SYNCHRONOUS, MS_DIRSYNC of the mount.
     """
 
     device: str
@@ -55,6 +56,7 @@ class Launch(NamedTuple):
     options: tuple[str, ...]
     read_only: bool
     caller: Mounter
+    sb_flags: int = 0
 
     def fuse_options(self, *more: str) -> str:
         """The argument of -o for a program that uses libfuse."""

@@ -13,6 +13,7 @@ from loopfs.engines import fuse2fs
 from loopfs.engines.engine import Engine, Launch, Mounter, Serve
 from loopfs.fuse.connection import watch
 from loopfs.lean import TYPE_CHECKING, Callable
+from loopfs.uapi.mount import MS_DIRSYNC, MS_SYNCHRONOUS
 
 if TYPE_CHECKING:
     from loopfs.engines.lent import Lent
@@ -73,7 +74,8 @@ def _command(launch: Launch) -> list[str]:
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
     mode = "ro" if launch.read_only else "rw"
     atime = "atime" if launch.caller.atime else "noatime"
-    words = launch.device, launch.mountpoint, launch.fstype, mode, atime
+    flags = str(launch.sb_flags)
+    words = launch.device, launch.mountpoint, launch.fstype, mode, atime, flags
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
@@ -96,6 +98,8 @@ def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
     volume, commits = mount(
         Device(device), options, read_only=launch.read_only, fstype=launch.fstype
     )
+    volume.synchronous = bool(launch.sb_flags & MS_SYNCHRONOUS)
+    volume.dirsync = bool(launch.sb_flags & MS_DIRSYNC)
     return Filesystem(volume, commits, atime=launch.caller.atime)
 
 
@@ -113,7 +117,8 @@ def main(argv: list[str]) -> None:
     """Serve. An error before ends the program with a sentence, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; the options.
+        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; MS_* of the
+            superblock; the options.
     """
     try:
         connection, filesystem = _mount(*argv[1:])
@@ -124,7 +129,7 @@ def main(argv: list[str]) -> None:
 
 
 def _mount(
-    device: str, mountpoint: str, fstype: str, mode: str, atime: str, words: str
+    device: str, mountpoint: str, fstype: str, mode: str, atime: str, flags: str, words: str
 ) -> tuple[int, Filesystem]:
     from loopfs import syscalls
     from loopfs.file_device import FileDevice
@@ -132,12 +137,13 @@ def _mount(
 
     read_only = mode == "ro"
     caller = Mounter(0, 0, 0, atime == "atime")
-    launch = Launch(device, mountpoint, fstype, (words,), read_only, caller)
+    launch = Launch(device, mountpoint, fstype, (words,), read_only, caller, int(flags))
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
     filesystem = _filesystem(FileDevice(fd), launch)
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     data = f"fd={connection},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
-    syscalls.mount(device, mountpoint, f"fuse.{fstype}", MS_RDONLY if read_only else 0, data)
+    sb_flags = int(flags) | (MS_RDONLY if read_only else 0)
+    syscalls.mount(device, mountpoint, f"fuse.{fstype}", sb_flags, data)
     return connection, filesystem
 
 

@@ -100,7 +100,9 @@ def _prepare(
     """Read the filesystem; returns what serves it. Raises OSError: it cannot be mounted."""
     assert engine.prepare is not None
     mounter = request.caller.mounter(atime=not request.flags & uapi.MS_NOATIME)
-    launch = Launch(request.shown, "", request.fstype, options, read_only, mounter)
+    launch = Launch(
+        *(request.shown, "", request.fstype, options, read_only, mounter, request.sb_flags)
+    )
     try:
         return engine.prepare(lent, launch)
     except LoopfsError:
@@ -118,7 +120,7 @@ def _mount(request: Mount, connection: int, read_only: bool, pid: int) -> bool:
     Args:
         pid: of who will serve it.
     """
-    sb_flags = uapi.MS_RDONLY if read_only else 0
+    sb_flags = request.sb_flags | (uapi.MS_RDONLY if read_only else 0)
     context = fuse_context(connection, request.shown, request.fstype, sb_flags)
     tree = syscalls.fsmount(context, 0)
     os.close(context)

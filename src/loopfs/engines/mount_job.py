@@ -117,7 +117,9 @@ class Mount:
         self._await_reply()
         self._stage.show(self.node.name, self.shown)
         mounter = self.caller.mounter(atime=not self.flags & uapi.MS_NOATIME)
-        launch = Launch(self.shown, MOUNTPOINT, self.fstype, options, read_only, mounter)
+        launch = Launch(
+            *(self.shown, MOUNTPOINT, self.fstype, options, read_only, mounter, self.sb_flags)
+        )
         server = self._stage.start(engine.command(launch), environment, device, self.caller.pidfd)
         try:
             number = syscalls.statx_dev(uapi.AT_FDCWD, MOUNTPOINT)
@@ -157,6 +159,11 @@ class Mount:
 
     def read_only(self, engine: Engine) -> bool:
         return engine.read_only(self.fstype, bool(self.flags & uapi.MS_RDONLY))
+
+    @property
+    def sb_flags(self) -> int:
+        """Those of the superblock that an engine has to act on, too."""
+        return self.flags & (uapi.MS_SYNCHRONOUS | uapi.MS_DIRSYNC)
 
     def move_to_caller(self, tree: int) -> bool:
         """Mount ``tree``, and say whether it is to be answered: not if the caller waits no longer.

@@ -64,6 +64,7 @@ class Mounts:
         self._lost: set[int] = set()
         self.magic: dict[int, int] = {}  # f_type of statfs(2), by st_dev
         self._lock = threading.Lock()
+        instances.sync_mounted = self._sync_mounted
 
     def alive(self) -> list[Engine]:
         """The engines that have not ended; those that have are forgotten."""
@@ -93,6 +94,12 @@ class Mounts:
     def writing(self) -> list[Engine]:
         """The engines whose filesystems can be written, in the order in which they were mounted."""
         return [engine for engine in self.alive() if engine.writes]
+
+    def _sync_mounted(self, instance: int, ino: int) -> None:
+        """As sync(2), what is mounted from one device (fs_bdev_sync)."""
+        for engine in self.writing():
+            if engine.served is not None and engine.served.device == (instance, ino):
+                engine.sync(self.helper, "sync", None, -1)
 
     def lost(self, number: int | None = None) -> bool:
         """A filesystem's engine, or that of any, was killed with what it had not written yet.

@@ -101,7 +101,7 @@ class Commits:
 
     def _commit(self) -> None:
         volume = self._volume
-        volume.super_changed = False
+        volume.super_changed = volume.sync_due = False
         if volume.orphans_changed:
             self._chain_orphans()
         for inode in list(volume.changed):
@@ -132,7 +132,7 @@ class Commits:
         following = 0
         for inode in volume.orphans:
             inode.dtime, following = following, inode.ino
-            volume.touch(inode)
+            volume.changed.add(inode)
         volume.super.set_u32(232, following)
 
     def _store_super(self) -> None:

@@ -15,7 +15,7 @@ from loopfs.ext4.errors import refused
 from loopfs.ext4.inode import FL_APPEND, FL_IMMUTABLE, FL_NOATIME, Inode
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.fuse.tree import Buffer, Caller, Handle, Later, Tree
-from loopfs.lean import TYPE_CHECKING
+from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class OpenFiles(Tree[Inode]):
         now = now_of(volume, node)
         if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
             node.atime = now
-            volume.touch(node)
+            volume.changed.add(node)  # which no option has on the disk at once
 
     def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
         if isinstance(handle, devices.DeviceHandle):
@@ -157,14 +157,25 @@ class OpenFiles(Tree[Inode]):
             return None
         if volume.error:
             raise refused(volume.error)
+        return Later(self._commit(commits))
+
+    def settle(self) -> Callable[[], None] | None:
+        """IS_SYNC(), IS_DIRSYNC() of what the call has changed."""
+        commits, volume = self._commits, self.volume
+        if not volume.sync_due or commits is None or volume.error:
+            return None
+        return self._commit(commits)
+
+    def _commit(self, commits: Commits) -> Callable[[], None]:
+        """Returns what writes it, without the lock."""
         commits.commit()
 
-        def work() -> None:
+        def write() -> None:
             commits.write_out()
             with self.server.lock:
                 commits.collect()
 
-        return Later(work)
+        return write
 
     def fallocate(self, handle: Handle[Inode], mode: int, offset: int, length: int) -> None:
         node = handle.node
@@ -225,3 +236,5 @@ class OpenFiles(Tree[Inode]):
             if node.mode & drop:
                 node.mode &= ~drop
                 self.volume.touch(node)
+                # After a write the kernel asks for size and times only.
+                self.server.attributes_changed(node.nodeid)

@@ -16,7 +16,15 @@ from loopfs.ext4.blocks import Blocks
 from loopfs.ext4.device import Device
 from loopfs.ext4.errors import BadChecksum, Damaged, refused
 from loopfs.ext4.groups import Groups
-from loopfs.ext4.inode import FL_CASEFOLD, FL_EA_INODE, JOURNAL_INO, Extent, Inode
+from loopfs.ext4.inode import (
+    FL_CASEFOLD,
+    FL_DIRSYNC,
+    FL_EA_INODE,
+    FL_SYNC,
+    JOURNAL_INO,
+    Extent,
+    Inode,
+)
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
     COMPAT_HAS_JOURNAL,
@@ -48,6 +56,8 @@ class Volume:
         error: an errno, once something could not be written: nothing is changed any more.
         ends: an error was found, after which nothing is to be changed: once the call is answered.
         super_changed: by what is not a call: a tool, an error.
+        synchronous, dirsync: the mount's options sync and dirsync.
+        sync_due: what was changed is to be on the disk before the call is answered.
 
     Args:
         now: the time, in nanoseconds since the epoch.
@@ -77,6 +87,7 @@ class Volume:
         self.orphans: set[Inode] = set()
         self.orphans_changed = False
         self.super_changed = False
+        self.synchronous = self.dirsync = self.sync_due = False
         self.freed: list[tuple[int, int]] = []
         self.protection: MultipleMountProtection | None = None
         self.wait_for_blocks: Callable[[], None] = lambda: None
@@ -107,8 +118,14 @@ class Volume:
             self.ends = True
 
     def touch(self, inode: Inode) -> None:
-        """``inode`` has changed."""
+        """A call has changed ``inode``."""
         self.changed.add(inode)
+        if (
+            inode.flags & (FL_SYNC | FL_DIRSYNC)
+            or self.synchronous
+            or (self.dirsync and inode.is_dir)
+        ):
+            self.sync_due = True
 
     def may_use_reserve(self, uid: int, gid: int) -> bool:
         """ext4_has_free_clusters(): root, and whom the superblock names."""

@@ -118,7 +118,7 @@ def data(volume: Volume, inode: Inode) -> bytes:
 
 
 def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
-    """Raises OSError ENODATA, EOPNOTSUPP, EUCLEAN."""
+    """Raises OSError EINVAL, ENODATA, EOPNOTSUPP, EUCLEAN."""
     _check_name(name)
     if inode.xattrs is not None and not inode.xattrs:
         raise refused(errno.ENODATA)
@@ -131,6 +131,8 @@ def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
 def _check_name(name: bytes) -> None:
     if name not in (acl.ACCESS, acl.DEFAULT) and not name.startswith(_KNOWN):
         raise refused(errno.EOPNOTSUPP)
+    if name in _KNOWN:  # and nothing behind it
+        raise refused(errno.EINVAL)
 
 
 def names(volume: Volume, inode: Inode) -> list[bytes]:
@@ -139,7 +141,7 @@ def names(volume: Volume, inode: Inode) -> list[bytes]:
 
 
 def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
-    """setxattr(2). Raises OSError EEXIST, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
+    """setxattr(2). Raises OSError EEXIST, EINVAL, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
     attributes = dict(load(volume, inode))
     mode = inode.mode
     _check_name(name)
@@ -160,7 +162,7 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
 
 
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
-    """removexattr(2). Raises OSError ENODATA, EOPNOTSUPP."""
+    """removexattr(2). Raises OSError EINVAL, ENODATA, EOPNOTSUPP."""
     _check_name(name)
     attributes = dict(load(volume, inode))
     if attributes.pop(name, None) is None:

@@ -81,6 +81,8 @@ class Instances:
         self._lock = threading.Lock()
         self._taken: dict[LoopFilesystem, Share] = {}
         self._userns = os.stat("/proc/self/ns/user").st_ino
+        # Called with st_dev of an instance and a node's inode number: syncs what is mounted of it.
+        self.sync_mounted: Callable[[int, int], None] = lambda instance, ino: None
         # Called with each device that is removed, before the call that does so returns.
         self.on_removal: list[Callable[[BlockDevice], None]] = []
         # Replaced as a whole: it is read without the lock.

@@ -23,7 +23,7 @@ from loopfs.fuse.session import Request
 from loopfs.lean import TYPE_CHECKING
 from loopfs.process import Process
 from loopfs.uapi import loop
-from loopfs.uapi.block import BLKDISCARD, BLKRRPART, BLKZEROOUT
+from loopfs.uapi.block import BLKDISCARD, BLKFLSBUF, BLKRRPART, BLKZEROOUT
 
 if TYPE_CHECKING:
     from loopfs.filesystems.loopfs import LoopFilesystem
@@ -90,6 +90,8 @@ class Ioctl:
         self._request.reply_ioctl(result)
 
     def _call(self) -> int:
+        if self._cmd == BLKFLSBUF and self._caller.capable():
+            self._filesystem.sync_mounted(self._device)
         if self._cmd in CHANGES:
             self._filesystem.drop_pages(self._device)
         if self._cmd in _ASK_THE_FILE and isinstance(self._device.disk.backing, BackingFile):

@@ -318,6 +318,10 @@ class LoopFilesystem(Directory):
         with self._instances.numbers:
             return driver_ioctl.control_ioctl(self.instance, cmd, number)
 
+    def sync_mounted(self, device: BlockDevice) -> None:
+        """Have synced what is mounted from a device."""
+        self._instances.sync_mounted(self.device_number, self.nodes.of_device(device).ino)
+
     def backing(self, fd: int) -> BackingFile:
         """:meth:`Instances.backing`, for our owner."""
         return self._instances.backing(fd, self.user)

@@ -151,7 +151,9 @@ def _statx(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes
 def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Answer:
     changes = unpack_changes(server, body, time.time_ns())
     node = server.node(nodeid)
-    if uapi.SETATTR_IN.unpack_from(body)[0] & uapi.FATTR_KILL_SUIDGID:
+    valid = uapi.SETATTR_IN.unpack_from(body)[0]
+    owned = valid & (uapi.FATTR_UID | uapi.FATTR_GID)  # whoever changes that
+    if valid & uapi.FATTR_KILL_SUIDGID and (caller.uid or owned):
         server.tree.drop_privileges(node)
     later = server.tree.setattr(caller, node, changes)
     if nodeid & FACE:
@@ -298,7 +300,7 @@ def _removexattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) ->
 def _open(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     flags, open_flags = uapi.OPEN_IN.unpack_from(body)
     node = server.node(nodeid)
-    if open_flags & uapi.FUSE_OPEN_KILL_SUIDGID:
+    if open_flags & uapi.FUSE_OPEN_KILL_SUIDGID and caller.uid:
         server.tree.drop_privileges(node)
     return _opened(server, server.tree.open(caller, node, flags))
 

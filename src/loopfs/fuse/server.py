@@ -13,6 +13,7 @@ import os
 import queue
 import sys
 import threading
+from functools import partial
 from itertools import count
 
 from loopfs.fuse.dispatch import HANDLERS
@@ -122,7 +123,7 @@ class Server(Generic[N]):
                     if opcode == uapi.FUSE_READ:
                         self.reply(unique, self._read(view))
                     elif opcode == uapi.FUSE_WRITE:
-                        self.reply(unique, self._write(view))
+                        self._answer(unique, self._write(view, uid))
                     else:
                         body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
                         self._dispatch(opcode, unique, nodeid, caller, body)
@@ -143,10 +144,10 @@ class Server(Generic[N]):
         fh, offset, size, *_ = uapi.READ_IN.unpack_from(view, _HEADER)
         return self.tree.read(self._handles[fh], offset, size)
 
-    def _write(self, view: memoryview) -> Buffer:
+    def _write(self, view: memoryview, uid: int) -> Buffer:
         fh, offset, size, flags, *_ = uapi.WRITE_IN.unpack_from(view, _HEADER)
         data = view[_WRITE_DATA : _WRITE_DATA + size]
-        if flags & uapi.FUSE_WRITE_KILL_SUIDGID:
+        if flags & uapi.FUSE_WRITE_KILL_SUIDGID and uid:
             self.tree.drop_privileges(self._handles[fh].node)
         done = self.tree.write(self._handles[fh], offset, data)
         if done < size and flags & uapi.FUSE_WRITE_CACHE:
@@ -164,12 +165,19 @@ class Server(Generic[N]):
                 self._fail(opcode, unique, errno.ENOSYS)
             return
         answer: Answer = handler(self, nodeid, caller, body)
-        if isinstance(answer, Later):
-            thread = threading.Thread(target=self._do, args=(unique, answer), name="fuse slow")
-            self._slow.add(thread)
-            thread.start()
-        elif opcode not in _UNANSWERED:
-            self.reply(unique, answer)
+        if opcode not in _UNANSWERED:
+            self._answer(unique, answer)
+
+    def _answer(self, unique: int, answer: Answer) -> None:
+        if not isinstance(answer, Later):
+            settle = self.tree.settle()
+            if settle is None:
+                self.reply(unique, answer)
+                return
+            answer = Later(partial(_after, settle, bytes(answer)))
+        thread = threading.Thread(target=self._do, args=(unique, answer), name="fuse slow")
+        self._slow.add(thread)
+        thread.start()
 
     def _init(self, body: bytes) -> bytes:
         _, _, readahead, flags = uapi.INIT_IN.unpack_from(body)
@@ -295,6 +303,11 @@ class Server(Generic[N]):
                 self._send(message)
             except OSError:  # nobody waits for it; the next one may do
                 sys.excepthook(*sys.exc_info())
+
+
+def _after(settle: Callable[[], None], answer: Buffer) -> Buffer:
+    settle()
+    return answer
 
 
 def _notice(code: int, body: bytes) -> bytes:

@@ -150,7 +150,11 @@ class Tree(Generic[N]):
         raise _refused(errno.EPERM)
 
     def drop_privileges(self, node: N) -> None:
-        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes."""
+        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes.
+
+        The kernel asks for it unless the caller has CAP_FSETID on the machine. The root of the
+        mount's user namespace has it there, so it is not asked of the tree then.
+        """
 
     def statfs(self) -> Space:
         raise NotImplementedError
@@ -262,6 +266,12 @@ class Tree(Generic[N]):
     ) -> tuple[int, bytes]:
         """What ioctl(2) returns, and what is copied out; ``data`` is what was copied in."""
         raise _refused(errno.ENOTTY)
+
+    def settle(self) -> Callable[[], None] | None:
+        """What must be done before the call that was just carried out is answered, as it may not
+        be forgotten in a crash any more. It is done in a thread of its own, and may raise OSError.
+        """
+        return None
 
     def answered(self) -> None:
         """The kernel has the answer of a call, and knows what it tells of: the time for work that
