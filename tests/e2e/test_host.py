@@ -65,8 +65,9 @@ def test_sudo(inside: Lines) -> None:
     lines = inside("""
         sudo -n id -u; A=text sudo -E sh -c 'echo $A'; sudo -u nobody id -un
         sudo -H sh -c 'echo $HOME'; sudo losetup -a
+        touch ~/loopfs-test; sudo -i ls loopfs-test; rm ~/loopfs-test
     """)
-    assert lines == ["0", "text", "nobody", "/root"]
+    assert lines == ["0", "text", "nobody", "/root", "loopfs-test"]
 
 
 def test_remount_with_mount_fuse(inside: Lines) -> None:

@@ -317,6 +317,16 @@ def test_without_an_engine(root: User, user: User, loopfs_bin: list[str], workdi
     assert "package fuse2fs" in sentence
 
 
+def test_a_source_that_is_no_device(inside: Lines) -> None:
+    """toybox's mount gives a file a loop device after this error only."""
+    lines = inside(f"""{MOUNT}
+        for source in disk.img two /dev/null missing; do
+            mount2 $source mnt ext4 0 "" 2>&1 || :
+        done
+    """)
+    assert lines == ["Block device required"] * 3 + ["No such file or directory"]
+
+
 @pytest.mark.parametrize("fstype", ["vfat", "xfs", "strange"])
 def test_other_types_are_refused(inside: Lines, fstype: str) -> None:
     *said, status = inside(

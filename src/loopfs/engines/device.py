@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 
 from loopfs import syscalls
 from loopfs.engines import paths
@@ -92,15 +93,22 @@ class DeviceNode(NamedTuple):
 
 
 def find_device(
-    path: str, proc: paths.CallerProc, instances: tuple[int, ...], own_fds: int
+    path: str,
+    proc: paths.CallerProc,
+    instances: tuple[int, ...],
+    own_fds: int,
+    *,
+    or_file: bool = False,
 ) -> DeviceNode | None:
     """The device that ``path`` names for the caller; None if it is of no instance.
 
     Args:
         instances: the device numbers (st_dev) of the instances.
         own_fds: an open /proc/self/fd.
+        or_file: a file that is no block device is none of an instance: some of the kernel's
+            drivers mount one (erofs).
     Raises:
-        OSError: as open(2).
+        OSError: as open(2); ENOTBLK when it names no block device, as lookup_bdev() says.
     """
     directory, entry = paths.resolve_parent(path, proc)
     if not entry:
@@ -110,5 +118,7 @@ def find_device(
     st = os.fstat(node)
     os.close(node)
     if number not in instances or not FIRST_DEVICE_INO <= st.st_ino < FIRST_INO:
+        if not or_file and not stat.S_ISBLK(st.st_mode):  # here the kernel says EPERM of anything
+            raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
         return None
     return DeviceNode(directory, entry, number, st.st_ino)

@@ -50,7 +50,7 @@ def _claim(
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
-        node = find_device(source, caller.proc, instances, own_fds)
+        node = find_device(source, caller.proc, instances, own_fds, or_file=True)
         if node is None:
             answer(channel, NOT_OURS)
             return

@@ -18,6 +18,7 @@ from loopfs.filesystems.nodes import Node
 from loopfs.filesystems.threads import start
 from loopfs.fuse.operations import Buffer
 from loopfs.lean import NamedTuple
+from loopfs.text import to_str
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.fs import FIEMAP, FS_IOC_FIEMAP
 from loopfs.uapi.magic import (
@@ -32,6 +33,7 @@ from loopfs.uapi.magic import (
 VIEW_WINDOW = 64 << 20
 VIEW_MINIMUM = 64 << 10
 
+_DELETED = " (deleted)"  # what d_path() adds
 _QUIETLY = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 # What a block layer can say (block/blk-core.c: blk_errors); everything else is EIO.
@@ -137,6 +139,7 @@ class BackingFile:
     """
 
     def __init__(self, fd: int, node: Node | None, fstat: Stat) -> None:
+        self._node = node
         self.loop_device = node.device if node else None
         flags = fcntl.fcntl(fd, fcntl.F_GETFL)
         self.writable = flags & os.O_ACCMODE != os.O_RDONLY
@@ -184,7 +187,10 @@ class BackingFile:
     @property
     def path(self) -> str:
         """Where the file is, as the sandbox's mounts have it."""
-        return os.readlink(f"/proc/self/fd/{self._open().fd}")
+        path = os.readlink(f"/proc/self/fd/{self._open().fd}")
+        if self._node is not None and path.endswith(_DELETED):  # its name shows the other face now
+            return os.path.join(os.path.dirname(path), to_str(self._node.name))
+        return path
 
     def size(self) -> int:
         """Bytes in the file when it was last looked at."""

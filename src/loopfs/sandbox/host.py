@@ -1,9 +1,10 @@
-"""What of the host's a root would have as its own: /run, the rules of sudo, mount.fuse."""
+"""What of the host's a root would have as its own: /run, a home, the rules of sudo, mount.fuse."""
 
 from __future__ import annotations
 
 import errno
 import os
+from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.uapi import mount as uapi
@@ -25,6 +26,7 @@ OWN = {
 # Directories of ours with the host's entries: udev's has the database of the host's devices.
 OPENED = ("udev", "systemd")
 STORE = f"{RUN}/loopfs"
+HOME = "/root"
 
 SUDOERS = "root ALL=(ALL:ALL) NOPASSWD: ALL\n"
 # What sudo(8) and sudo-rs refuse to read as long as it belongs to the host's root.
@@ -58,6 +60,7 @@ def build() -> None:
     Raises:
         OSError: the kernel refused a mount.
     """
+    _share_home()
     if not os.path.isdir(RUN):
         return
     _build_run()
@@ -67,6 +70,17 @@ def build() -> None:
         _make(f"{STORE}/sudoers.d", 0o755)
         syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
     _wrap_fuse_helpers()
+
+
+def _share_home() -> None:
+    """The caller's home is root's as well, where the host's root lets nobody into his: what sudo
+    and su start looks there, and git, gpg and others give up where they may not look."""
+    own = os.environ.get("HOME", "")
+    if not os.path.isdir(HOME) or os.access(HOME, os.X_OK):
+        return
+    if os.path.isabs(own) and own.strip("/") and os.access(own, os.R_OK | os.W_OK | os.X_OK):
+        with suppress(PermissionError):  # something below is unbindable, and locked here
+            syscalls.mount(own, HOME, None, uapi.MS_BIND | uapi.MS_REC, None)
 
 
 def _build_run() -> None:
