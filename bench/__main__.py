@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from . import attach, compile, data, filling, lists, mounts, startup, trees, unrelated, vfat
+from . import attach, compile, data, debian, filling, lists, mounts, startup, trees, unrelated, vfat
 from .measure import CommandError, Measure, Outcome, sample
 from .report import as_json, table
 from .runner import Stage, open_stage
@@ -24,6 +24,7 @@ GROUPS: dict[str, Callable[[Stage], list[Measure]]] = {
     "lists": lists.measures,
     "filling": filling.measures,
     "trees": trees.measures,
+    "debian": debian.measures,
     "vfat": vfat.measures,
     "unrelated": unrelated.measures,
     "compile": compile.measures,
