@@ -2,7 +2,8 @@
 python3 -m tests.containerfile [BASE]
 
 BASE is an image that podman can pull, or a tarball; without it mmdebstrap makes one. It takes two
-minutes, and Debian's archive; as root LOOPFS_TEST_USER is who builds.
+minutes, and Debian's archive; as root LOOPFS_TEST_USER is who builds. CI builds it from what is
+installed on its machine: tests/e2e/test_containerfile.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tests.support.podman import JOB, Podman, storage
-from tests.support.user import CHECKOUT, find_user
+from tests.support.user import CHECKOUT, Result, find_user
 
 WITHIN = 900.0  # seconds
 ONE_ID = "there is only your own user and group"
@@ -34,40 +35,59 @@ def main(arguments: list[str]) -> int:
         print("There is no ordinary user for it, or no podman.", file=sys.stderr)
         return 2
     with storage(user) as (podman, place):
-        # A user's podman need not be able to read the checkout.
-        context = place / "context"
-        context.mkdir()
-        for name in ("Containerfile", "scripts", "src"):
-            copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-            copy(CHECKOUT / name, context / name)
-        subprocess.run(["chmod", "-R", "a+rX", place], check=True)
         base = arguments[0] if arguments else ""
         if not base:
             base = str(place / "base.tar")
             command = ["mmdebstrap", "--quiet", "--variant=minbase", "bookworm", base]
             subprocess.run(command, check=True, timeout=WITHIN)
         if Path(base).exists():
-            _do(podman, "import", base, "base")
+            _check(podman("import", base, "base", timeout=WITHIN))
             base = "base"
-        _do(podman, "build", "--network=host", f"--build-arg=BASE={base}", "-t", "loopfs", context)
-        failed = [way for way, said in WAYS.items() if not _try(podman, way, said)]
+        _check(build(podman, make_context(place), base, "--network=host"))
+        failed = [way for way in WAYS if not _try(podman, way)]
         return 1 if failed else 0
 
 
-def _do(podman: Podman, *words: str | Path) -> None:
-    done = podman(*words, timeout=WITHIN)
-    if done.returncode:
-        sys.exit(done.stdout + done.stderr)
+def make_context(place: Path) -> Path:
+    """A copy of what the Containerfile takes from the checkout, which a user's podman need not be
+    able to read."""
+    context = place / "context"
+    context.mkdir()
+    for name in ("Containerfile", "scripts", "src"):
+        copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
+        copy(CHECKOUT / name, context / name)
+    subprocess.run(["chmod", "-R", "a+rX", place], check=True)
+    return context
 
 
-def _try(podman: Podman, way: str, said: str) -> bool:
-    """The job works in a container of the image, by the user whom ``way`` names."""
+def build(podman: Podman, context: Path, base: str, *options: str) -> Result:
+    """Make the image "loopfs"."""
+    words = ["build", "--layers=false", f"--build-arg=BASE={base}", *options]
+    return podman(*words, "-t", "loopfs", context, timeout=WITHIN)
+
+
+def run(podman: Podman, way: str) -> Result:
+    """Do the job in a container of the image, by the user whom ``way`` names."""
     options = ["run", "--rm", "--network=none", "--device=/dev/fuse", *way.split(), "loopfs"]
-    result = podman(*options, "loopfs", "run", "--", "sh", "-c", JOB)
-    works = (result.returncode, result.stdout) == (0, "text\n")
-    works = works and (said in result.stderr if said else not result.stderr)
-    print("works" if works else f"FAILS ({result})", way or "by default", flush=True)
-    return works
+    return podman(*options, "loopfs", "run", "--", "sh", "-c", JOB)
+
+
+def works(result: Result, said: str) -> bool:
+    """The job was done; ``said``: what standard error has to say, nothing if it is empty."""
+    done = (result.returncode, result.stdout) == (0, "text\n")
+    return done and (said in result.stderr if said else not result.stderr)
+
+
+def _check(result: Result) -> None:
+    if result.returncode:
+        sys.exit(result.stdout + result.stderr)
+
+
+def _try(podman: Podman, way: str) -> bool:
+    result = run(podman, way)
+    is_well = works(result, WAYS[way])
+    print("works" if is_well else f"FAILS ({result})", way or "by default", flush=True)
+    return is_well
 
 
 if __name__ == "__main__":

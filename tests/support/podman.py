@@ -23,6 +23,8 @@ test -z "$(losetup -a)"
 DIRECTORIES = ("usr", "etc", "tmp", "proc", "sys", "dev", "run", "work")
 LINKS = ("bin", "sbin", "lib", "lib64")
 HOMES = {"HOME": "home", "XDG_RUNTIME_DIR": "run", "TMPDIR": "tmp"}
+# The default is vfs where podman is told nothing, and copies an image for each container.
+DRIVER = {"STORAGE_DRIVER": "overlay"}
 HYBRID = "/sys/fs/cgroup/unified"
 
 Podman = Callable[..., Result]
@@ -58,6 +60,7 @@ def storage(user: User) -> Iterator[tuple[Podman, Path]]:
         os.chown(path, user.uid, user.gid)
 
     environment = {name: str(place / directory) for name, directory in HOMES.items()}
+    environment |= DRIVER
 
     def call(
         *words: str | Path,
