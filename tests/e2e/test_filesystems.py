@@ -174,17 +174,27 @@ def test_what_ntfs_3g_has_written_is_read_by_the_embedded_engine(
 
 
 def test_iso9660(inside_with: Lines, tree: Path) -> None:
-    """Asked to write, it says what makes mount(8) mount it for reading."""
+    """Asked to write, it says what makes mount(8) mount it for reading. Nothing is installed."""
     lines = inside_with("""
-        genisoimage -quiet -R -o disk.img tree 2>/dev/null; mkdir mnt
+        genisoimage -quiet -r -J -o disk.img tree 2>/dev/null; mkdir mnt
         try mount -o loop disk.img mnt; diff -r tree mnt; findmnt -n -o FSTYPE,OPTIONS mnt
-        umount mnt; losetup -a
+        stat -f -c '%T %s' mnt; ls mnt/many | wc -l; try touch mnt/new
+        try mount -o remount,rw mnt; mount -o remount,noatime mnt; umount mnt; losetup -a
+        mount -o loop,ro,norock,nojoliet,mode=0400,uid=7 disk.img mnt; stat -c '%a %u' mnt/hello
+        ls mnt/HELLO 2>&1 | tail -1; umount mnt
+        for words in map=x session=99 block=1000; do
+            try mount -o loop,ro,$words disk.img mnt
+        done; losetup -a
     """)
     assert lines[0].endswith("WARNING: source write-protected, mounted read-only.")
     kind, options = lines[1].split()
     assert kind == "fuse.iso9660"
     assert options.split(",")[0] == "ro"
-    assert lines[2:] == []
+    assert lines[2] == "isofs 2048"
+    assert lines[4] == "touch: cannot touch 'mnt/new': Read-only file system"
+    assert "cannot remount" in lines[6]
+    assert lines[9] == "400 7"
+    assert [line for line in lines if line == "status 32"] == ["status 32"] * 4
 
 
 # --- the policy ------------------------------------------------------------------

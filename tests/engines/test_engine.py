@@ -83,10 +83,10 @@ def test_without_a_choice_what_is_installed_is_taken(nothing_installed: Path) ->
     assert Policy({}).choose("ntfs3") is NTFS_3G
 
 
-@pytest.mark.parametrize("choices", [{}, {"iso9660": "fuseiso"}])
+@pytest.mark.parametrize("choices", [{}, {"erofs": "erofsfuse"}])
 def test_an_engine_that_is_missing(nothing_installed: Path, choices: dict[str, str]) -> None:
-    with pytest.raises(NoEngine, match="install the package fuseiso") as problem:
-        Policy(choices).choose("iso9660")
+    with pytest.raises(NoEngine, match="install the package erofsfuse") as problem:
+        Policy(choices).choose("erofs")
     assert problem.value.code == errno.ENODEV
 
 

@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loopfs.fat import names, nls
+from loopfs import nls
+from loopfs.fat import names
 from loopfs.fat.dir import parse
 from loopfs.fat.names import Names
 from loopfs.fat.options import Options
 from tests.fat import uml
 from tests.fat.images import Memory, made, mounted, on_disk, tool
 from tests.support.skip import need
+from tests.support.uml import modules
 
 
 def short(text: str, options: str = "", taken: set[bytes] | None = None) -> tuple[bytes, int, bool]:
@@ -196,7 +198,7 @@ def _to_charset(symbols: dict[str, bytes], unit: int, codepage: int) -> bytes:
 @pytest.mark.parametrize("number", [437, 850, 852, 866, 932])
 def test_code_pages_are_the_kernels(number: int) -> None:
     need(not (why := uml.missing()), why)
-    symbols, ours = _symbols(uml.modules() / f"nls/nls_cp{number}.ko"), nls.codepage(number)
+    symbols, ours = _symbols(modules() / f"nls/nls_cp{number}.ko"), nls.codepage(number)
     for which, table in (("charset2lower", ours.lower), ("charset2upper", ours.upper)):
         kernel = symbols[which]
         assert [kernel[c] or c for c in range(256)] == list(table)

@@ -5,7 +5,7 @@ What the kernel accepts and ignores is accepted and ignored; everything else is 
 
 from __future__ import annotations
 
-from loopfs.fat import nls
+from loopfs import nls
 from loopfs.fat.errors import invalid
 from loopfs.lean import Callable, Iterable, NamedTuple
 

@@ -1,4 +1,4 @@
-"""Character sets (fs/nls): those of short names, and those that callers see names in.
+"""Character sets (fs/nls): those of names on disk, and those that callers see names in.
 
 Python's codecs have the tables. Where the kernel's differ, and the tests compare them with the
 kernel's own modules, they are corrected here.
@@ -6,7 +6,8 @@ kernel's own modules, they are corrected here.
 
 from __future__ import annotations
 
-from loopfs.fat.errors import invalid
+import errno
+
 from loopfs.lean import Callable
 
 _CODEPAGES = frozenset(
@@ -123,7 +124,7 @@ def codepage(number: int) -> Charset:
         OSError: EINVAL, the kernel has no such code page.
     """
     if number not in _CODEPAGES:
-        raise invalid(f"there is no code page {number}")
+        raise OSError(errno.EINVAL, f"there is no code page {number}")
     return Charset(f"cp{number}")
 
 
@@ -140,4 +141,4 @@ def charset(name: str) -> Charset:
         return Charset(name)
     if name[:2] == "cp" and name[2:].isdecimal():
         return codepage(int(name[2:]))
-    raise invalid(f"there is no character set {name}")
+    raise OSError(errno.EINVAL, f"there is no character set {name}")

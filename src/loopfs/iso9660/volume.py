@@ -1,0 +1,270 @@
+"""A volume: its inodes, its directories and the bytes of its files."""
+
+from __future__ import annotations
+
+import errno
+
+from loopfs.iso9660 import descriptor, joliet, names, record
+from loopfs.iso9660.errors import invalid, refused
+from loopfs.iso9660.inode import MOST_SECTIONS, Inode, Place
+from loopfs.iso9660.record import DOT, DOTDOT, Record
+from loopfs.iso9660.rock import Rock
+from loopfs.lean import TYPE_CHECKING, NamedTuple
+from loopfs.nls import charset
+
+if TYPE_CHECKING:
+    from loopfs.file_device import Device
+    from loopfs.iso9660.options import Options
+
+# Bounds, whatever an image says.
+MOST_BYTES = 64 << 20  # of a directory
+MOST_ENTRIES = 1 << 18  # of a directory, and of those that are held together
+_MOST_BLOCKS = 256  # that are held
+_MOST_EMPTY = 64  # blocks between the records of a file's sections
+_EMPTY_ROOT = 3  # records that the root directory of a good image has at least
+
+
+class Entry(NamedTuple):
+    """A name in a directory, and the place of what it is of; ``is_first``: a lookup finds it."""
+
+    name: bytes
+    place: Place
+    is_first: bool
+
+
+class Directory:
+    """A directory's names.
+
+    Attributes:
+        found: by folded name.
+        damaged: after the last entry there is a record that is none.
+    """
+
+    __slots__ = ("damaged", "entries", "found")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.found: dict[bytes, Place] = {}
+        self.damaged = False
+
+
+class Volume:
+    """What a device has.
+
+    Raises:
+        OSError: EINVAL: no ISO 9660; EIO: its root directory cannot be read.
+    """
+
+    def __init__(self, device: Device, options: Options) -> None:
+        self.device = device
+        self.options = options
+        found = descriptor.find(device, options)
+        self.block_size, self.blocks = found.main.block_size, found.main.blocks
+        self.high_sierra = found.high_sierra
+        self._cached: dict[int, bytes] = {}
+        self._directories: dict[Place, Directory] = {}
+        self._held = 0  # entries of these
+        self._rock = Rock(options.rock and not found.high_sierra, self.block)
+        # The names of Joliet count unless there are Rock Ridge's.
+        self._charset = None if found.joliet is None else charset(options.iocharset or "utf8")
+        self.root = self._root(found)
+        if not self.root.is_dir:
+            raise invalid("the root is no directory")
+        self.joliet = self._charset is not None
+        self.relaxed = (options.check or ("r" if self.joliet else "s")) == "r"
+
+    def _root(self, found: descriptor.Found) -> Inode:
+        root = self.inode((found.main.root, 0))
+        if found.joliet is None:
+            return root
+        if self._rock.announced and not self._is_empty(found.main.root):
+            self._charset = None
+            return root
+        self._rock.wanted = False
+        return self.inode((found.joliet, 0))
+
+    def _is_empty(self, block: int) -> bool:
+        """Broken discs have their files in Joliet's root directory only."""
+        data, at, count = self.block(block), 0, 0
+        while count < _EMPTY_ROOT and at < len(data) and data[at]:
+            at, count = at + data[at], count + 1
+        return count < _EMPTY_ROOT
+
+    # --- bytes -----------------------------------------------------------------
+
+    def block(self, number: int) -> bytes:
+        """Raises OSError: EIO: it is beyond the device, or cannot be read."""
+        if (data := self._cached.get(number)) is None:
+            data = self.device.read(number * self.block_size, self.block_size)
+            if len(self._cached) >= _MOST_BLOCKS:
+                self._cached.pop(next(iter(self._cached)))
+            self._cached[number] = data
+        return data
+
+    def _record(self, block: int, offset: int) -> bytes:
+        """A record, which may be in two blocks. Raises OSError: EIO."""
+        data = self.block(block)
+        raw = data[offset : offset + data[offset]]
+        if len(raw) < data[offset]:
+            raw += self.block(block + 1)[: data[offset] - len(raw)]
+        return raw
+
+    def read(self, inode: Inode, offset: int, size: int) -> bytes:
+        """Bytes of what is stored of a file, up to its end.
+
+        Raises:
+            OSError: EIO.
+        """
+        end = min(offset + size, inode.stored)
+        out: list[bytes] = []
+        begin = 0
+        last = len(inode.sections) - 1
+        for number, (extent, length) in enumerate(inode.sections):
+            # A section that is not the last has whole blocks only.
+            beyond = end if number == last else begin + length // self.block_size * self.block_size
+            if begin <= offset < min(beyond, end):
+                count = min(beyond, end) - offset
+                out.append(self.device.read(extent * self.block_size + offset - begin, count))
+                offset += count
+            begin = beyond
+        if offset < end:
+            raise refused(errno.EIO)
+        return out[0] if len(out) == 1 else b"".join(out)
+
+    # --- inodes ------------------------------------------------------------------
+
+    def inode(self, place: Place, *, relocated: bool = False) -> Inode:
+        """Read what a record describes.
+
+        Raises:
+            OSError: EIO.
+        """
+        records = self._records(place)
+        inode = Inode(place, self.block_size, records, self.options)
+
+        def find(extent: int) -> Inode:
+            return self.inode((extent, 0), relocated=True)
+
+        self._rock.apply(inode, records[0].raw, None if relocated else find)
+        inode.override(self.options)
+        return inode
+
+    def _records(self, place: Place) -> list[Record]:
+        """A file's record, with those of its further sections."""
+        (block, offset), empty = place, 0
+        out: list[Record] = []
+        while True:
+            if offset >= self.block_size:
+                block, offset = block + 1, offset - self.block_size
+            raw = self._record(block, offset)
+            if not raw and out and empty < _MOST_EMPTY:
+                block, offset, empty = block + 1, 0, empty + 1
+                continue
+            if len(raw) < record.HEADER:
+                raise refused(errno.EIO)
+            parsed = record.parse(raw, high_sierra=self.high_sierra)
+            out.append(parsed)
+            if not parsed.flags & record.MULTI_EXTENT or len(out) > MOST_SECTIONS:
+                return out
+            offset += len(raw)
+
+    # --- directories ---------------------------------------------------------------
+
+    def fold(self, name: bytes) -> bytes:
+        """What spellings of a name have in common."""
+        return names.folded(name, joliet=self.joliet, relaxed=self.relaxed)
+
+    def directory(self, inode: Inode) -> Directory:
+        """A directory's names, read if they are not held.
+
+        Raises:
+            OSError: EIO.
+        """
+        content = self._directories.pop(inode.place, None)
+        if content is not None:
+            self._directories[inode.place] = content  # as the one that was used last
+            return content
+        content = self._scan(inode)
+        self._held += len(content.entries)
+        self._directories[inode.place] = content
+        while self._held > MOST_ENTRIES and len(self._directories) > 1:
+            oldest = next(iter(self._directories))
+            self._held -= len(self._directories.pop(oldest).entries)
+        return content
+
+    def let_go(self, inode: Inode) -> None:
+        """Its names are not needed any more."""
+        if (content := self._directories.pop(inode.place, None)) is not None:
+            self._held -= len(content.entries)
+
+    def _scan(self, inode: Inode) -> Directory:
+        content = Directory()
+        data = self.read(inode, 0, min(inode.stored, MOST_BYTES))
+        at, first = 0, None
+        while at < len(data):
+            length = data[at]
+            if not length:
+                at = (at // record.SECTOR + 1) * record.SECTOR
+                continue
+            raw = data[at : at + length]
+            if len(raw) < length:
+                raw = self._last(inode, at, length)
+            if length < record.HEADER or length < record.HEADER + raw[record.HEADER - 1]:
+                content.damaged = True
+                return content
+            parsed = record.parse(raw, high_sierra=self.high_sierra)
+            first = self._place(inode, at, parsed) if first is None else first
+            if not parsed.flags & record.MULTI_EXTENT:
+                self._enter(content, parsed, first)
+                first = None
+            at += length
+        content.damaged |= inode.stored > MOST_BYTES
+        return content
+
+    def _last(self, inode: Inode, at: int, length: int) -> bytes:
+        """A record that the directory ends within."""
+        (extent, _), *more = inode.sections
+        if more:
+            return bytes(length)
+        block, offset = divmod(at, self.block_size)
+        return self._record(extent + block, offset)
+
+    def _place(self, directory: Inode, at: int, parsed: Record) -> Place:
+        if parsed.is_dir and not self.high_sierra:
+            return parsed.extent, 0
+        block, offset = divmod(at, self.block_size)
+        for extent, length in directory.sections[:-1]:
+            if block < length // self.block_size:
+                return extent + block, offset
+            block -= length // self.block_size
+        return directory.sections[-1][0] + block, offset
+
+    def _enter(self, content: Directory, parsed: Record, place: Place) -> None:
+        if parsed.name in (DOT, DOTDOT):
+            return
+        hidden = record.HIDDEN if self.options.hide else 0
+        hidden |= 0 if self.options.showassoc else record.ASSOCIATED
+        if parsed.flags & hidden:
+            return
+        name = self._name(parsed)
+        # A name that no caller could say is not there; neither is one that is none.
+        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
+            return
+        if len(content.entries) >= MOST_ENTRIES:
+            raise refused(errno.EIO)
+        key = self.fold(name)
+        content.entries.append(Entry(name, place, key not in content.found))
+        content.found.setdefault(key, place)
+
+    def _name(self, parsed: Record) -> bytes | None:
+        if self._rock.wanted:
+            name = self._rock.name(parsed.raw)
+            if name != b"":
+                return name
+        if self._charset is not None:
+            return joliet.decode(parsed.name, self._charset)
+        if self.options.map == "n":
+            return names.normal(parsed.name)
+        if self.options.map == "a":
+            return names.acorn(parsed.name, parsed.system_use, is_dir=parsed.is_dir)
+        return parsed.name
