@@ -26,7 +26,7 @@ TIMES = rounds(10, 40)
 # at "one" and at "two".
 OUTCOMES = {
     "source a b": {"fine loop -"},
-    "source dev null ext4": {"fine ext4 -", "EPERM - -"},
+    "source dev null ext4": {"fine ext4 -", "ENOTBLK - -"},
     "target one two": {"fine loop -", "fine - loop"},
     "target one missing": {"fine loop -", "ENOENT - -"},
     "target one file": {"fine loop -", "ENOTDIR - -"},
