@@ -169,6 +169,21 @@ def test_more_devices_than_a_process_may_have_open(
     assert result.stdout.split() == ["300", "300", "256"]
 
 
+def test_images_are_larger_than_files_may_be(
+    run_as_user: Run, loopfs_bin: list[str], workdir: Path
+) -> None:
+    """RLIMIT_FSIZE is about the files of the command."""
+    limited = ["sh", "-c", 'ulimit -Sf 2048; exec "$@"', "sh", *loopfs_bin, "run", "--"]
+    script = """
+        device=$(losetup -f --show disk.img); mkdir mnt; mount $device mnt
+        for n in 1 2 3 4; do head -c 700K /dev/urandom >mnt/$n; done; sync mnt/4; umount mnt
+        ulimit -Sf; cat disk.img >copy 2>/dev/null || stat -c %s copy; e2fsck -fn $device >&2
+    """
+    run_as_user("truncate -s 16M disk.img; mkfs.ext4 -qF disk.img", cwd=workdir)
+    result = run_as_user([*limited, "sh", "-ec", script], cwd=workdir)
+    assert (result.returncode, result.stdout.split()) == (0, ["2048", str(1 << 20)]), result.stderr
+
+
 def test_no_more_descriptors_for_devices(
     run_as_user: Run, loopfs_bin: list[str], workdir: Path, first_number: int
 ) -> None:

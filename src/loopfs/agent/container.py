@@ -37,12 +37,12 @@ from loopfs.intercept import notify
 from loopfs.intercept.mount import LOOP, MountHandler, adopt_instance, may_mount
 from loopfs.intercept.sync import SyncHandler
 from loopfs.intercept.umount import UmountHandler
+from loopfs.limits import raise_limits
 from loopfs.process import Process
 from loopfs.sandbox.supervisor import (
     abort_connections,
     forget,
     host_numbers_end,
-    raise_descriptor_limit,
 )
 from loopfs.sandbox.sysfs import PLACES
 from loopfs.uapi.sched import CLONE_NEWUSER
@@ -101,7 +101,7 @@ class Container:
 
         self._helper = helper.Helper.start(begin, b"")
         close_all(list(procs))
-        room = raise_descriptor_limit()
+        room = raise_limits()
         with caller_descriptors(begun) as fds:  # which our own user namespace need not let us have
             _enter(userns)
             self._build(room)

@@ -25,6 +25,7 @@ from loopfs.filesystems.instances import Instances, Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.threads import start
 from loopfs.lean import TYPE_CHECKING, NoReturn, signal
+from loopfs.limits import raise_limits
 from loopfs.sandbox import control_socket, idmap
 from loopfs.sandbox import messages as sandbox_messages
 from loopfs.sandbox.run import check_proc
@@ -63,6 +64,7 @@ def main() -> NoReturn:
 def _serve(channel: Channel, about: dict[str, Any]) -> int:
     """Make the device, hand it over, and serve it to its end. Raises LoopfsError, OSError."""
     os.setsid()  # what the terminal sends is not for us
+    raise_limits()
     check_proc()
     filesystem, mount, instances = _instance()
     start("loop", instances.serve, filesystem)

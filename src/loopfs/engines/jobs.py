@@ -18,6 +18,7 @@ from loopfs.engines.helper import NOT_OURS, UNSUPPORTED, answer
 from loopfs.errors import LoopfsError, Unsupported, errno_of
 from loopfs.filesystems.backing import facts
 from loopfs.lean import TYPE_CHECKING, Any, NoReturn
+from loopfs.limits import raise_limits
 from loopfs.uapi import mount as uapi
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
     """Do a job and exit. The first descriptor is the channel to answer on."""
     channel = Channel.of_descriptor(fds[0])
     guard_with(os.getppid())
+    raise_limits()
     try:
         job(channel, fds[1:], *arguments)
     except Unsupported as problem:

@@ -14,6 +14,7 @@ from loopfs.engines.helper import ABORT, Helper
 from loopfs.errors import SetupError, no_room, of_start
 from loopfs.filesystems.threads import start
 from loopfs.lean import TYPE_CHECKING, Callable, NamedTuple, NoReturn, Sequence, signal
+from loopfs.limits import raise_limits
 from loopfs.sandbox import messages
 from loopfs.sandbox.ending import ENDERS, PATIENCE, Command, remaining
 from loopfs.sandbox.run import FORWARDED
@@ -168,7 +169,7 @@ class Supervisor:
 
         number_from = self._settings.number_from
         after_the_hosts = number_from is None
-        room = raise_descriptor_limit()
+        room = raise_limits()
         self._mounted.wait()
         root, *views = self._mounts_made.fds
         _, kept, hosts, words = self._mounts_made.data.decode().split(" ", 3)
@@ -423,19 +424,6 @@ def _drop_signals() -> None:
 def forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:
     """A device is gone from what a directory of /sys lists."""
     session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
-
-
-def raise_descriptor_limit() -> int:
-    """A bound device costs a descriptor; the workload, forked before, keeps its own limit.
-
-    Returns:
-        how many descriptors we may have.
-    """
-    import resource
-
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
 def host_numbers_end(mounted: Sequence[str] = ()) -> int:
