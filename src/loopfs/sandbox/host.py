@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 
 from loopfs import syscalls
+from loopfs.sandbox import kpartx
 from loopfs.uapi import mount as uapi
 
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
@@ -70,6 +71,7 @@ def build() -> None:
         _make(f"{STORE}/sudoers.d", 0o755)
         syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
     _wrap_fuse_helpers()
+    _cover(os.path.realpath(kpartx.PATH), kpartx.SCRIPT, 0o755)
 
 
 def _share_home() -> None:
