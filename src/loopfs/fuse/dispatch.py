@@ -80,7 +80,8 @@ def _name(body: bytes, at: int = 0) -> bytes:
     return body[at : body.index(0, at)]
 
 
-def _opened(server: Server[N], handle: Handle[N]) -> bytes:
+def _opened(server: Server[N], handle: Handle[N], flags: int = 0) -> bytes:
+    handle.noatime = bool(flags & os.O_NOATIME)
     return uapi.OPEN_OUT.pack(server.add_handle(handle), handle.flags, 0)
 
 
@@ -184,7 +185,7 @@ def _create(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byte
     flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
     name, caller = _name(body, uapi.CREATE_IN.size), caller._replace(umask=umask)
     found, handle = server.tree.create(caller, server.node(nodeid), name, mode, flags)
-    return pack_entry(server, found) + _opened(server, handle)
+    return pack_entry(server, found) + _opened(server, handle, flags)
 
 
 def _mknod(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -220,7 +221,7 @@ def _tmpfile(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
     flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
     caller = caller._replace(umask=umask)
     found, handle = server.tree.tmpfile(caller, server.node(nodeid), mode, flags)
-    return pack_entry(server, found) + _opened(server, handle)
+    return pack_entry(server, found) + _opened(server, handle, flags)
 
 
 def _unlink(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -302,11 +303,12 @@ def _open(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     node = server.node(nodeid)
     if open_flags & uapi.FUSE_OPEN_KILL_SUIDGID and caller.uid:
         server.tree.drop_privileges(node)
-    return _opened(server, server.tree.open(caller, node, flags))
+    return _opened(server, server.tree.open(caller, node, flags), flags)
 
 
 def _opendir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
-    return _opened(server, server.tree.opendir(caller, server.node(nodeid)))
+    flags, _ = uapi.OPEN_IN.unpack_from(body)
+    return _opened(server, server.tree.opendir(caller, server.node(nodeid)), flags)
 
 
 def _release(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:

@@ -46,13 +46,15 @@ class Handle(Generic[N]):
 
     Attributes:
         flags: FOPEN_* for the kernel.
+        noatime: reading changes no time (O_NOATIME).
     """
 
-    __slots__ = ("flags", "node")
+    __slots__ = ("flags", "noatime", "node")
 
     def __init__(self, node: N, flags: int = 0) -> None:
         self.node = node
         self.flags = flags
+        self.noatime = False
 
 
 class Caller(NamedTuple):
