@@ -73,7 +73,8 @@ FLAGS = """
     truncate -s 64M disk.img; mkfs.ext4 -q -F -b 4096 disk.img; mkdir mnt
     mount -o loop disk.img mnt; echo 1 >mnt/fixed
     chattr +i mnt/fixed; try rm -f mnt/fixed; try sh -c 'echo 2 >>mnt/fixed'; lsattr mnt/fixed
-    chattr -i +a mnt/fixed; echo 3 >>mnt/fixed; try sh -c 'echo 4 >mnt/fixed'; chattr -a mnt/fixed
+    chattr -i +a mnt/fixed; touch mnt/fixed; try touch -a mnt/fixed
+    echo 3 >>mnt/fixed; try sh -c 'echo 4 >mnt/fixed'; chattr -a mnt/fixed
     cat mnt/fixed; truncate -s 100M mnt/holes; fallocate -l 64K mnt/ahead
     head -c 300K /dev/zero | dd of=mnt/file bs=100K conv=fsync status=none
     dd if=/dev/zero of=mnt/holes bs=4K count=1 seek=5 conv=notrunc,fsync status=none

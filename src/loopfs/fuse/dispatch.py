@@ -53,6 +53,10 @@ def _pack_attr(server: Server[N], node: N, nodeid: int) -> bytes:
     return head + server.attr(node, nodeid).pack()
 
 
+_TOUCH = uapi.FATTR_ATIME_NOW | uapi.FATTR_MTIME
+_NOT_TIMES = uapi.FATTR_MODE | uapi.FATTR_UID | uapi.FATTR_GID | uapi.FATTR_SIZE
+
+
 def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
     """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
     valid, _, fh, size, _, atime, mtime, ctime, an, mn, cn, mode, _, uid, gid, _ = (
@@ -64,7 +68,11 @@ def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
             return now
         return value if valid & given else None
 
+    # With the writeback cache the kernel gives its own now as mtime, and as ctime.
+    mtime_is_now = valid & uapi.FATTR_MTIME_NOW or (mtime, mn) == (ctime, cn)
+    touch = valid & _NOT_TIMES == 0 and valid & _TOUCH == _TOUCH and bool(mtime_is_now)
     return Changes(
+        touch=touch,
         mode=mode if valid & uapi.FATTR_MODE else None,
         uid=uid if valid & uapi.FATTR_UID else None,
         gid=gid if valid & uapi.FATTR_GID else None,

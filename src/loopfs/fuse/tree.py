@@ -70,7 +70,7 @@ class Changes(NamedTuple):
     """What SETATTR changes: None for what stays.
 
     ``size`` is bytes, times are nanoseconds since the epoch; ``handle`` is the open file, when
-    the caller named one.
+    the caller named one; ``touch`` says that both times become now, and nothing else changes.
     """
 
     mode: int | None = None
@@ -81,6 +81,7 @@ class Changes(NamedTuple):
     mtime: int | None = None
     ctime: int | None = None
     handle: object = None
+    touch: bool = False
 
 
 class Space(NamedTuple):
