@@ -110,28 +110,17 @@ def test_flags_and_extents_of_files(in_both: Compare) -> None:
     assert ours.lines() == native.lines()
 
 
-ROOT_S = """
+AGAIN = """
     truncate -s 64M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
     d=$(losetup -f --show disk.img); mount $d mnt; mount $d mnt 2>/dev/null || echo "status $?"
     echo text >mnt/file; touch -a -d @1000 mnt/file; umount mnt; mount $d mnt
     dd if=mnt/file of=/dev/null iflag=noatime status=none; stat -c %X mnt/file
     umount mnt; mount $d mnt; cat mnt/file; test "$(stat -c %X mnt/file)" != 1000
-    chmod 6777 mnt/file; chmod 777 mnt
-    echo more >>mnt/file; stat -c %a mnt/file; truncate -s 9 mnt/file; stat -c %a mnt/file
-    echo text >mnt/file; stat -c %a mnt/file
-    setpriv --reuid 1 --regid 1 --clear-groups sh -c 'echo more >>mnt/file'; stat -c %a mnt/file
-    chmod 6777 mnt/file; setpriv --reuid 1 --regid 1 --clear-groups sh -c 'echo 1 >mnt/file'
-    stat -c %a mnt/file; chmod 6777 mnt/file
-    setpriv --reuid 1 --regid 1 --clear-groups dd if=disk.img of=mnt/file bs=4K count=1 \
-        oflag=direct conv=notrunc status=none
-    stat -c %a mnt/file; chmod 6777 mnt/file; chown 1:1 mnt/file; stat -c %a mnt/file
-    umount mnt; losetup -d $d
-    e2fsck -fn disk.img >log 2>&1
+    umount mnt; losetup -d $d; e2fsck -fn disk.img >log 2>&1
 """
 
 
-def test_as_root_has_it(in_both: Compare) -> None:
-    """A mount over itself, O_NOATIME, and what a change of a file drops, as on the kernel's."""
-    native, ours = in_both(ROOT_S)
+def test_a_mount_over_itself_and_o_noatime(in_both: Compare) -> None:
+    native, ours = in_both(AGAIN)
     assert native.lines()[:3] == ["status 32", "1000", "text"]
     assert ours.lines() == native.lines()

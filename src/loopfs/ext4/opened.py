@@ -123,7 +123,13 @@ class OpenFiles(Tree[Inode]):
     def _accessed(self, handle: Handle[Inode]) -> None:
         """relatime: at most once a day, but for what has changed since."""
         volume, node = self.volume, handle.node
-        if not self._atime or handle.noatime or node.flags & FL_NOATIME or volume.error or volume.read_only:
+        if (
+            not self._atime
+            or handle.noatime
+            or node.flags & FL_NOATIME
+            or volume.error
+            or volume.read_only
+        ):
             return
         now = now_of(volume, node)
         if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
