@@ -73,7 +73,8 @@ FLAGS = """
     truncate -s 64M disk.img; mkfs.ext4 -q -F -b 4096 disk.img; mkdir mnt
     mount -o loop disk.img mnt; echo 1 >mnt/fixed
     chattr +i mnt/fixed; try rm -f mnt/fixed; try sh -c 'echo 2 >>mnt/fixed'; lsattr mnt/fixed
-    chattr -i +a mnt/fixed; echo 3 >>mnt/fixed; try sh -c 'echo 4 >mnt/fixed'; chattr -a mnt/fixed
+    chattr -i +a mnt/fixed; touch mnt/fixed; try touch -a mnt/fixed
+    echo 3 >>mnt/fixed; try sh -c 'echo 4 >mnt/fixed'; chattr -a mnt/fixed
     cat mnt/fixed; truncate -s 100M mnt/holes; fallocate -l 64K mnt/ahead
     head -c 300K /dev/zero | dd of=mnt/file bs=100K conv=fsync status=none
     dd if=/dev/zero of=mnt/holes bs=4K count=1 seek=5 conv=notrunc,fsync status=none
@@ -106,4 +107,20 @@ def test_flags_and_extents_of_files(in_both: Compare) -> None:
         "status 1",
         "sh: 1: cannot create mnt/fixed: Operation not permitted",
     ]
+    assert ours.lines() == native.lines()
+
+
+AGAIN = """
+    truncate -s 64M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt
+    d=$(losetup -f --show disk.img); mount $d mnt; mount $d mnt 2>/dev/null || echo "status $?"
+    echo text >mnt/file; touch -a -d @1000 mnt/file; umount mnt; mount $d mnt
+    dd if=mnt/file of=/dev/null iflag=noatime status=none; stat -c %X mnt/file
+    umount mnt; mount $d mnt; cat mnt/file; test "$(stat -c %X mnt/file)" != 1000
+    umount mnt; losetup -d $d; e2fsck -fn disk.img >log 2>&1
+"""
+
+
+def test_a_mount_over_itself_and_o_noatime(in_both: Compare) -> None:
+    native, ours = in_both(AGAIN)
+    assert native.lines()[:3] == ["status 32", "1000", "text"]
     assert ours.lines() == native.lines()

@@ -39,6 +39,7 @@ class Small(Tree[Thing]):
     def __init__(self) -> None:
         self.top = Thing(1, {})
         self.told: list[object] = []
+        self.opened: list[Handle[Thing]] = []
         self.changes: list[Changes] = []
         self.numbers = iter(range(10, 1000))
         self.go_on = threading.Event()
@@ -163,7 +164,12 @@ class Small(Tree[Thing]):
         return list(node.attributes)
 
     def open(self, caller: Caller, node: Thing, flags: int) -> Handle[Thing]:
-        return Handle(node, fuse.FOPEN_KEEP_CACHE)
+        self.opened.append(Handle(node, fuse.FOPEN_KEEP_CACHE))
+        return self.opened[-1]
+
+    def opendir(self, caller: Caller, node: Thing) -> Handle[Thing]:
+        self.opened.append(Handle(node))
+        return self.opened[-1]
 
     def entries(
         self, handle: Handle[Thing], place: int
@@ -374,6 +380,14 @@ def test_open_files(kernel: Kernel, tree: Small) -> None:
     for handle in (fh, other):
         assert kernel.ask(fuse.FUSE_RELEASE, fuse.RELEASE_IN.pack(handle, 0, 0, 0)) == Reply(0, b"")
     assert tree.told[-1] == ("release", node)
+
+
+def test_o_noatime(kernel: Kernel, tree: Small) -> None:
+    node, _ = create(kernel, b"file")
+    for opcode, nodeid in ((fuse.FUSE_OPEN, node), (fuse.FUSE_OPENDIR, 1)):
+        for flags in (os.O_NOATIME, 0):
+            kernel.ask(opcode, fuse.OPEN_IN.pack(flags, 0), nodeid)
+    assert [handle.noatime for handle in tree.opened] == [True, False, True, False]
 
 
 def test_what_has_no_room(kernel: Kernel) -> None:

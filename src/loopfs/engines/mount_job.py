@@ -64,6 +64,14 @@ class Mount:
         if self.place is not None and not stat.S_ISDIR(os.fstat(self.place).st_mode):
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
+    def _check_not_there(self, superblock: int) -> None:
+        """A superblock is not mounted over itself (do_add_mount). Raises OSError EBUSY."""
+        if self.place is None or syscalls.statx_dev(self.place) != superblock:
+            return
+        with self.caller.rights():
+            if syscalls.mount_id(self.place) != syscalls.mount_id(self.place, ".."):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
     def again(self, engine: Engine) -> bool:
         """Wait until nobody else mounts the device. Mount it from the superblock that an engine
         serves then, if one does."""
@@ -73,6 +81,7 @@ class Mount:
             if context is None:  # that superblock has gone meanwhile
                 continue
             self.check_place()
+            self._check_not_there(found[0].superblock)
             if self.place is None:
                 answer(self.channel, 0, None, (context,))
             else:

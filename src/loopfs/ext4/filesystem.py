@@ -122,7 +122,10 @@ class Ext4(OpenFiles):
         volume = self.volume
         volume.change()
         if node.flags & FL_IMMUTABLE or (
-            node.flags & FL_APPEND and changes.handle is None and changes != Changes()
+            node.flags & FL_APPEND
+            and changes.handle is None
+            and not changes.touch
+            and changes != Changes()
         ):
             raise refused(errno.EPERM)
         self.by(caller)

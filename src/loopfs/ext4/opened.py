@@ -100,7 +100,7 @@ class OpenFiles(Tree[Inode]):
         assert isinstance(handle, DirHandle)
         if place == 0:
             handle.listing = list(found.names)
-            self._accessed(node)
+            self._accessed(handle)
         if place < 1:
             yield 1, b".", node.ino, 4, None
         if place < 2:
@@ -120,10 +120,16 @@ class OpenFiles(Tree[Inode]):
             if child is not None and not child.known:
                 volume.forget(child)
 
-    def _accessed(self, node: Inode) -> None:
+    def _accessed(self, handle: Handle[Inode]) -> None:
         """relatime: at most once a day, but for what has changed since."""
-        volume = self.volume
-        if not self._atime or node.flags & FL_NOATIME or volume.error or volume.read_only:
+        volume, node = self.volume, handle.node
+        if (
+            not self._atime
+            or handle.noatime
+            or node.flags & FL_NOATIME
+            or volume.error
+            or volume.read_only
+        ):
             return
         now = now_of(volume, node)
         if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
@@ -137,7 +143,7 @@ class OpenFiles(Tree[Inode]):
             self._buffer = memoryview(bytearray(size))
         done = file.read(self.volume, handle.node, offset, self._buffer[:size])
         if done:
-            self._accessed(handle.node)
+            self._accessed(handle)
         return self._buffer[:done]
 
     def write(self, handle: Handle[Inode], offset: int, data: memoryview) -> int:

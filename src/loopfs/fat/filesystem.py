@@ -221,7 +221,7 @@ class Vfat(Tree[Inode]):
         if size > len(self._buffer):
             self._buffer = memoryview(bytearray(size))
         done = file.read(volume, node, offset, self._buffer[:size])
-        if self._atime and not volume.read_only and done:
+        if self._atime and not handle.noatime and not volume.read_only and done:
             # The kernel reports no failure of that either. It is in memory, and a sync that
             # cannot write it says so.
             with suppress(OSError):

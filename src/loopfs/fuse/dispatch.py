@@ -53,6 +53,10 @@ def _pack_attr(server: Server[N], node: N, nodeid: int) -> bytes:
     return head + server.attr(node, nodeid).pack()
 
 
+_TOUCH = uapi.FATTR_ATIME_NOW | uapi.FATTR_MTIME
+_NOT_TIMES = uapi.FATTR_MODE | uapi.FATTR_UID | uapi.FATTR_GID | uapi.FATTR_SIZE
+
+
 def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
     """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
     valid, _, fh, size, _, atime, mtime, ctime, an, mn, cn, mode, _, uid, gid, _ = (
@@ -64,7 +68,11 @@ def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
             return now
         return value if valid & given else None
 
+    # With the writeback cache the kernel gives its own now as mtime, and as ctime.
+    mtime_is_now = valid & uapi.FATTR_MTIME_NOW or (mtime, mn) == (ctime, cn)
+    touch = valid & _NOT_TIMES == 0 and valid & _TOUCH == _TOUCH and bool(mtime_is_now)
     return Changes(
+        touch=touch,
         mode=mode if valid & uapi.FATTR_MODE else None,
         uid=uid if valid & uapi.FATTR_UID else None,
         gid=gid if valid & uapi.FATTR_GID else None,
@@ -80,7 +88,8 @@ def _name(body: bytes, at: int = 0) -> bytes:
     return body[at : body.index(0, at)]
 
 
-def _opened(server: Server[N], handle: Handle[N]) -> bytes:
+def _opened(server: Server[N], handle: Handle[N], flags: int = 0) -> bytes:
+    handle.noatime = bool(flags & os.O_NOATIME)
     return uapi.OPEN_OUT.pack(server.add_handle(handle), handle.flags, 0)
 
 
@@ -184,7 +193,7 @@ def _create(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byte
     flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
     name, caller = _name(body, uapi.CREATE_IN.size), caller._replace(umask=umask)
     found, handle = server.tree.create(caller, server.node(nodeid), name, mode, flags)
-    return pack_entry(server, found) + _opened(server, handle)
+    return pack_entry(server, found) + _opened(server, handle, flags)
 
 
 def _mknod(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -220,7 +229,7 @@ def _tmpfile(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
     flags, mode, umask, _ = uapi.CREATE_IN.unpack_from(body)
     caller = caller._replace(umask=umask)
     found, handle = server.tree.tmpfile(caller, server.node(nodeid), mode, flags)
-    return pack_entry(server, found) + _opened(server, handle)
+    return pack_entry(server, found) + _opened(server, handle, flags)
 
 
 def _unlink(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
@@ -302,11 +311,12 @@ def _open(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
     node = server.node(nodeid)
     if open_flags & uapi.FUSE_OPEN_KILL_SUIDGID and caller.uid:
         server.tree.drop_privileges(node)
-    return _opened(server, server.tree.open(caller, node, flags))
+    return _opened(server, server.tree.open(caller, node, flags), flags)
 
 
 def _opendir(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
-    return _opened(server, server.tree.opendir(caller, server.node(nodeid)))
+    flags, _ = uapi.OPEN_IN.unpack_from(body)
+    return _opened(server, server.tree.opendir(caller, server.node(nodeid)), flags)
 
 
 def _release(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:

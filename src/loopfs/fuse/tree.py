@@ -46,13 +46,15 @@ class Handle(Generic[N]):
 
     Attributes:
         flags: FOPEN_* for the kernel.
+        noatime: reading changes no time (O_NOATIME).
     """
 
-    __slots__ = ("flags", "node")
+    __slots__ = ("flags", "noatime", "node")
 
     def __init__(self, node: N, flags: int = 0) -> None:
         self.node = node
         self.flags = flags
+        self.noatime = False
 
 
 class Caller(NamedTuple):
@@ -68,7 +70,7 @@ class Changes(NamedTuple):
     """What SETATTR changes: None for what stays.
 
     ``size`` is bytes, times are nanoseconds since the epoch; ``handle`` is the open file, when
-    the caller named one.
+    the caller named one; ``touch`` says that both times become now, and nothing else changes.
     """
 
     mode: int | None = None
@@ -79,6 +81,7 @@ class Changes(NamedTuple):
     mtime: int | None = None
     ctime: int | None = None
     handle: object = None
+    touch: bool = False
 
 
 class Space(NamedTuple):
