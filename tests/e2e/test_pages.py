@@ -166,7 +166,8 @@ def test_a_mount_fails_if_what_was_stored_cannot_be_written(inside: Lines) -> No
     lines = program(
         inside,
         "mkdir mnt small; mount -t tmpfs -o size=2m none small; truncate -s 16M small/img; "
-        "ln -s small/img img; mkfs.ext4 -q -F -O ^has_journal img; cat /dev/zero >small/rest 2>log || :",
+        "ln -s small/img img; mkfs.ext4 -q -F -O ^has_journal img; "
+        "cat /dev/zero >small/rest 2>log || :",
         """
 dev = attach()
 fd = os.open(dev, os.O_RDWR)
