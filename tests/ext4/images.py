@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from loopfs.ext4.commit import Commits
@@ -90,7 +90,7 @@ def fsck(image: Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-@cache
+@lru_cache(4)
 def _made(words: str, size: int) -> bytes:
     with tempfile.TemporaryDirectory(prefix="loopfs-test-") as directory:
         path = Path(directory, "image")

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from loopfs.fat.errors import refused
@@ -43,7 +43,7 @@ def tool(name: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@cache
+@lru_cache(4)
 def _made(size: int, words: str) -> bytes:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "image")
