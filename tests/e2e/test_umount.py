@@ -146,3 +146,22 @@ for place, flags in (("mnt", 16), ("mnt", 5), ("link", 8), ("none", 0), ("mnt", 
     """)
     invalid = "Invalid argument"
     assert lines == [invalid, invalid, invalid, "No such file or directory", "unmounted", invalid]
+
+
+def test_the_device_of_a_mount_that_has_gone_by_itself(in_both: Compare) -> None:
+    """With its namespace, or with the last file of a mount that was detached: whoever opens the
+    device, or binds its image, finds everything in it, and nobody who has it."""
+    script = """
+        truncate -s 16M disk.img; mkdir mnt; mkfs.ext4 -qF disk.img
+        device=$(losetup -f --show disk.img); look() { debugfs -R "cat $1" $device 2>/dev/null; }
+        unshare -m sh -c "mount $device mnt; echo 1 >mnt/1"; look 1
+        mount $device mnt; exec 5>mnt/2; umount -l mnt; echo 2 >&5; exec 5>&-; look 2
+        unshare -m sh -c "mount $device mnt; echo 3 >mnt/3; kill -9 \\$\\$" || look 3
+        losetup -d $device; losetup -j disk.img
+        unshare -m sh -c "mount -o loop disk.img mnt; echo 4 >mnt/4"
+        device=$(losetup -f --show disk.img); e2fsck -fn $device >log 2>&1; look 4
+        losetup -d $device
+    """
+    native, ours = in_both(script)
+    assert ours.lines() == native.lines()
+    assert ours.output == list("1234")

@@ -133,6 +133,44 @@ def test_no_transaction_can_be_made(image: Image, mounted: Mounted) -> None:
     assert told(path)["FS Error count"] == "1"
 
 
+def test_who_waits_for_a_write_of_another_hears_of_its_failure(
+    image: Image, mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two files are synced at once; one thread writes what both have changed: no room."""
+    tree = mounted(image("-b 1024"))
+    syncs = []
+    for name in (b"one", b"two"):
+        _, handle = tree.create(Caller(0, 0, 1), tree.root(), name, 0o644, 0)
+        syncs.append(tree.fsync(handle, False))
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tree.volume.device, "write", full)
+    for sync in syncs:
+        assert sync is not None
+        with pytest.raises(OSError, match=r"No space|has failed") as caught:
+            sync.work()
+        assert caught.value.errno == errno.ENOSPC
+
+
+def test_without_discards_below(
+    image: Image, mounted: Mounted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = mounted(image("-b 1024"), options="discard")
+    calls, commits = Direct(tree), tree._commits
+    assert commits is not None
+    calls.write("file", b"x" * 100_000, sync=True)
+
+    def unsupported(*arguments: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(tree.volume.device, "discard", unsupported)
+    calls.unlink("file")
+    commits.commit_and_wait()
+    assert tree.volume.groups.held == 0
+
+
 def test_a_file_that_cannot_be_freed(image: Image, mounted: Mounted) -> None:
     """Its name goes; it stays one without a name, which e2fsck frees."""
     path = image("-b 1024")

@@ -32,6 +32,7 @@ from loopfs.lean import TYPE_CHECKING, Protocol
 from loopfs.uapi.magic import OF_TYPE
 
 if TYPE_CHECKING:
+    from loopfs.driver.loop import LoopDevice
     from loopfs.process import Process
 
 
@@ -65,6 +66,7 @@ class Mounts:
         self.magic: dict[int, int] = {}  # f_type of statfs(2), by st_dev
         self._lock = threading.Lock()
         instances.sync_mounted = self._sync_mounted
+        instances.settle_mounts = self._settle
 
     def alive(self) -> list[Engine]:
         """The engines that have not ended; those that have are forgotten."""
@@ -100,6 +102,10 @@ class Mounts:
         for engine in self.writing():
             if engine.served is not None and engine.served.device == (instance, ino):
                 engine.sync(self.helper, "sync", None, -1)
+
+    def _settle(self, concerns: Callable[[LoopDevice], bool]) -> None:
+        for engine in self.alive():
+            engine.settle(concerns)
 
     def lost(self, number: int | None = None) -> bool:
         """A filesystem's engine, or that of any, was killed with what it had not written yet.

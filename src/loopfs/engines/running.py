@@ -25,6 +25,7 @@ from loopfs.process import UINT_MAX
 from loopfs.text import shown, to_str
 
 if TYPE_CHECKING:
+    from loopfs.driver.loop import LoopDevice
     from loopfs.process import Process
 
 PATIENCE = 5.0  # seconds that engines may write without a word of it
@@ -96,6 +97,20 @@ class Engine:
             wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
             if self._source is not None:
                 self._source.freed_by_umount(process)
+
+    def settle(self, concerns: Callable[[LoopDevice], bool]) -> None:
+        """Return once it has ended if it is to, since its last mount is gone without an umount2(2):
+        with a namespace, or when a file of a mount that was detached was closed.
+
+        Args:
+            concerns: whether it matters, by the disk that it has.
+        """
+        # While a job has a mount of it, it is not to end.
+        if self._source is None or not concerns(self._source.disk) or self.syncing.locked():
+            return
+        if self.disconnected():
+            self.unmounted = True
+            self.ended(None)
 
     @property
     def loan(self) -> LentDevice | None:

@@ -157,10 +157,19 @@ class Commits:
                     del busy[number]
             for run in transaction.freed:
                 volume.groups.let_go(*run)
-                if volume.options.discard:
-                    size = volume.super.block_size
-                    volume.device.discard(run[0] * size, run[1] * size)
+                self._discard(*run)
         volume.blocks.trim()
+
+    def _discard(self, place: int, count: int) -> None:
+        """As with the kernel's, it is no caller's error if it fails."""
+        options, size = self._volume.options, self._volume.super.block_size
+        if not options.discard:
+            return
+        try:
+            self._volume.device.discard(place * size, count * size)
+        except OSError as problem:
+            sys.stderr.write(f"ext4: nothing is discarded any more: {problem}\n")
+            options.discard = False
 
     def commit_and_wait(self) -> None:
         """Have all on the disk, now. Raises OSError."""
@@ -181,11 +190,11 @@ class Commits:
             batch = []
             while self._queue:
                 batch.append(self._queue.popleft())
-            if volume.error and batch:
+            if volume.error:  # perhaps of what we have waited for, while another thread wrote it
                 raise OSError(volume.error, "an earlier write has failed")
             try:
                 self._write(batch)
-            except OSError as problem:
+            except Exception as problem:  # and no memory, too: it is in no queue any more
                 self.fail(problem)
                 raise
             self._written.extend(batch)

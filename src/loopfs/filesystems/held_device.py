@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from loopfs.driver.bdev import BlockDevice, Use
+from loopfs.driver.loop import LoopDevice
 from loopfs.filesystems import blockdev
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
@@ -43,6 +44,11 @@ class HeldDevice:
     def writes(self) -> bool:
         """The engine may write it."""
         return self._use is not None
+
+    @property
+    def disk(self) -> LoopDevice:
+        """What it is, or is a partition of."""
+        return self._device.disk
 
     def freed_by_umount(self, process: int) -> None:
         """:meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, once it is gone."""

@@ -17,6 +17,7 @@ from loopfs.driver.minors import Minors
 from loopfs.driver.partition import Partition
 from loopfs.driver.sysfs import Attribute
 from loopfs.driver.ucounts import MAX_DEVICES, Ucounts
+from loopfs.driver.world import FileIdentity
 from loopfs.filesystems.backing import BackingFile, Stat
 from loopfs.filesystems.directory import DeviceListener
 from loopfs.filesystems.loopfs import IdMap, LoopFilesystem, TableReader
@@ -83,6 +84,9 @@ class Instances:
         self._userns = os.stat("/proc/self/ns/user").st_ino
         # Called with st_dev of an instance and a node's inode number: syncs what is mounted of it.
         self.sync_mounted: Callable[[int, int], None] = lambda instance, ino: None
+        # Returns once engines whose mounts are all gone have written everything, of those disks for
+        # which what it is called with is true.
+        self.settle_mounts: Callable[[Callable[[LoopDevice], bool]], None] = lambda concerns: None
         # Called with each device that is removed, before the call that does so returns.
         self.on_removal: list[Callable[[BlockDevice], None]] = []
         # Replaced as a whole: it is read without the lock.
@@ -182,7 +186,9 @@ class Instances:
     def _backing(self, fd: int) -> BackingFile:
         filesystem = self.find(syscalls.statx_dev(fd))
         if filesystem is None:
-            return BackingFile(fd, None, self._fstat)
+            file = BackingFile(fd, None, self._fstat)
+            self.settle_mounts(lambda disk: _is_bound(disk, file.identity))
+            return file
         node = filesystem.nodes.of_inode(syscalls.descriptor_info(os.getpid(), fd).ino)
         if node is None or node.device is None:
             os.close(fd)
@@ -328,3 +334,7 @@ def _disconnected(filesystem: LoopFilesystem) -> bool:
 
 def _nobody_listens(action: str, name: str) -> None:
     return
+
+
+def _is_bound(disk: LoopDevice, identity: FileIdentity) -> bool:
+    return disk.backing is not None and disk.backing.identity == identity

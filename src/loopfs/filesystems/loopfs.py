@@ -152,7 +152,17 @@ class LoopFilesystem(Directory):
             return None
         except ProcessLookupError:
             real_flags = None
-        self._open_device(request, node, flags, bool((real_flags or 0) & os.O_EXCL))
+        exclusive = bool((real_flags or 0) & os.O_EXCL)
+        disk = node.device.disk
+        if request.connection == self.session.fd and (disk.claimed or disk.uses):
+
+            def open_settled() -> None:
+                self._instances.settle_mounts(lambda other: other is disk)
+                self._open_device(request, node, flags, exclusive)
+
+            spawn(blockdev.answering(request, open_settled))
+            return None
+        self._open_device(request, node, flags, exclusive)
         return None
 
     def _open_device(self, request: Request, node: Node, flags: int, exclusive: bool) -> None:
