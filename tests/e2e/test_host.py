@@ -89,14 +89,16 @@ except OSError as problem:
 
 def test_kpartx(inside: Lines) -> None:
     """As vmdb2, grml-debootstrap and diskimage-builder call it: they read the names it prints."""
-    need(shutil.which("kpartx"), "no kpartx")
+    need(shutil.which("kpartx") and shutil.which("dmsetup"), "no kpartx, no dmsetup")
     lines = inside("""
         truncate -s 16M a.img; printf 'label: dos\n,4M\n,4M\n' | sfdisk -q a.img; mkdir m
         kpartx -asv a.img | cut -d' ' -f1-3,5- >maps; d=$(losetup -n -O NAME -j a.img); n=${d##*/}
         sed "s/$n/D/;s/7:[0-9]*/disk/" maps; mkfs.ext4 -q /dev/mapper/${n}p2
         mount /dev/mapper/${n}p2 m; try kpartx -dv a.img | sed s/$n/D/; umount /dev/mapper/${n}p2
         printf 'label: dos\n,4M\n' | sfdisk -q a.img; kpartx -u $d; ls /dev/mapper | sed s/$n/D/
-        kpartx -d a.img | sed s/$n/D/; ls ${d}p* /dev/mapper 2>/dev/null || :; losetup -a
+        dmsetup mknodes; dmsetup remove ${n}p1; ls /dev/mapper ${d}p* 2>/dev/null || :
+        kpartx -a $d; kpartx -d a.img | sed s/$n/D/; ls ${d}p* /dev/mapper 2>/dev/null || :
+        losetup -a
     """)
     assert lines == [
         "add map Dp1 0 8192 linear disk 2048",
@@ -105,6 +107,7 @@ def test_kpartx(inside: Lines) -> None:
         "Dp2 is in use. Not removing",
         "status 1",
         "Dp1",
+        "/dev/mapper:",
         "loop deleted : /dev/D",
         "/dev/mapper:",
     ]

@@ -70,8 +70,8 @@ def build() -> None:
     if os.path.isdir(SUDOERS_DIRECTORY):
         _make(f"{STORE}/sudoers.d", 0o755)
         syscalls.mount(f"{STORE}/sudoers.d", SUDOERS_DIRECTORY, None, uapi.MS_BIND, None)
-    _wrap_fuse_helpers()
-    _cover(os.path.realpath(kpartx.PATH), kpartx.SCRIPT, 0o755)
+    _wrap(FUSE_HELPERS, WRAPPER)
+    _wrap(kpartx.PATHS, kpartx.SCRIPT)
 
 
 def _share_home() -> None:
@@ -139,12 +139,13 @@ def _place(path: str, is_directory: bool, tree: int) -> None:
     os.close(tree)
 
 
-def _wrap_fuse_helpers() -> None:
-    for path in {os.path.realpath(each) for each in FUSE_HELPERS if os.path.exists(each)}:
+def _wrap(paths: tuple[str, ...], script: str) -> None:
+    """Mount a script over each program that there is; REAL in it becomes the program's path."""
+    for path in {os.path.realpath(each) for each in paths if os.path.exists(each)}:
         real = f"{STORE}/{os.path.basename(path)}.real"
         _write(real, "", 0o755)
         syscalls.mount(path, real, None, uapi.MS_BIND, None)
-        _cover(path, WRAPPER.replace("REAL", real), 0o755)
+        _cover(path, script.replace("REAL", real), 0o755)
 
 
 def _cover(path: str, text: str, mode: int) -> None:

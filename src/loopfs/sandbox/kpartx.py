@@ -2,12 +2,32 @@
 
 Builders call it for nodes of partitions, read their names from its output, and use
 /dev/mapper/loopNpM. The script adds the partitions as partx(8) does, and makes links to them there.
+As dmsetup(8) it removes these maps, and has nothing to do for ``mknodes``.
 """
 
 from __future__ import annotations
 
-PATH = "/sbin/kpartx"
+PATHS = ("/sbin/kpartx", "/sbin/dmsetup")
 SCRIPT = r"""#!/bin/sh
+if [ "${0##*/}" = dmsetup ]; then
+    command= status=0
+    for word; do
+        case $command,$word in
+        ,-* | remove,-*) ;;
+        ,*) command=$word ;;
+        remove,*)
+            map=/dev/mapper/${word##*/}
+            part=$(readlink "$map") && [ -n "${part##../loop*p*[!0-9]*}" ] || exec REAL "$@"
+            part=${part#../}
+            partx --delete --nr "${part##*p}" "/dev/${part%p*}" && rm "$map" || status=1
+            ;;
+        esac
+    done
+    case $command in
+    mknodes | remove) exit $status ;;
+    esac
+    exec REAL "$@"
+fi
 what=l delim= verbose= read_only=
 while getopts adulrp:fgvsnt: option; do
     case $option in
