@@ -17,8 +17,9 @@ from .native import cleaned_up, ext4_image
 from .runner import TIMED, Stage, elapsed_seconds, timed_script
 
 IMAGE = 1024  # MiB
-# With what they depend on, and without what is in minbase, they are some 50 packages.
-WANTED = "git openssh-client python3 rsync less nano"
+# With what they depend on, and without what is in minbase, they are some 50 packages. None needs
+# another one configured before it is unpacked, which dpkg -i does not see to.
+WANTED = "rsync less nano vim-tiny file man-db lsof openssh-client wget bc curl git tree unzip"
 # $1 is the image, $2 the mount point, $3 the archive, $4 the suite.
 MMDEBSTRAP = """mount -o loop "$1" "$2"
 mmdebstrap --quiet --variant=minbase --mode=root "$4" "$2" "deb [trusted=yes] copy:$3 ./"

@@ -116,7 +116,11 @@ AGAIN = """
     echo text >mnt/file; touch -a -d @1000 mnt/file; umount mnt; mount $d mnt
     dd if=mnt/file of=/dev/null iflag=noatime status=none; stat -c %X mnt/file
     umount mnt; mount $d mnt; cat mnt/file; test "$(stat -c %X mnt/file)" != 1000
-    umount mnt; losetup -d $d; e2fsck -fn disk.img >log 2>&1
+    touch -a -d @1000 mnt mnt/lost+found; umount mnt
+    mount -o nodiratime $d mnt; ls mnt >log; stat -c %X mnt; umount mnt
+    mount -o strictatime $d mnt; ls mnt mnt/lost+found >log; stat -c %x mnt >first; ls mnt >log
+    stat -c %x mnt | cmp -s first - || echo changed; umount mnt
+    losetup -d $d; e2fsck -fn disk.img >log 2>&1
 """
 
 

@@ -15,7 +15,7 @@ from loopfs.engines.programs import EXFAT, FUSEISO, NTFS_3G, PROGRAMS, SQUASHFUS
 from loopfs.settings import SettingsError
 from loopfs.uapi.mount import MS_RDONLY
 
-MOUNTER = Mounter(0, 0, 0o022, True)
+MOUNTER = Mounter(0, 0, 0o022, 0)
 
 # --- options -------------------------------------------------------------------
 

@@ -54,7 +54,7 @@ def test_options_that_are_refused(data: str) -> None:
 @pytest.mark.parametrize(("read_only", "option"), [(True, "ro"), (False, "rw")])
 def test_arguments(read_only: bool, option: str) -> None:
     launch = Launch(
-        "/dev/loop8", "/mnt/x", "ext3", ("norecovery",), read_only, Mounter(0, 0, 0o022, True)
+        "/dev/loop8", "/mnt/x", "ext3", ("norecovery",), read_only, Mounter(0, 0, 0o022, 0)
     )
     words = fuse2fs.command(launch)
     assert words[0] == "fuse2fs"

@@ -20,7 +20,13 @@ from loopfs.engines.engine import Mounter
 from loopfs.engines.own_modules import refuse_imports
 from loopfs.engines.paths import CallerProc
 from loopfs.lean import signal
-from loopfs.uapi.mount import AT_FDCWD, NS_GET_PARENT
+from loopfs.uapi.mount import (
+    AT_FDCWD,
+    MS_NOATIME,
+    MS_NODIRATIME,
+    MS_STRICTATIME,
+    NS_GET_PARENT,
+)
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
 
 _guardian = [os.getppid()]  # the process that we end with
@@ -51,10 +57,16 @@ class Caller:
         self.proc = CallerProc(process, thread, self._own_rights)
         _enter_from(sandbox, self.userns, self.credentials)
 
-    def mounter(self, *, atime: bool) -> Mounter:
-        """What a filesystem without owners takes from it, as its user namespace has the ids."""
+    def mounter(self, flags: int) -> Mounter:
+        """What a filesystem without owners takes from it, as its user namespace has the ids.
+
+        Args:
+            flags: MS_* of the mount.
+        """
         uids, gids = self.credentials.uids or ROOT, self.credentials.gids or ROOT
-        return Mounter(uids[3], gids[3], self.umask, atime)
+        return Mounter(
+            uids[3], gids[3], self.umask, flags & (MS_NOATIME | MS_NODIRATIME | MS_STRICTATIME)
+        )
 
     def enter_mounts(self) -> None:
         """Take on the mount namespace; root and working directory are the namespace's root."""

@@ -31,13 +31,13 @@ class NoEngine(LoopfsError):
 
 
 class Mounter(NamedTuple):
-    """What a filesystem without owners takes from who mounts it: ids and umask; and whether the
-    mount has times of access."""
+    """What a filesystem without owners takes from who mounts it: ids and umask; and what
+    reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME of the mount."""
 
     uid: int
     gid: int
     umask: int
-    atime: bool
+    atime: int
 
 
 class Launch(NamedTuple):

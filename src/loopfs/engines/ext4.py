@@ -73,9 +73,8 @@ def _check(device: int, fstype: str) -> None:
 def _command(launch: Launch) -> list[str]:
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
     mode = "ro" if launch.read_only else "rw"
-    atime = "atime" if launch.caller.atime else "noatime"
-    flags = str(launch.sb_flags)
-    words = launch.device, launch.mountpoint, launch.fstype, mode, atime, flags
+    flags = str(launch.caller.atime), str(launch.sb_flags)
+    words = launch.device, launch.mountpoint, launch.fstype, mode, *flags
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
@@ -117,8 +116,8 @@ def main(argv: list[str]) -> None:
     """Serve. An error before ends the program with a sentence, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; MS_* of the
-            superblock; the options.
+        argv: device, mount point, type; "ro" or "rw"; MS_* of the mount, as Mounter has
+            them, and of the superblock; the options.
     """
     try:
         connection, filesystem = _mount(*argv[1:])
@@ -136,7 +135,7 @@ def _mount(
     from loopfs.uapi.mount import MS_RDONLY
 
     read_only = mode == "ro"
-    caller = Mounter(0, 0, 0, atime == "atime")
+    caller = Mounter(0, 0, 0, int(atime))
     launch = Launch(device, mountpoint, fstype, (words,), read_only, caller, int(flags))
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
     filesystem = _filesystem(FileDevice(fd), launch)

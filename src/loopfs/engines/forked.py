@@ -99,7 +99,7 @@ def _prepare(
 ) -> Serve:
     """Read the filesystem; returns what serves it. Raises OSError: it cannot be mounted."""
     assert engine.prepare is not None
-    mounter = request.caller.mounter(atime=not request.flags & uapi.MS_NOATIME)
+    mounter = request.caller.mounter(request.flags)
     launch = Launch(
         *(request.shown, "", request.fstype, options, read_only, mounter, request.sb_flags)
     )

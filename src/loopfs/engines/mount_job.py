@@ -125,7 +125,7 @@ class Mount:
         os.close(fuse)
         self._await_reply()
         self._stage.show(self.node.name, self.shown)
-        mounter = self.caller.mounter(atime=not self.flags & uapi.MS_NOATIME)
+        mounter = self.caller.mounter(self.flags)
         launch = Launch(
             *(self.shown, MOUNTPOINT, self.fstype, options, read_only, mounter, self.sb_flags)
         )

@@ -9,7 +9,7 @@ from loopfs import syscalls
 from loopfs.engines.engine import Launch, Mounter, Serve
 from loopfs.file_device import FileDevice
 from loopfs.lean import Callable
-from loopfs.uapi.mount import MS_RDONLY
+from loopfs.uapi.mount import MS_NOATIME, MS_RDONLY
 
 Prepare = Callable[[FileDevice, Launch], Serve]
 
@@ -30,7 +30,7 @@ def run(prepare: Prepare, argv: list[str]) -> None:
     _, device, mountpoint, fstype, ids, words = argv
     uid, gid, umask = map(int, ids.split(","))
     options = tuple(filter(None, words.split(",")))
-    launch = Launch(device, mountpoint, fstype, options, True, Mounter(uid, gid, umask, False))
+    launch = Launch(device, mountpoint, fstype, options, True, Mounter(uid, gid, umask, MS_NOATIME))
     try:
         fd = os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC)
         serve = prepare(FileDevice(fd), launch)

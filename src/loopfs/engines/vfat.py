@@ -11,6 +11,7 @@ import sys
 
 from loopfs.engines.engine import Engine, Launch, Mounter, Serve
 from loopfs.lean import TYPE_CHECKING
+from loopfs.uapi.mount import MS_NOATIME
 
 if TYPE_CHECKING:
     from loopfs.engines.lent import Lent
@@ -57,7 +58,7 @@ def _check(device: int, fstype: str) -> None:
 def _command(launch: Launch) -> list[str]:
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
     mode = "ro" if launch.read_only else "rw"
-    atime = "atime" if launch.caller.atime else "noatime"
+    atime = str(launch.caller.atime)
     defaults = ",".join(map(str, launch.caller[:3]))
     words = launch.device, launch.mountpoint, launch.fstype, mode, atime, defaults
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
@@ -76,7 +77,7 @@ def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
 
     options = Options(",".join(launch.options), Defaults(*launch.caller[:3]), launch.fstype)
     volume = Volume(device, options, read_only=launch.read_only)
-    return Filesystem(volume, atime=launch.caller.atime)
+    return Filesystem(volume, atime=not launch.caller.atime & MS_NOATIME)
 
 
 def _serve(connection: int, filesystem: Filesystem) -> None:
@@ -90,8 +91,8 @@ def main(argv: list[str]) -> None:
     """Serve. An error before ends the program with a sentence, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; "ro" or "rw", "atime" or "noatime"; uid, gid and umask of
-            who mounts; vfat's options.
+        argv: device, mount point, type; "ro" or "rw", MS_* as Mounter has them; uid, gid and umask
+            of who mounts; vfat's options.
     """
     try:
         connection, filesystem = _mount(*argv[1:])
@@ -109,7 +110,7 @@ def _mount(
 
     read_only = mode == "ro"
     uid, gid, umask = map(int, defaults.split(","))
-    caller = Mounter(uid, gid, umask, atime == "atime")
+    caller = Mounter(uid, gid, umask, int(atime))
     launch = Launch(device, mountpoint, fstype, (words,), read_only, caller)
     fd = os.open(device, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_EXCL | os.O_CLOEXEC)
     filesystem = _filesystem(FileDevice(fd), launch)

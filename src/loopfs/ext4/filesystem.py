@@ -32,7 +32,7 @@ class Ext4(OpenFiles):
 
     Args:
         commits: None: it is for reading only.
-        atime: reading changes when a file was last read, as with relatime.
+        atime: what reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: as relatime.
 
     Attributes:
         purpose: what a lookup is for that has found a device (LOOK, OPEN, HOLD), by the thread's
@@ -43,7 +43,7 @@ class Ext4(OpenFiles):
 
     negative_valid = NAME_VALID
 
-    def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool = True) -> None:
+    def __init__(self, volume: Volume, commits: Commits | None, *, atime: int = 0) -> None:
         super().__init__(volume, commits, atime=atime)
         self._flusher: Flusher | None = None
         self._remounting = threading.Lock()

@@ -17,6 +17,7 @@ from loopfs.ext4.volume import Volume, now_of
 from loopfs.fuse.tree import Buffer, Caller, Handle, Later, Tree
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE
+from loopfs.uapi.mount import MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +58,10 @@ class OpenFiles(Tree[Inode]):
 
     Args:
         commits: None: it is for reading only.
-        atime: reading changes when a file was last read, as with relatime.
+        atime: what reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: as relatime.
     """
 
-    def __init__(self, volume: Volume, commits: Commits | None, *, atime: bool) -> None:
+    def __init__(self, volume: Volume, commits: Commits | None, *, atime: int) -> None:
         self.volume = volume
         self._commits = commits
         self._atime = atime
@@ -123,8 +124,9 @@ class OpenFiles(Tree[Inode]):
     def _accessed(self, handle: Handle[Inode]) -> None:
         """relatime: at most once a day, but for what has changed since."""
         volume, node = self.volume, handle.node
+        never = MS_NOATIME | MS_NODIRATIME if node.is_dir else MS_NOATIME
         if (
-            not self._atime
+            self._atime & never
             or handle.noatime
             or node.flags & FL_NOATIME
             or volume.error
@@ -132,7 +134,8 @@ class OpenFiles(Tree[Inode]):
         ):
             return
         now = now_of(volume, node)
-        if node.atime <= max(node.mtime, node.ctime) or now - node.atime >= _DAY:
+        changed = self._atime & MS_STRICTATIME or node.atime <= max(node.mtime, node.ctime)
+        if changed or now - node.atime >= _DAY:
             node.atime = now
             volume.changed.add(node)  # which no option has on the disk at once
 
