@@ -46,7 +46,7 @@ class File:
         called, area = self.name if name is None else name, self.use if use is None else use
         raw = area() if callable(area) else area
         head = 33 + len(called)
-        size = len(self.data) if self.size is None else self.size
+        size = self.length() if self.size is None else self.size
         body = b"\0" + both(self.extent) + both(size) + self.date
         body += bytes((self.flags, 0, self.gap)) + both(1, 2) + bytes((len(called),)) + called
         body += bytes(head & 1) + raw
@@ -72,7 +72,6 @@ class Directory(File):
 
     def record(self, name: bytes | None = None, *, use: Area | None = None) -> bytes:
         self.flags |= DIRECTORY
-        self.size = self.length() if self.size is None else self.size
         return super().record(name, use=use)
 
     def packed(self) -> bytes:

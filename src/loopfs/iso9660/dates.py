@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from loopfs.mktime import mktime64
+
 SHORT, LONG = 7, 17  # bytes
 _HIGH_SIERRA = 6  # without a time zone
 _MOST_ZONE = 52  # quarters of an hour; what is beyond is no time zone, to the kernel
@@ -18,7 +20,7 @@ def nanoseconds(raw: bytes) -> int:
         return _long(raw)
     year, month, day, hour, minute, second = raw[:_HIGH_SIERRA]
     zone = _zone(raw[_HIGH_SIERRA]) if len(raw) > _HIGH_SIERRA else 0
-    return (_seconds(1900 + year, month, day, hour, minute, second) - zone) * _SECOND
+    return (mktime64(1900 + year, month, day, hour, minute, second) - zone) * _SECOND
 
 
 def _long(raw: bytes) -> int:
@@ -26,7 +28,7 @@ def _long(raw: bytes) -> int:
     if not digits.isdigit():
         return 0
     fields = digits[:4], digits[4:6], digits[6:8], digits[8:10], digits[10:12], digits[12:14]
-    seconds = _seconds(*map(int, fields)) - _zone(raw[-1])
+    seconds = mktime64(*map(int, fields)) - _zone(raw[-1])
     return seconds * _SECOND + int(digits[14:16]) * 10_000_000
 
 
@@ -34,13 +36,3 @@ def _zone(byte: int) -> int:
     """Seconds east of Greenwich."""
     quarters = byte - 256 if byte & 0x80 else byte
     return quarters * 900 if abs(quarters) <= _MOST_ZONE else 0
-
-
-def _seconds(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int:
-    """Seconds since the epoch by the Gregorian calendar, with March as the first month of a year,
-    so that a month or day that is none is a moment, too (mktime64)."""
-    month -= 2
-    if month <= 0:
-        month, year = month + 12, year - 1
-    days = year // 4 - year // 100 + year // 400 + 367 * month // 12 + day + year * 365 - 719499
-    return ((days * 24 + hour) * 60 + minute) * 60 + second

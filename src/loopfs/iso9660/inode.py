@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
+from loopfs.fuse.fixed_tree import Place
 from loopfs.iso9660 import rock
 from loopfs.iso9660.dates import nanoseconds
 from loopfs.lean import TYPE_CHECKING, Callable, Sequence
@@ -19,14 +20,13 @@ _PERMISSIONS = 0o555
 _CRUFT = 0xFFFFFF  # bytes of a file at most, with the option
 _SMALL, _BLOCK = 5, 512  # bits of an offset in a block that numbers have not; bytes of st_blocks
 
-Place = tuple[int, int]  # of a record: a block, and the offset in it
-
 
 class Inode:
     """One file; it does not change.
 
     Attributes:
-        place: of its record; of a directory that of its own first record.
+        place: of its record, a block and the offset in it; of a directory that of its own first
+            record.
         nodeid: what the kernel knows it by.
         sections: the first block and the bytes of each.
         stored: bytes of the sections, which is not the size of a file that is compressed.

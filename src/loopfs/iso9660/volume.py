@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 
+from loopfs.fuse.fixed_tree import MOST_ENTRIES, Listing, Listings, Place
 from loopfs.iso9660 import descriptor, joliet, names, record
 from loopfs.iso9660.errors import invalid, refused
-from loopfs.iso9660.inode import MOST_SECTIONS, Inode, Place
+from loopfs.iso9660.inode import MOST_SECTIONS, Inode, number
 from loopfs.iso9660.record import DOT, DOTDOT, Record
 from loopfs.iso9660.rock import Rock
-from loopfs.lean import TYPE_CHECKING, NamedTuple
+from loopfs.lean import TYPE_CHECKING
 from loopfs.nls import charset
 
 if TYPE_CHECKING:
@@ -18,34 +19,9 @@ if TYPE_CHECKING:
 
 # Bounds, whatever an image says.
 MOST_BYTES = 64 << 20  # of a directory
-MOST_ENTRIES = 1 << 18  # of a directory, and of those that are held together
 _MOST_BLOCKS = 256  # that are held
 _MOST_EMPTY = 64  # blocks between the records of a file's sections
 _EMPTY_ROOT = 3  # records that the root directory of a good image has at least
-
-
-class Entry(NamedTuple):
-    """A name in a directory, and the place of what it is of; ``is_first``: a lookup finds it."""
-
-    name: bytes
-    place: Place
-    is_first: bool
-
-
-class Directory:
-    """A directory's names.
-
-    Attributes:
-        found: by folded name.
-        damaged: after the last entry there is a record that is none.
-    """
-
-    __slots__ = ("damaged", "entries", "found")
-
-    def __init__(self) -> None:
-        self.entries: list[Entry] = []
-        self.found: dict[bytes, Place] = {}
-        self.damaged = False
 
 
 class Volume:
@@ -62,8 +38,7 @@ class Volume:
         self.block_size, self.blocks = found.main.block_size, found.main.blocks
         self.high_sierra = found.high_sierra
         self._cached: dict[int, bytes] = {}
-        self._directories: dict[Place, Directory] = {}
-        self._held = 0  # entries of these
+        self._listings = Listings(MOST_ENTRIES)
         self._rock = Rock(options.rock and not found.high_sierra, self.block)
         # The names of Joliet count unless there are Rock Ridge's.
         self._charset = None if found.joliet is None else charset(options.iocharset or "utf8")
@@ -119,9 +94,9 @@ class Volume:
         out: list[bytes] = []
         begin = 0
         last = len(inode.sections) - 1
-        for number, (extent, length) in enumerate(inode.sections):
+        for index, (extent, length) in enumerate(inode.sections):
             # A section that is not the last has whole blocks only.
-            beyond = end if number == last else begin + length // self.block_size * self.block_size
+            beyond = end if index == last else begin + length // self.block_size * self.block_size
             if begin <= offset < min(beyond, end):
                 count = min(beyond, end) - offset
                 out.append(self.device.read(extent * self.block_size + offset - begin, count))
@@ -174,31 +149,27 @@ class Volume:
         """What spellings of a name have in common."""
         return names.folded(name, joliet=self.joliet, relaxed=self.relaxed)
 
-    def directory(self, inode: Inode) -> Directory:
+    def listing(self, inode: Inode) -> Listing:
         """A directory's names, read if they are not held.
 
         Raises:
             OSError: EIO.
         """
-        content = self._directories.pop(inode.place, None)
-        if content is not None:
-            self._directories[inode.place] = content  # as the one that was used last
-            return content
-        content = self._scan(inode)
-        self._held += len(content.entries)
-        self._directories[inode.place] = content
-        while self._held > MOST_ENTRIES and len(self._directories) > 1:
-            oldest = next(iter(self._directories))
-            self._held -= len(self._directories.pop(oldest).entries)
+        if (content := self._listings.get(inode.place)) is None:
+            content = self._scan(inode)
+            self._listings.hold(inode.place, content)
         return content
 
     def let_go(self, inode: Inode) -> None:
         """Its names are not needed any more."""
-        if (content := self._directories.pop(inode.place, None)) is not None:
-            self._held -= len(content.entries)
+        self._listings.drop(inode.place)
 
-    def _scan(self, inode: Inode) -> Directory:
-        content = Directory()
+    def number(self, place: Place) -> int:
+        """The inode number of what is at a place."""
+        return number(place, self.block_size)
+
+    def _scan(self, inode: Inode) -> Listing:
+        content = Listing()
         data = self.read(inode, 0, min(inode.stored, MOST_BYTES))
         at, first = 0, None
         while at < len(data):
@@ -210,7 +181,7 @@ class Volume:
             if len(raw) < length:
                 raw = self._last(inode, at, length)
             if length < record.HEADER or length < record.HEADER + raw[record.HEADER - 1]:
-                content.damaged = True
+                content.damage = errno.EIO
                 return content
             parsed = record.parse(raw, high_sierra=self.high_sierra)
             first = self._place(inode, at, parsed) if first is None else first
@@ -218,7 +189,8 @@ class Volume:
                 self._enter(content, parsed, first)
                 first = None
             at += length
-        content.damaged |= inode.stored > MOST_BYTES
+        if inode.stored > MOST_BYTES:
+            content.damage = errno.EIO
         return content
 
     def _last(self, inode: Inode, at: int, length: int) -> bytes:
@@ -239,22 +211,15 @@ class Volume:
             block -= length // self.block_size
         return directory.sections[-1][0] + block, offset
 
-    def _enter(self, content: Directory, parsed: Record, place: Place) -> None:
+    def _enter(self, content: Listing, parsed: Record, place: Place) -> None:
         if parsed.name in (DOT, DOTDOT):
             return
         hidden = record.HIDDEN if self.options.hide else 0
         hidden |= 0 if self.options.showassoc else record.ASSOCIATED
         if parsed.flags & hidden:
             return
-        name = self._name(parsed)
-        # A name that no caller could say is not there; neither is one that is none.
-        if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
-            return
-        if len(content.entries) >= MOST_ENTRIES:
-            raise refused(errno.EIO)
-        key = self.fold(name)
-        content.entries.append(Entry(name, place, key not in content.found))
-        content.found.setdefault(key, place)
+        if name := self._name(parsed):
+            content.add(name, self.fold(name), place, MOST_ENTRIES)
 
     def _name(self, parsed: Record) -> bytes | None:
         if self._rock.wanted:
