@@ -180,11 +180,9 @@ class Mounts:
         filesystem, node = self._device(instance, ino)
         assert node.device is not None
         backing = node.device.disk.backing
-        told = backing.unwritten if isinstance(backing, BackingFile) else None
         filesystem.drop_pages(node.device)
-        failure = backing.unwritten if isinstance(backing, BackingFile) else None
-        if failure is not None and failure is not told:
-            raise OSError(failure.errno, os.strerror(failure.errno or errno.EIO))
+        if isinstance(backing, BackingFile):
+            backing.check_stored()
 
     def _device(self, instance: int, ino: int) -> tuple[LoopFilesystem, Node]:
         filesystem = self.instances.find(instance)

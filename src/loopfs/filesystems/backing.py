@@ -155,7 +155,7 @@ class BackingFile:
         # A mapping for each thread that reads: another thread would replace it under this one.
         self._views = threading.local()
         self.failure: OSError | None = None  # of the last sync that has failed
-        self.unwritten: OSError | None = None  # of the last write that has
+        self._unstored: OSError | None = None  # of a write on nobody's behalf
         st = self._stat()
         if node is None:
             self.identity = FileIdentity(st.dev, st.ino, st.rdev)
@@ -295,18 +295,30 @@ class BackingFile:
         mapping.madvise(MADV_SEQUENTIAL)
         return memoryview(mapping)
 
-    def write(self, data: Buffer, offset: int) -> None:
-        """Store all of ``data``. Raises OSError as a disk would."""
+    def write(self, data: Buffer, offset: int, *, from_cache: bool = False) -> None:
+        """Store all of ``data``. Raises OSError as a disk would.
+
+        Args:
+            from_cache: the kernel writes a mapping's pages, and tells nobody of an error.
+        """
         file = self._open()
         view = memoryview(data)
         while view:
             try:
                 count = os.pwrite(file.fd, view, offset)
             except OSError as problem:
-                self.unwritten = _block_error(problem)
-                raise self.unwritten from None
+                error = _block_error(problem)
+                if from_cache:
+                    self._unstored = error
+                raise error from None
             view = view[count:]
             offset += count
+
+    def check_stored(self) -> None:
+        """Raises OSError, once: pages of a mapping are lost, as they could not be written."""
+        error, self._unstored = self._unstored, None
+        if error is not None:
+            raise error
 
     def sync(self, datasync: bool) -> None:
         """fsync(2), fdatasync(2). Raises OSError as a disk would."""

@@ -102,13 +102,13 @@ def write(
     backing, position, length = extent
     if not backing.slow:
         with _Counted(device, WRITE, length):
-            backing.write(data[:length], position)
+            backing.write(data[:length], position, from_cache=request.from_cache)
         return answer or length
     own = bytes(data[:length])  # the buffer is the next request's
 
     def write_slowly() -> None:
         with _Counted(device, WRITE, length):
-            backing.write(own, position)
+            backing.write(own, position, from_cache=request.from_cache)
         request.reply(WRITE_OUT.pack(answer or length, 0))
 
     spawn(answering(request, write_slowly))
