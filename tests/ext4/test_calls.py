@@ -156,6 +156,9 @@ def test_what_was_committed_is_replayed(image: Image, mounted: Mounted) -> None:
     assert read(reader, reader.lookup(reader.root(), b"file")[0]) == b"x" * 5000
     with pytest.raises(OSError, match=os.strerror(errno.EROFS)):
         make(reader, b"new")
+    with pytest.raises(OSError, match="noload") as caught:
+        mounted(path, options="noload")
+    assert caught.value.errno == errno.EINVAL
     assert path.read_bytes() == before
     writer = mounted(path)
     assert read(writer, writer.lookup(writer.root(), b"file")[0]) == b"x" * 5000

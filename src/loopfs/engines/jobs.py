@@ -133,11 +133,13 @@ def _umount(
     flags: int,
     devices: tuple[int, ...],
     others: tuple[tuple[int, ...], tuple[int, ...], bool],
+    whatever: bool,
 ) -> None:
     """umount2(2) of one of our mounts; answers with its device number.
 
     Args:
         devices: those of what we serve.
+        whatever: of any other, too, in which ours may be.
         others: the arguments of :class:`loopfs.engines.umount_copy.Umount`.
     """
     from loopfs.engines.umount_copy import Umount
@@ -146,7 +148,7 @@ def _umount(
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
-        number = _umount_at(target, flags, devices, caller.proc, umount)
+        number = _umount_at(target, flags, devices, caller.proc, umount, whatever)
     if number is None:
         answer(channel, NOT_OURS)
     else:
@@ -154,7 +156,12 @@ def _umount(
 
 
 def _umount_at(
-    target: str, flags: int, devices: tuple[int, ...], proc: paths.CallerProc, umount: Umount
+    target: str,
+    flags: int,
+    devices: tuple[int, ...],
+    proc: paths.CallerProc,
+    umount: Umount,
+    whatever: bool,
 ) -> int | None:
     follow = not flags & uapi.UMOUNT_NOFOLLOW
     # A descriptor of the place itself would keep it busy.
@@ -169,7 +176,11 @@ def _umount_at(
         # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
         flags &= ~uapi.MNT_FORCE
     elif not umount.concerns(number):
-        return None
+        if not whatever:
+            return None
+        os.fchdir(directory)
+        syscalls.umount2(name, flags | uapi.UMOUNT_NOFOLLOW)
+        return number
     os.fchdir(directory)
     umount(name, flags | uapi.UMOUNT_NOFOLLOW)
     return number

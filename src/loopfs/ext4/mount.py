@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from loopfs.ext4 import damage, recovery
 from loopfs.ext4.commit import Commits
 from loopfs.ext4.device import Device, write_blocks
-from loopfs.ext4.errors import Damaged
+from loopfs.ext4.errors import Damaged, invalid
 from loopfs.ext4.extents import MAX_BLOCK
 from loopfs.ext4.inode import FL_VERITY, Inode
 from loopfs.ext4.journal import Journal, JournalSuper
@@ -119,6 +119,8 @@ def _read(
     volume = Volume(device, sb, options, read_only=read_only, now=now)
     header = recovery.journal_super(volume)
     if header is not None and header.start and not (options.noload and read_only):
+        if options.noload:
+            raise invalid("its journal is to be replayed; with noload it can only be read")
         _replay(volume, header, read_only)
         sb = Super(device, fstype)
         volume = Volume(device, sb, options, read_only=read_only, now=now)

@@ -11,7 +11,7 @@ from loopfs.intercept.lookup import certainly_elsewhere
 from loopfs.intercept.mount import PAGE, MayMount, may_mount
 from loopfs.intercept.notify import Call, callers_were_lost, may_wait
 from loopfs.text import to_str
-from loopfs.uapi.mount import MNT_EXPIRE, UMOUNT_FLAGS
+from loopfs.uapi.mount import MNT_DETACH, MNT_EXPIRE, UMOUNT_FLAGS
 
 BUSY_FOR = 5.0  # seconds, if it may be by what we do for a caller that was killed
 _PAUSE = 0.02
@@ -54,7 +54,13 @@ class UmountHandler:
         ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
         copies = self._mounts.copies
         known = {*ours, *copies.device_numbers()}
-        elsewhere = not copies.of_trees and certainly_elsewhere(process, target, known.__contains__)
+        # With what is detached go the mounts in it.
+        tree = bool(flags & MNT_DETACH and engines)
+        elsewhere = (
+            not tree
+            and not copies.of_trees
+            and certainly_elsewhere(process, target, known.__contains__)
+        )
         if elsewhere or not self._may_mount(process):
             call.proceed()
             return
@@ -63,7 +69,7 @@ class UmountHandler:
         others = tuple(copies.sysfs), tuple(copies.devs), copies.of_trees
         end = monotonic() + BUSY_FOR
         while True:
-            code, device = self._try(call, (target, flags, ours, others))
+            code, device = self._try(call, (target, flags, ours, others, tree))
             if code != errno.EBUSY or not call.alive():
                 break
             if monotonic() > end or not callers_were_lost(call):
@@ -78,5 +84,7 @@ class UmountHandler:
             for engine in engines:
                 if engine.device == device:
                     engine.umounted(process.tgid)
+                elif tree:
+                    engine.settle(lambda disk: True)
             self._mounts.instances.settled()
             call.finish()
