@@ -182,6 +182,15 @@ class Process:
                 self._status = {key: value.strip() for key, _, value in pairs}
         return self._status
 
+    def comm(self) -> str:
+        """Its name: at most 15 bytes of that of the program, unless it has chosen another.
+
+        Raises:
+            OSError: ESRCH, ENOENT: it has ended.
+        """
+        with open(self.path("comm"), "rb", buffering=0) as file:
+            return to_str(file.read(64).removesuffix(b"\n"))
+
     def namespace(self, name: str) -> int:
         """What identifies its namespace (``user``, ``mnt``…): the inode number."""
         return os.stat(self.path(f"ns/{name}")).st_ino

@@ -216,3 +216,17 @@ def test_partitions_are_there_when_the_tool_has_ended(
         shown += [f"/dev/loopNp{number}: {size} KiB of {sector}"]
         shown += ["ext4"] if size > boot else []
     assert lines == [*shown, "/dev/loopN", *(f"loopNp{number}" for number in sizes)]
+
+
+def test_lsblk_looks_at_the_filesystem(inside: Lines) -> None:
+    """There is no udevd whose database it could read: it would show nothing."""
+    seen, probed = inside("""
+        truncate -s 16M disk.img; printf 'label: gpt\nsize=8M,name=one\n' | sfdisk -q disk.img
+        d=$(losetup -f --show -P disk.img); mkfs.ext4 -q -L label ${d}p1
+        lsblk -n -d --raw -o FSTYPE,LABEL,UUID,PARTLABEL,PARTUUID ${d}p1
+        for tag in TYPE LABEL UUID PART_ENTRY_NAME PART_ENTRY_UUID; do
+            blkid -p -s $tag -o value ${d}p1
+        done | xargs
+        udevadm info --query=name ${d}p1 >log; losetup -d $d
+    """)
+    assert seen == probed

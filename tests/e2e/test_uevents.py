@@ -195,6 +195,9 @@ def test_systemd_udevd_in_the_sandbox(listening: Lines) -> None:
         stdbuf -oL udevadm monitor --udev --subsystem-match=block > monitor & monitor=$!
         until grep -q '^UDEV -' monitor; do :; done
         device=$(losetup -f); udevadm settle; until grep -q '^UDEV .*add' monitor; do :; done
-        test -e /run/udev/data/b7:${{device#/dev/loop}}; kill $monitor; udevadm control --exit
+        test -e /run/udev/data/b7:${{device#/dev/loop}}; kill $monitor
+        truncate -s 1M disk.img; losetup $device disk.img; mkfs.ext2 -q -L name $device
+        udevadm trigger --settle $device; readlink /dev/disk/by-label/name | cut -c1-10
+        losetup -d $device; udevadm control --exit
     """)
-    assert lines == []
+    assert lines == ["../../loop"]

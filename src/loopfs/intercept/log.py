@@ -264,8 +264,7 @@ class LoggedCall(Call):
 
     def _comm(self) -> str | None:
         try:
-            with open(self.process.path("comm"), "rb", buffering=0) as file:
-                return to_str(file.read(64).removesuffix(b"\n"))
+            return self.process.comm()
         except OSError:  # it has just been killed
             return None
 

@@ -20,6 +20,9 @@ from loopfs.uapi.stat import STATFS
 BLOCK_SIZE = 4096  # bytes: PAGE_SIZE
 NAME_MAX = 255
 _FLAGS = 11  # f_flags: its place in struct statfs
+# What looks at filesystems itself if libudev refuses a device because its directory is not of
+# sysfs, and else shows what udevd has noted of it: which nobody does in the sandbox.
+_PROBING = "lsblk"
 
 
 class StatfsHandler:
@@ -61,6 +64,9 @@ class StatfsHandler:
         fd = call.args[0] & 0xFFFFFFFF
         number = call.process.descriptor_device(fd)
         if number in self._magic:
+            if call.process.comm() == _PROBING:
+                call.proceed()
+                return
             may_wait()
             self._tell(call, self._magic[number], VIEW_FLAGS)
         elif number is None or not self._concerns(number):
