@@ -222,6 +222,8 @@ def test_the_setting_that_forbids_is_named(
         ("kubernetes", errno.EPERM, "seccompProfile of type Localhost"),
         ("kubernetes", errno.EACCES, "appArmorProfile of type Unconfined"),
         ("systemd-nspawn", errno.EPERM, "--system-call-filter=setns"),
+        ("lxc", errno.EPERM, "lxc.seccomp.profile of the container allow setns"),
+        ("incus", errno.ENOSYS, "incus config unset NAME security.syscalls.intercept.mount"),
         ("", errno.EPERM, "a seccomp profile that allows setns"),
         ("", errno.EMFILE, "ulimit -n"),
         ("docker", errno.EINVAL, "see the errors in setns(2)"),
@@ -232,6 +234,26 @@ def test_a_remedy_is_said_in_the_words_of_the_container(
 ) -> None:
     monkeypatch.setattr(remedies, "container", lambda: name)
     assert words in remedies.refused("setns", code)
+
+
+@pytest.mark.parametrize(
+    ("there", "variable", "name"),
+    [
+        ("/run/.containerenv", "podman", "podman"),
+        ("/dev/incus", "lxc", "incus"),
+        ("/dev/lxd", "", "lxd"),
+        ("", "lxc", "lxc"),
+        ("", "something-else", ""),
+    ],
+)
+def test_which_container_it_is(
+    monkeypatch: pytest.MonkeyPatch, there: str, variable: str, name: str
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("container", variable)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == there)
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    assert remedies.container() == name
 
 
 def test_podman_makes_namespaces_where_apparmor_restricts_them(
