@@ -100,8 +100,10 @@ def _cannot_run(sentence: str) -> int:
 
 def _cause(problem: LoopfsError | KeyError) -> str:
     """Why no sandbox can be made, and what to do, in a sentence."""
-    from loopfs.cli import doctor
-
+    try:
+        from loopfs.cli import doctor
+    except OSError:  # no descriptor is left for its modules
+        return str(problem.args[-1])
     return doctor.cause(problem)
 
 

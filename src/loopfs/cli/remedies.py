@@ -117,6 +117,10 @@ def refused(call: str, code: int) -> str:
     """
     if code in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files (ulimit -n)"
+    if code == errno.EFBIG:
+        return "raise the limit of the size of files (ulimit -f)"
+    if code == errno.EACCES and not call:  # a path, whose permissions may be the cause
+        return f"give your user access to it; or {_here(_APPARMOR).format(call='it')}"
     if call == MAP and code == errno.EROFS:
         return "mount a /proc that can be written (bwrap: --proc /proc)"
     if call == MAP and lacks_setfcap():
