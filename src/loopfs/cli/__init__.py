@@ -102,8 +102,9 @@ def _cause(problem: LoopfsError | KeyError) -> str:
     """Why no sandbox can be made, and what to do, in a sentence."""
     try:
         from loopfs.cli import doctor
-    except OSError:  # no descriptor is left for its modules
-        return str(problem.args[-1])
+    except (OSError, MemoryError):  # nothing is left for its modules
+        limits = "raise the limits of open files and of memory (ulimit -n, ulimit -v)"
+        return f"{problem.args[-1]}; {limits}"
     return doctor.cause(problem)
 
 

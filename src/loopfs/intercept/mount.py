@@ -389,6 +389,9 @@ def block_types() -> frozenset[str]:
     For the latter the kernel would say EPERM to a user namespace, and mount(8) would stop
     trying; of a device of ours they are ENODEV.
     """
-    with open("/proc/filesystems", encoding="utf-8") as file:
-        names = {line.strip() for line in file if not line.startswith("nodev")}
+    try:
+        with open("/proc/filesystems", encoding="utf-8") as file:
+            names = {line.strip() for line in file if not line.startswith("nodev")}
+    except FileNotFoundError:  # subset=pid (proc(5))
+        return TYPES
     return frozenset(names | TYPES)
