@@ -72,7 +72,7 @@ def no_room() -> SetupError:
     return SetupError(
         errno.EAGAIN,
         "no process or thread can be started: raise the limit of the user's processes"
-        " (ulimit -u) or the cgroup's (pids.max), or end some",
+        " (ulimit -u), of memory (ulimit -v) or the cgroup's (pids.max), or end some",
     )
 
 

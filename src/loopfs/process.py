@@ -21,6 +21,7 @@ from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 UINT_MAX = 2**32 - 1  # ids there are
 ASLEEP_WITHIN = 10.0  # seconds
 _CLOSED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
+_HIDDEN = (PermissionError, FileNotFoundError)  # the second where /proc has hidepid=2 (proc(5))
 _YIELDS = 1000  # until we no longer spin
 
 
@@ -46,7 +47,7 @@ class Process:
         process of ours that does not let itself be looked at."""
         try:
             fields = self._syscall_fields()
-        except PermissionError:
+        except _HIDDEN:
             return None
         if len(fields) < 7:
             return None
@@ -201,7 +202,7 @@ class Process:
         Of a process of ours, which does not let itself be looked at, only ours."""
         try:
             fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
-        except PermissionError:
+        except _HIDDEN:
             fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         return user_namespaces(fd)
 

@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,8 @@ def test_the_setting_that_forbids_is_named(
         ("kubernetes", errno.EPERM, "seccompProfile of type Localhost"),
         ("kubernetes", errno.EACCES, "appArmorProfile of type Unconfined"),
         ("systemd-nspawn", errno.EPERM, "--system-call-filter=setns"),
+        ("lxc", errno.EPERM, "lxc.seccomp.profile of the container allow setns"),
+        ("incus", errno.ENOSYS, "incus config unset NAME security.syscalls.intercept.mount"),
         ("", errno.EPERM, "a seccomp profile that allows setns"),
         ("", errno.EMFILE, "ulimit -n"),
         ("docker", errno.EINVAL, "see the errors in setns(2)"),
@@ -232,6 +235,34 @@ def test_a_remedy_is_said_in_the_words_of_the_container(
 ) -> None:
     monkeypatch.setattr(remedies, "container", lambda: name)
     assert words in remedies.refused("setns", code)
+
+
+@pytest.mark.parametrize(
+    ("there", "variable", "name"),
+    [
+        ("/run/.containerenv", "podman", "podman"),
+        ("/dev/incus", "lxc", "incus"),
+        ("/dev/lxd", "", "lxd"),
+        ("", "lxc", "lxc"),
+        ("", "something-else", ""),
+    ],
+)
+def test_which_container_it_is(
+    monkeypatch: pytest.MonkeyPatch, there: str, variable: str, name: str
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("container", variable)
+    monkeypatch.setattr(os.path, "exists", lambda path: path == there)
+    monkeypatch.setattr(os.path, "isdir", lambda _: False)
+    assert remedies.container() == name
+
+
+def test_a_path_that_is_refused_may_be_the_users_own_affair(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remedies, "container", lambda: "")
+    assert remedies.refused("", errno.EACCES).startswith("give your user access to it; or ")
+    assert "ulimit -f" in remedies.refused("", errno.EFBIG)
 
 
 def test_podman_makes_namespaces_where_apparmor_restricts_them(
@@ -276,6 +307,57 @@ def test_the_table_shows_what_to_do() -> None:
         "",
         "loopfs cannot run here.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files; raise the limit of"),
+        (OSError(errno.EAGAIN, "no"), "no process or thread can be started"),
+        (MemoryError(), "of memory (ulimit -v)"),
+    ],
+)
+def test_nothing_can_be_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    problem: Exception,
+    words: str,
+) -> None:
+    def examine() -> Iterator[Finding]:
+        yield findings.machine()
+        raise problem
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    assert doctor.main([]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    (sentence,) = said.err.splitlines()
+    assert words in sentence
+
+
+def test_standard_output_that_is_closed_or_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda: iter([findings.machine()]))
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert doctor.main([]) == 0
+    with open("/dev/full", "w", encoding="utf-8") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert doctor.main([]) == 1
+    assert capsys.readouterr().err == "loopfs: doctor: standard output: No space left on device\n"
+
+
+def test_without_dev_null(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes after it would need it."""
+    assert findings.null().ok
+    monkeypatch.setattr(os, "devnull", "/nonexistent/null")
+    *_, last = doctor.examine()
+    assert not last.ok
+    assert doctor.sentence(last) == (
+        "/dev/null cannot be opened (No such file or directory);"
+        " give the container a /dev (bwrap: --dev /dev)"
+    )
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -43,10 +43,16 @@ mcopy -i disk@@1M ::hello -
 BEGIN = """
 cd /work; truncate -s 8M a; mkfs.ext4 -q a; mkdir m; mount -o loop a m; echo x >m/f
 truncate -s 1M b; mkfs.ext4 -q b; mkdir d; losetup -a | wc -l
-for what in "-t tmpfs none d" "-t proc none d" "--bind /work d" "-o loop b /proc/tty"; do
+for what in "-t tmpfs none d" "-t proc none d" "-t devtmpfs none d" "-t sysfs none d" \
+    "--bind /work d" "--bind /sys d" "--rbind /work d" "--move /dev/loopfs d" \
+    "-o loop b /proc/tty" "-o loop b /proc/acpi" "-o loop b /sys/firmware" \
+    "-o loop b /" "-t loop none /proc/.." "-o remount,rw /sys"; do
     mount $what 2>/dev/null && echo mounted $what
 done
-umount /proc 2>/dev/null && echo unmounted; losetup -a | wc -l
+for place in /proc /proc/acpi /sys/firmware /sys /dev /dev/shm; do
+    umount -l $place 2>/dev/null && echo unmounted $place
+done
+losetup -a | wc -l
 """
 GO_ON = """
 cd /work; cat m/f; umount m; losetup -a; mount -o loop a m; cat m/f
@@ -135,8 +141,9 @@ def test_its_life(served: Served) -> None:
     with ThreadPoolExecutor(1) as pool:
         os.kill(helper, signal.SIGSTOP)
         waiting = pool.submit(execute, "mount -o loop /work/b /work/d 2>&1 || echo refused")
-        wait_until(lambda: _pid_of("mount -o loop"), "mount(8) has started")
-        wait_until(lambda: _waits_in_mount(_pid_of("mount -o loop")), "it waits for the helper")
+        mount = "mount -o loop /work/b"
+        wait_until(lambda: _pid_of(mount), "mount(8) has started")
+        wait_until(lambda: _waits_in_mount(_pid_of(mount)), "it waits for the helper")
         os.kill(supervisor, signal.SIGKILL)
         assert waiting.result().endswith("refused\n")
     os.kill(helper, signal.SIGCONT)

@@ -105,6 +105,18 @@ def test_without_a_mount_table_on_the_host(
     check(root.run(words, cwd=workdir), workdir, run_as_user)
 
 
+@pytest.mark.parametrize("option", ["hidepid=2", "subset=pid"])
+def test_a_proc_that_shows_less(
+    root: User, user: User, loopfs_bin: list[str], workdir: Path, run_as_user: Run, option: str
+) -> None:
+    """Processes that one may not trace, of which jobs are some, or files that are no process's."""
+    script = f'mount -t proc -o {option} proc /proc; exec "$@"'
+    drop = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+    command = [*loopfs_bin, "run", "--", "sh", "-c", JOB, "sh", str(workdir)]
+    words = ["unshare", "-m", "sh", "-ec", script, "sh", *drop, *command]
+    check(root.run(words, cwd=workdir), workdir, run_as_user)
+
+
 @pytest.mark.parametrize("mode", [0o711, 0o700])
 def test_a_directory_that_the_user_cannot_read(
     loopfs_run: Run, run_as_user: Run, root: User, workdir: Path, mode: int

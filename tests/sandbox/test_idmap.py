@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loopfs.sandbox import idmap
 from loopfs.sandbox.idmap import Extent, identity, subordinate, with_ranges
 
 SUBUID = """\
@@ -37,6 +40,18 @@ def test_ranges_are_found_by_name_and_by_number() -> None:
     assert subordinate(SUBUID, "bob", 1001) == [(165536, 65536)]
     assert subordinate(SUBUID, "carol", 1002) == []
     assert subordinate("", "alice", 1000) == []
+
+
+def test_ranges_that_cannot_be_read_are_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    lost: dict[str, str] = {}
+    monkeypatch.setitem(idmap.SUBORDINATE, "uid", str(tmp_path))
+    assert idmap._start_tool("uid", 1, 1000, lost) is None
+    assert lost == {"uid": f"{tmp_path} cannot be read (Is a directory)"}
+    monkeypatch.setitem(idmap.SUBORDINATE, "gid", str(tmp_path / "none"))
+    assert idmap._start_tool("gid", 1, 1000, lost) is None
+    assert "gid" not in lost
 
 
 def test_a_name_that_begins_another_is_not_it() -> None:

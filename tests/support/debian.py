@@ -164,6 +164,10 @@ def make_base(path: Path, names: Iterable[str], repository: Path) -> None:
             link = tarfile.TarInfo(f"./{name}")
             link.type, link.linkname = tarfile.SYMTYPE, f"usr/{name}"
             tar.addfile(link)
+            if f"./usr/{name}" not in files:
+                directory = tarfile.TarInfo(f"./usr/{name}")
+                directory.type, directory.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(directory)
     subprocess.run(
         ["tar", "-C", "/", "--no-recursion", "--null", "-T", "-", "-rf", path],
         input="\0".join([*files, *ALTERNATIVES]).encode(),

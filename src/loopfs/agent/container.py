@@ -91,12 +91,13 @@ class Container:
 
     def run(self, begun: First, listener: int) -> None:
         """Serve the container to its end. Raises OSError: it cannot be prepared."""
-        userns = os.open(begun.process.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
+        userns = begun.user_namespace()
         procs = self._cgroups(begun.process)
         limits = confinement.Confinement(begun.userns, procs)
 
         def begin() -> None:
             os.close(listener)
+            begun.close()
             confinement.adopt(limits)
 
         self._helper = helper.Helper.start(begin, b"")
@@ -131,10 +132,10 @@ class Container:
         )
         self._mounts = mounts = Mounts(self._helper, self._instances)
         policy = Policy({fstype: _OWN.get(fstype, DENY) for fstype in TYPES})
-        umount = UmountHandler(mounts, self._may_mount)
+        umount = UmountHandler(mounts, self._may_mount, threading.Lock())
         sync = SyncHandler(mounts)
         self._handlers: dict[str, notify.Handler] = {
-            "mount": MountHandler(mounts, policy, self._may_mount),
+            "mount": MountHandler(mounts, policy, self._may_mount, copies=False),
             "umount": umount,
             "umount2": umount,
             "sync": sync,

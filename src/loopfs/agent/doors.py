@@ -17,6 +17,31 @@ from contextlib import contextmanager, suppress
 from loopfs.errors import LoopfsError
 
 
+class Door:
+    """One of a keeper's.
+
+    Args:
+        socket: listens, if it is new; else it is connected to the keeper.
+        doors: where it is.
+        path: its own.
+    """
+
+    def __init__(self, sock: socket.socket, is_new: bool, doors: Doors, path: str) -> None:
+        self.socket = sock
+        self.is_new = is_new
+        self._is_there = is_new
+        self._doors = doors
+        self._path = path
+
+    def remove(self) -> None:
+        """Have nobody find it any more: the next who comes makes another one of that name."""
+        if self._is_there:
+            self._is_there = False
+            with self._doors.locked(), suppress(FileNotFoundError):
+                os.unlink(self._path)
+        self.socket.close()
+
+
 class Doors:
     """Those of one agent.
 
@@ -30,9 +55,9 @@ class Doors:
         self._within = within
 
     @contextmanager
-    def at(self, name: str) -> Iterator[tuple[socket.socket, bool]]:
-        """A connection to a door; or a new one, which listens, and that it is new. That is removed
-        afterwards.
+    def at(self, name: str) -> Iterator[Door]:
+        """A connection to a door; or a new one, which listens, and is removed afterwards if it has
+        not been.
 
         Raises:
             OSError: the directory cannot be made, or is not ours alone (a LoopfsError); there is no
@@ -42,11 +67,11 @@ class Doors:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             with self.locked():
                 is_new = self._enter(sock, path)
+            door = Door(sock, is_new, self, path)
             try:
-                yield sock, is_new
+                yield door
             finally:
-                if is_new:
-                    self._remove(path)
+                door.remove()
 
     def _enter(self, sock: socket.socket, path: str) -> bool:
         sock.settimeout(self._within)
@@ -60,10 +85,6 @@ class Doors:
             sock.listen()
             return True
         return False
-
-    def _remove(self, path: str) -> None:
-        with self.locked(), suppress(FileNotFoundError):
-            os.unlink(path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -17,15 +17,15 @@ from contextlib import suppress
 from mmap import PAGESIZE, mmap
 
 from loopfs.agent import container, state
-from loopfs.agent.doors import Doors
+from loopfs.agent.doors import Door, Doors
 from loopfs.agent.log import say
 from loopfs.agent.notifications import First, first, let_all_go, let_go, let_next_go
-from loopfs.channel import Channel
+from loopfs.channel import Channel, close_all
 from loopfs.errors import LoopfsError
 
 TAKEN = b"taken"
 WITHIN = 10.0  # seconds for what two of our processes have to say to one another
-IN_FLIGHT = 64  # calls of a listener that a supervisor may have received and not answered
+IN_FLIGHT = 64  # calls of a listener that a supervisor may have received, and as many not noted
 _MINE = "The kernel answers its calls"
 
 
@@ -53,11 +53,11 @@ def main(connection: socket.socket, doors: Doors) -> None:
         let_all_go([listener])
         return
     try:
-        with doors.at(str(begun.mounts)) as (sock, is_new):
-            if is_new:
-                Keeper(name, sock, listener).run(begun)
+        with doors.at(begun.mounts) as door:
+            if door.is_new:
+                Keeper(name, door, listener).run(begun)
                 return
-            _pass_on(sock, listener)
+            _pass_on(door.socket, listener, begun.number)
             begun.go()
     except OSError as problem:
         begun.go()
@@ -72,9 +72,13 @@ def _refusal(begun: First) -> str:
     return ""
 
 
-def _pass_on(keeper: socket.socket, listener: int) -> None:
-    """Give a listener to the keeper of its container. Raises OSError: that does not take it."""
-    socket.send_fds(keeper, [TAKEN], [listener])
+def _pass_on(keeper: socket.socket, listener: int, number: int) -> None:
+    """Give a listener, and the id of its first call, to the keeper of its container.
+
+    Raises:
+        OSError: that does not take it.
+    """
+    socket.send_fds(keeper, [container.SLOT.pack(number)], [listener])
     if keeper.recv(len(TAKEN)) != TAKEN:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
@@ -88,23 +92,24 @@ class Keeper:
         listener: the first.
     """
 
-    def __init__(self, name: str, door: socket.socket, listener: int) -> None:
+    def __init__(self, name: str, door: Door, listener: int) -> None:
         self._name = name
         self._door = door
         self._listeners: dict[int, int] = {0: listener}  # by their slots in the page
         self._page = mmap(-1, PAGESIZE)  # the id of the last call of each that was received
         self._poller = select.poll()
-        self._poller.register(door, select.POLLIN)
+        self._poller.register(door.socket, select.POLLIN)
         self._poller.register(listener, 0)
 
     def run(self, begun: First) -> None:
         """Start the supervisor, and keep its listeners until the container has ended."""
+        container.SLOT.pack_into(self._page, 0, begun.number)
         ours, its = Channel.pair()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         supervisor = os.fork()
         if supervisor == 0:
             ours.close()
-            self._door.close()
+            self._door.socket.close()
             container.main(self._name, begun, self._listeners[0], its, self._page)
         its.close()
         self._channel = ours
@@ -129,10 +134,14 @@ class Keeper:
                     os.close(pidfd)
                     _, status = os.waitpid(supervisor, 0)
                     return status == 0
-                if fd == self._door.fileno():
+                if fd == self._door.socket.fileno():
                     self._hand_on()
                 elif event:
                     self._drop(fd)
+            if not self._listeners and self._door.socket.fileno() >= 0:
+                # The engines may need long, and before Linux 6.11 another container get the number.
+                self._poller.unregister(self._door.socket)
+                self._door.remove()
 
     def _hand_on(self) -> None:
         if (slot := self._take()) is not None:
@@ -141,19 +150,21 @@ class Keeper:
 
     def _take(self) -> int | None:
         """Take a listener at the door; returns its slot."""
-        connection, _ = self._door.accept()
+        connection, _ = self._door.socket.accept()
         with connection:
             connection.settimeout(WITHIN)
             try:
                 if state.peer_user(connection) != os.geteuid():
                     return None
-                _, fds, _, _ = socket.recv_fds(connection, len(TAKEN), 1)
+                number, fds, _, _ = socket.recv_fds(connection, container.SLOT.size, 1)
                 slots = set(range(PAGESIZE // container.SLOT.size)) - self._listeners.keys()
-                if not fds or not slots:
+                if len(number) < container.SLOT.size or not fds or not slots:
+                    close_all(fds)
                     return None
                 slot = min(slots)
                 self._listeners[slot] = fds[0]
-                container.SLOT.pack_into(self._page, slot * container.SLOT.size, 0)
+                start = slot * container.SLOT.size
+                self._page[start : start + container.SLOT.size] = number
                 self._poller.register(fds[0], 0)
                 connection.send(TAKEN)
             except OSError as problem:
@@ -169,11 +180,12 @@ class Keeper:
         os.close(listener)
 
     def _answer_in_flight(self) -> None:
-        """Answer what the supervisor had received: a filter numbers its calls one after another."""
+        """Answer what the supervisor had received, noted or not: a filter numbers its calls one
+        after another."""
         for slot, listener in self._listeners.items():
             (last,) = container.SLOT.unpack_from(self._page, slot * container.SLOT.size)
-            for number in range(max(0, last - IN_FLIGHT), last + 1) if last else ():
-                let_go(listener, number)
+            for number in range(last - IN_FLIGHT, last + IN_FLIGHT):
+                let_go(listener, number % (1 << 64))
 
     def _answer(self) -> None:
         """Answer in place of the supervisor until no process is left."""
@@ -181,7 +193,7 @@ class Keeper:
             self._poller.modify(listener, select.POLLIN)
         while self._listeners:
             for fd, _ in self._poller.poll():
-                if fd != self._door.fileno():
+                if fd != self._door.socket.fileno():
                     if not let_next_go(fd):
                         self._drop(fd)
                 elif (slot := self._take()) is not None:

@@ -10,12 +10,15 @@ import signal
 import time
 from collections.abc import Sequence
 
+from loopfs.channel import close_all
 from loopfs.errors import LoopfsError
 from loopfs.process import Process
 from loopfs.uapi import seccomp as uapi
+from loopfs.uapi.mount import NS_GET_MNTNS_ID
 
 OPEN_WITHIN = 5.0  # seconds that a runtime may take to execute the container's program
 _LOOK = 0.001  # seconds
+_READ = os.O_RDONLY | os.O_CLOEXEC
 _GONE = (errno.ENOENT, errno.EINPROGRESS)  # it was killed; nobody has received it yet
 
 
@@ -57,6 +60,25 @@ def let_next_go(listener: int) -> bool:
     return True
 
 
+def _waits(listener: int, number: int) -> bool:
+    """The call with that id still waits."""
+    try:
+        fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(number))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _name_of(mounts: int) -> str:
+    """What no other mount namespace has, by its file; before Linux 6.11, no other that there is."""
+    try:
+        return fcntl.ioctl(mounts, NS_GET_MNTNS_ID, bytes(8)).hex()
+    except OSError as problem:
+        if problem.errno not in (errno.ENOTTY, errno.EINVAL):
+            raise
+        return str(os.fstat(mounts).st_ino)
+
+
 class First:
     """The first process of a listener's, which waits until :meth:`go`.
 
@@ -74,23 +96,37 @@ class First:
     def __init__(self, listener: int, call: uapi.Notification) -> None:
         self._listener = listener
         self._call: uapi.Notification | None = call
+        self.number = call.id
         self.process = Process(call.pid)
-        self._pidfd = self.process.pidfd()
+        self._open = [self.process.pidfd()]
         try:
-            self._look()
-        except PermissionError:
-            self._stop(call)
+            if not _waits(listener, call.id):  # another may have its process id
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            try:
+                self._look()
+            except PermissionError:
+                self._stop(call)
         except OSError:
             self.close()
             raise
 
     def _look(self) -> None:
-        self.userns, self.mounts = (self.process.namespace(name) for name in ("user", "mnt"))
+        mounts, userns = (
+            os.open(self.process.path(f"ns/{name}"), _READ) for name in ("mnt", "user")
+        )
+        try:
+            if not self.alive():
+                raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+            self.mounts = _name_of(mounts)
+            self.userns = os.fstat(userns).st_ino
+            self._open.append(os.dup(userns))
+        finally:
+            close_all([mounts, userns])
 
     def _stop(self, call: uapi.Notification) -> None:
         let_go(self._listener, call.id)
         self._call = None
-        signal.pidfd_send_signal(self._pidfd, signal.SIGSTOP)
+        signal.pidfd_send_signal(self._open[0], signal.SIGSTOP)
         end = time.monotonic() + OPEN_WITHIN
         while True:
             try:
@@ -104,10 +140,14 @@ class First:
             else:
                 return
 
+    def user_namespace(self) -> int:
+        """A descriptor of its user namespace, which is the caller's."""
+        return os.dup(self._open[1])
+
     def alive(self) -> bool:
         """It has not been killed, and so nobody has got its process id."""
         poller = select.poll()
-        poller.register(self._pidfd, select.POLLIN)
+        poller.register(self._open[0], select.POLLIN)
         return not poller.poll(0)
 
     def go(self) -> None:
@@ -116,13 +156,14 @@ class First:
             let_go(self._listener, self._call.id)
             return
         try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGCONT)
+            signal.pidfd_send_signal(self._open[0], signal.SIGCONT)
         except ProcessLookupError:
             return  # it was killed
 
     def close(self) -> None:
         """Nothing more is to be asked."""
-        os.close(self._pidfd)
+        close_all(self._open)
+        self._open.clear()
 
 
 def first(listener: int) -> First | None:

@@ -100,8 +100,11 @@ def _cannot_run(sentence: str) -> int:
 
 def _cause(problem: LoopfsError | KeyError) -> str:
     """Why no sandbox can be made, and what to do, in a sentence."""
-    from loopfs.cli import doctor
-
+    try:
+        from loopfs.cli import doctor
+    except (OSError, MemoryError):  # nothing is left for its modules
+        limits = "raise the limits of open files and of memory (ulimit -n, ulimit -v)"
+        return f"{problem.args[-1]}; {limits}"
     return doctor.cause(problem)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import suppress
 from loopfs.cli import findings, remedies, usage
 from loopfs.cli.findings import Finding
 from loopfs.cli.parser import Parser
-from loopfs.errors import LoopfsError, SetupError
+from loopfs.errors import LoopfsError, SetupError, no_room
 from loopfs.text import shown
 
 WIDTH = 100  # columns of the table
@@ -27,10 +28,26 @@ def main(argv: list[str]) -> int:
         an exit status: 1 when something is missing that ``loopfs run`` cannot do without.
     """
     options = Parser(usage.DOCTOR).parse_args(argv)
-    found = [_printable(finding) for finding in examine()]
+    try:
+        found = [_printable(finding) for finding in examine()]
+    except (OSError, MemoryError) as problem:
+        print(f"loopfs: doctor: {_why(problem)}", file=sys.stderr)
+        return 1
     report = as_json(found) if options.json else as_table(found)
-    print(report)
+    try:
+        print(report, flush=True)
+    except OSError as problem:
+        print(f"loopfs: doctor: standard output: {problem.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
+        return 1
     return 0 if can_run(found) else 1
+
+
+def _why(problem: OSError | MemoryError) -> str:
+    """Why nothing can be found out."""
+    if isinstance(problem, MemoryError) or problem.errno in (errno.EAGAIN, errno.ENOMEM):
+        return str(no_room().strerror)
+    return f"{problem.strerror}; {remedies.refused('', problem.errno or 0)}"
 
 
 def examine() -> Iterator[Finding]:
@@ -53,10 +70,11 @@ def _parts() -> Iterator[Finding]:
     yield machine
     if not machine.ok:
         return
-    processes = findings.proc()
-    yield processes
-    if not processes.ok:
-        return
+    for needed in (findings.proc, findings.null):
+        finding = needed()
+        yield finding
+        if not finding.ok:
+            return
     from loopfs.cli import probes
 
     device = probes.fuse_device()
@@ -89,7 +107,7 @@ def _printable(finding: Finding) -> Finding:
     """A finding that standard output takes: what it says can have an account's name."""
 
     def printable(word: str) -> str:
-        encoding = sys.stdout.encoding
+        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding  # it is closed
         return shown(word).encode(encoding, "backslashreplace").decode(encoding)
 
     consequence, remedy = printable(finding.consequence), printable(finding.remedy)

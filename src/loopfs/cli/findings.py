@@ -13,7 +13,7 @@ import shutil
 import sys
 from typing import NamedTuple
 
-from loopfs.cli.remedies import container, covered_proc
+from loopfs.cli.remedies import NO_DEV_NULL, container, covered_proc
 from loopfs.uapi.syscalls import MACHINES
 
 
@@ -56,6 +56,16 @@ def proc() -> Finding:
         return Finding("/proc", False, True, "there is no /proc", remedy)
     why = "/proc is that of another pid namespace"
     return Finding("/proc", False, True, why, remedy)
+
+
+def null() -> Finding:
+    """/dev/null is there, without which few programs work."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as problem:
+        why = f"/dev/null cannot be opened ({problem.strerror})"
+        return Finding(os.devnull, False, True, why, NO_DEV_NULL)
+    return Finding(os.devnull, True, True)
 
 
 def id_ranges() -> tuple[range, range] | Finding:

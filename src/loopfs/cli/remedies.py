@@ -19,6 +19,11 @@ _SECCOMP = {
     "kubernetes": "let the securityContext of the pod have a seccompProfile of type Localhost"
     f" ({PROFILE})",
     "systemd-nspawn": "start the container with --system-call-filter={call}",
+    "lxc": "let the lxc.seccomp.profile of the container allow {call}",
+    "incus": "run: incus config unset NAME security.syscalls.intercept.mount"
+    " (or another setting security.syscalls.* of the container)",
+    "lxd": "run: lxc config unset NAME security.syscalls.intercept.mount"
+    " (or another setting security.syscalls.* of the container)",
     "": f"in a container, give it a seccomp profile that allows {{call}} ({PROFILE})",
 }
 _APPARMOR = {
@@ -32,6 +37,10 @@ _DEVICE = {
     "docker": "start the container with --device /dev/fuse",
     "kubernetes": "let a device plugin give the pod /dev/fuse (docs/containers.md has one)",
     "systemd-nspawn": "start the container with --bind=/dev/fuse",
+    "lxc": "let the configuration of the container have"
+    " lxc.mount.entry = /dev/fuse dev/fuse none bind,create=file",
+    "incus": "run: incus config device add NAME fuse unix-char path=/dev/fuse mode=0666",
+    "lxd": "run: lxc config device add NAME fuse unix-char path=/dev/fuse mode=0666",
     "": "run: sudo modprobe fuse (a container needs the option --device /dev/fuse)",
 }
 _CAPABILITIES = {
@@ -46,8 +55,18 @@ _PROC = {
     "docker": "start the container with --security-opt systempaths=unconfined",
     "kubernetes": "let the securityContext of the container have procMount: Unmasked"
     " (with hostUsers: false)",
+    "incus": "run: incus config set NAME security.nesting=true",
+    "lxd": "run: lxc config set NAME security.nesting=true",
     "": "in a container, unmask its /proc (podman: --security-opt unmask=ALL,"
     " docker: --security-opt systempaths=unconfined)",
+}
+
+# What the manager of a container puts there.
+_OF_MANAGERS = {
+    "/run/.containerenv": "podman",
+    "/.dockerenv": "docker",
+    "/dev/incus": "incus",
+    "/dev/lxd": "lxd",
 }
 
 # A setting below /proc/sys, the value that forbids user namespaces, and the remedy.
@@ -72,14 +91,13 @@ _FORBIDDEN = (*_REFUSED, errno.ENOSPC, errno.EUSERS)
 
 
 def container() -> str:
-    """The runtime of the container that we are in: podman, docker, kubernetes, systemd-nspawn;
-    empty if we are in none, or if it is not known."""
+    """The runtime of the container that we are in: podman, docker, kubernetes, systemd-nspawn, lxc,
+    incus, lxd; empty if we are in none, or if it is not known."""
     if "KUBERNETES_SERVICE_HOST" in os.environ or os.path.isdir("/run/secrets/kubernetes.io"):
         return "kubernetes"
-    if os.path.exists("/run/.containerenv"):
-        return "podman"
-    if os.path.exists("/.dockerenv"):
-        return "docker"
+    for path, manager in _OF_MANAGERS.items():
+        if os.path.exists(path):
+            return manager
     named = os.environ.get("container", "")  # noqa: SIM112 - so systemd and podman call it
     if not named:
         try:
@@ -99,6 +117,10 @@ def refused(call: str, code: int) -> str:
     """
     if code in (errno.EMFILE, errno.ENFILE):
         return "raise the limit of open files (ulimit -n)"
+    if code == errno.EFBIG:
+        return "raise the limit of the size of files (ulimit -f)"
+    if code == errno.EACCES and not call:  # a path, whose permissions may be the cause
+        return f"give your user access to it; or {_here(_APPARMOR).format(call='it')}"
     if call == MAP and code == errno.EROFS:
         return "mount a /proc that can be written (bwrap: --proc /proc)"
     if call == MAP and lacks_setfcap():

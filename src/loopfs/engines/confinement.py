@@ -85,10 +85,35 @@ def refuse_programs() -> None:
 
 
 def check_place(place: int) -> None:
-    """Raise OSError EPERM if a container's root may not mount here (a descriptor): the runtime
-    must find its /proc and /sys again when it executes something."""
-    if _confinement and syscalls.filesystem_type(place) in (PROC_SUPER_MAGIC, SYSFS_MAGIC):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+    """Raise OSError if a container's root may not mount here (a descriptor).
+
+    The runtime must find its own root directory, /proc and /sys again when it executes something;
+    that includes what it has mounted in them to cover parts. Its capabilities let it look.
+
+    Raises:
+        OSError: EPERM, ENOTDIR.
+    """
+    if not _confinement:
+        return
+    here, is_root = os.dup(place), False
+    first = True
+    while not is_root:
+        if syscalls.filesystem_type(here) in (PROC_SUPER_MAGIC, SYSFS_MAGIC):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        above = os.open("..", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=here)
+        is_root = _same(here, above)
+        os.close(here)
+        here = above
+        if is_root and first:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        first = False
+    os.close(here)
+
+
+def _same(one: int, other: int) -> bool:
+    """Two descriptors are of one directory on one mount."""
+    is_same = syscalls.mount_id(one) == syscalls.mount_id(other)
+    return is_same and os.path.samestat(os.fstat(one), os.fstat(other))
 
 
 def confine() -> None:

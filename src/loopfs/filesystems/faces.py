@@ -91,8 +91,14 @@ def writes_and_follows(process: Process) -> bool:
 
 
 def is_io_worker(process: Process) -> bool:
-    """A thread that carries out what was submitted to an io_uring (field 9 of /proc/TID/stat)."""
-    return bool(int(stat_fields(process)[6]) & PF_IO_WORKER)
+    """A thread that carries out what was submitted to an io_uring (field 9 of /proc/TID/stat).
+
+    One that /proc hides (hidepid=2) is of a process of ours, or has ended.
+    """
+    try:
+        return bool(int(stat_fields(process)[6]) & PF_IO_WORKER)
+    except FileNotFoundError:
+        return False
 
 
 def stat_fields(process: Process) -> list[bytes]:

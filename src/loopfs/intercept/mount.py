@@ -68,13 +68,21 @@ class MountHandler:
 
     Args:
         may_mount: who is served.
+        copies: /sys and /dev are the sandbox's own, and so are their copies; else the kernel's.
     """
 
-    def __init__(self, mounts: Mounts, policy: Policy, may_mount: MayMount = may_mount) -> None:
+    def __init__(
+        self,
+        mounts: Mounts,
+        policy: Policy,
+        may_mount: MayMount = may_mount,
+        *,
+        copies: bool = True,
+    ) -> None:
         self._mounts = mounts
         self._may_mount = may_mount
         self._policy = policy
-        self._copies = CopyHandler(mounts)
+        self._copies = CopyHandler(mounts) if copies else None
 
     def __call__(self, call: Call) -> None:
         flags = mount_flags(call.args[3])
@@ -100,10 +108,14 @@ class MountHandler:
         process = call.process
         source, target = optional_text(process, call.args[0]), _path(process, call.args[1])
         call.note(source=source, target=target)
-        return self._may_mount(process) and self._copies.bind(call, source, target, flags)
+        if self._copies is None or not self._may_mount(process):
+            return False
+        return self._copies.bind(call, source, target, flags)
 
     def _may_be_ours(self, fstype: str) -> bool:
-        if fstype in COPIED or fstype == LOOP or fstype in block_types():
+        if fstype in COPIED:
+            return self._copies is not None
+        if fstype == LOOP or fstype in block_types():
             return True
         return fuseblk.is_fuseblk(fstype) or self._policy.leaves_to_kernel(fstype)
 
@@ -125,7 +137,7 @@ class MountHandler:
             call.proceed()
         elif not call.alive():
             return
-        elif fstype in COPIED:
+        elif self._copies is not None and fstype in COPIED:
             self._copies.mount(call, fstype, target, flags)
         elif fstype == LOOP:
             self._mount_instance(call, source, target, flags, data)
@@ -377,6 +389,9 @@ def block_types() -> frozenset[str]:
     For the latter the kernel would say EPERM to a user namespace, and mount(8) would stop
     trying; of a device of ours they are ENODEV.
     """
-    with open("/proc/filesystems", encoding="utf-8") as file:
-        names = {line.strip() for line in file if not line.startswith("nodev")}
+    try:
+        with open("/proc/filesystems", encoding="utf-8") as file:
+            names = {line.strip() for line in file if not line.startswith("nodev")}
+    except FileNotFoundError:  # subset=pid (proc(5))
+        return TYPES
     return frozenset(names | TYPES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from contextlib import AbstractContextManager, nullcontext
 from time import monotonic, sleep
 
 from loopfs.engines.helper import NOT_OURS, ended, result
@@ -15,6 +16,7 @@ from loopfs.uapi.mount import MNT_DETACH, MNT_EXPIRE, UMOUNT_FLAGS
 
 BUSY_FOR = 5.0  # seconds, if it may be by what we do for a caller that was killed
 _PAUSE = 0.02
+_NO_TURN = nullcontext()
 
 
 class UmountHandler:
@@ -22,11 +24,19 @@ class UmountHandler:
 
     Args:
         may_mount: who is served.
+        turn: held while one is unmounted. A lock where the kernel would let the caller unmount
+            nothing: of two umounts of one place, the second must not reach what is below ours.
     """
 
-    def __init__(self, mounts: Mounts, may_mount: MayMount = may_mount) -> None:
+    def __init__(
+        self,
+        mounts: Mounts,
+        may_mount: MayMount = may_mount,
+        turn: AbstractContextManager[object] = _NO_TURN,
+    ) -> None:
         self._mounts = mounts
         self._may_mount = may_mount
+        self._turn = turn
 
     def __call__(self, call: Call) -> None:
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
@@ -41,10 +51,10 @@ class UmountHandler:
         return (*self._mounts.device_numbers(), *self._mounts.copies.device_numbers())
 
     def _try(self, call: Call, job: tuple[object, ...]) -> tuple[int, object]:
-        with caller_descriptors(call) as fds:
+        with self._turn, caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("umount", job, fds)
-        with channel:
-            return result(ended(channel))
+            with channel:
+                return result(ended(channel))
 
     def _umount(self, call: Call, flags: int) -> None:
         process = call.process

@@ -131,6 +131,9 @@ def _start_tool(kind: str, pid: int, own: int, lost: dict[str, str]) -> int | No
             ranges = subordinate(file.read(), name, uid)
     except FileNotFoundError:
         return None
+    except OSError as problem:
+        lost[kind] = f"{SUBORDINATE[kind]} cannot be read ({problem.strerror})"
+        return None
     if not ranges:
         return None
     if no_new_privs():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from time import monotonic
 
@@ -134,7 +135,8 @@ class Supervisor:
         """End the sandbox at once: it cannot be served."""
         self._failure = problem
         self._told.set()
-        os.kill(self._child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has ended, too
+            os.kill(self._child, signal.SIGKILL)
 
     def _serve_instance(self) -> None:
         filesystem = None

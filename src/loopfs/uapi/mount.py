@@ -97,4 +97,5 @@ MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_f
 # ioctl on a namespace's file: the user namespace that owns it (ioctl_ns(2))
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
+NS_GET_MNTNS_ID = 0x8008B705  # 6.11
 NS_GET_OWNER_UID = 0xB704
