@@ -197,6 +197,21 @@ def test_iso9660(inside_with: Lines, tree: Path) -> None:
     assert [line for line in lines if line == "status 32"] == ["status 32"] * 4
 
 
+def test_an_image_that_is_udf_and_iso9660(inside_with: Lines, tree: Path) -> None:
+    lines = inside_with("""
+        genisoimage -quiet -udf -R -o disk.img tree 2>/dev/null; mkdir mnt
+        mount -o loop,ro disk.img mnt; diff -r tree mnt; findmnt -n -o FSTYPE mnt
+        stat -f -c '%T %s' mnt; try mount -o remount,rw mnt; umount mnt; losetup -a
+        mount -t iso9660 -o loop,ro disk.img mnt; stat -f -c %T mnt; umount mnt
+        try mount -t udf -o loop,ro,bs=512 disk.img mnt; losetup -a
+    """)
+    assert lines[:2] == ["fuse.udf", "udf 2048"]
+    assert "cannot remount" in lines[2]
+    assert [line for line in lines if line in ("isofs", "status 32")] == [
+        *("status 32", "isofs", "status 32"),
+    ]
+
+
 # --- the policy ------------------------------------------------------------------
 
 

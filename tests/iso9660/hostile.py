@@ -5,24 +5,18 @@ Only OSErrors are answers, and each call ends.
 
 from __future__ import annotations
 
-import errno
-import os
 import random
-import stat
 import sys
 import time
 from collections import Counter
 from functools import cache
-from typing import Any
 
-from loopfs.fuse.tree import Caller, Tree
 from tests.iso9660 import images
 from tests.iso9660.build import SECTOR
+from tests.support.tree_look import look, refused
 
 OPTIONS = ["", "norock", "norock,nojoliet", "map=off,norock", "cruft", "showassoc,check=r", "hide"]
 SIGNATURES = (b"SP", b"CE", b"ER", b"PX", b"PN", b"SL", b"NM", b"CL", b"TF", b"ZF", b"RE", b"RR")
-MOST = 3000  # entries that are looked at
-_NOBODY = Caller(0, 0, 0)
 
 
 def mutated(image: bytearray, seed: int) -> bytearray:
@@ -66,51 +60,10 @@ def survive(image: bytearray, options: str) -> Counter[str]:
     try:
         tree = images.mounted(image, options)
     except OSError as problem:
-        seen[f"mount {errno.errorcode[problem.errno or 0]}"] += 1
+        refused(problem, seen, "mount")
         return seen
     look(tree, seen)
     return seen
-
-
-def look(tree: Tree[Any], seen: Counter[str]) -> None:
-    """Every directory once, and a part of every file."""
-    left, done = [tree.root()], set()
-    tree.statfs()
-    while left and sum(seen.values()) < MOST:
-        directory = left.pop()
-        if directory.nodeid in done:
-            continue
-        done.add(directory.nodeid)
-        try:
-            handle = tree.opendir(_NOBODY, directory)
-            for _, name, _, _, node in tree.entries(handle, 0):
-                seen["listed"] += 1
-                assert name and b"/" not in name and b"\0" not in name
-                if name not in (b".", b"..") and sum(seen.values()) < MOST:
-                    _one(tree, directory, name, left, seen)
-                assert node is None or node.nodeid
-        except OSError as problem:
-            seen[f"errno {errno.errorcode[problem.errno or 0]}"] += 1
-
-
-def _one(tree: Tree[Any], directory: Any, name: bytes, left: list[Any], seen: Counter[str]) -> None:
-    try:
-        node, _ = tree.lookup(directory, name)
-        attr = tree.getattr(node)
-        attr.pack()
-        tree.known(node)
-        if stat.S_ISDIR(attr.mode):
-            left.append(node)
-        elif stat.S_ISLNK(attr.mode):
-            assert len(tree.readlink(node)) < 4096
-        elif stat.S_ISREG(attr.mode):
-            handle = tree.open(_NOBODY, node, os.O_RDONLY)
-            for offset in {0, max(attr.size - 4096, 0) & ~4095}:
-                wanted = min(1 << 17, attr.size - offset)
-                assert wanted <= 0 or len(tree.read(handle, offset, wanted)) == wanted
-        seen["looked at"] += 1
-    except OSError as problem:
-        seen[f"errno {errno.errorcode[problem.errno or 0]}"] += 1
 
 
 @cache

@@ -27,6 +27,7 @@ from loopfs.engines.ext4 import EXT4
 from loopfs.engines.iso9660 import ISO9660
 from loopfs.engines.mounts import Mounts, caller_descriptors
 from loopfs.engines.policy import DENY, TYPES, Policy
+from loopfs.engines.udf import UDF
 from loopfs.engines.vfat import VFAT
 from loopfs.filesystems.instances import Instances, Owner
 from loopfs.filesystems.shares import INSTANCE, LINKS, Shares
@@ -52,7 +53,7 @@ SLOT = struct.Struct("=Q")
 READY = b"ready"
 _PAUSE = 0.1  # seconds
 END_WITHIN = 60.0  # seconds that engines may write once their container has ended
-_OWN = {fstype: engine.name for engine in (EXT4, ISO9660, VFAT) for fstype in engine.types}
+_OWN = {fstype: engine.name for engine in (EXT4, ISO9660, UDF, VFAT) for fstype in engine.types}
 
 
 def main(name: str, begun: First, listener: int, channel: Channel, page: mmap) -> NoReturn:

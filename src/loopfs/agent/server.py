@@ -129,7 +129,7 @@ class Agent:
 def prepare() -> None:
     """Import all that a container's supervisor, its jobs and engines will need: these have other
     roots, and each is a fork of ours."""
-    for package in ("loopfs.ext4", "loopfs.fat", "loopfs.iso9660", "loopfs.fuse", "loopfs.engines"):
+    for package in _PACKAGES:
         for module in pkgutil.iter_modules(import_module(package).__path__):
             if not module.ispkg:  # embedded, which is not for containers
                 import_module(f"{package}.{module.name}")
@@ -137,6 +137,10 @@ def prepare() -> None:
         import_module(name)
 
 
+_PACKAGES = (
+    *("loopfs.ext4", "loopfs.fat", "loopfs.iso9660", "loopfs.udf", "loopfs.fuse"),
+    "loopfs.engines",
+)
 _CODECS = (
     *("encodings.cp437", "encodings.utf_16_le", "encodings.utf_16_be", "encodings.latin_1"),
     *("json", "queue"),

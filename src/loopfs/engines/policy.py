@@ -11,6 +11,7 @@ from loopfs.engines.engine import Engine, NoEngine
 from loopfs.engines.ext4 import EXT4
 from loopfs.engines.iso9660 import ISO9660
 from loopfs.engines.programs import PROGRAMS
+from loopfs.engines.udf import UDF
 from loopfs.engines.vfat import VFAT
 from loopfs.settings import SettingsError
 
@@ -18,7 +19,7 @@ DENY = "deny"
 KERNEL = "kernel"
 
 # Of several for a type the first that is installed is taken.
-ENGINES = (EXT4, ISO9660, *PROGRAMS, VFAT, EMBEDDED)
+ENGINES = (EXT4, ISO9660, UDF, *PROGRAMS, VFAT, EMBEDDED)
 BY_NAME = {engine.name: engine for engine in ENGINES}
 TYPES = frozenset(fstype for engine in ENGINES for fstype in engine.types)
 

@@ -60,5 +60,6 @@ OF_TYPE = {
     "squashfs": SQUASHFS_MAGIC,
     "erofs": EROFS_SUPER_MAGIC_V1,
     "iso9660": ISOFS_SUPER_MAGIC,
+    "udf": UDF_SUPER_MAGIC,
     "exfat": EXFAT_SUPER_MAGIC,
 }

@@ -1,0 +1,32 @@
+"""Descriptor tags (3/7.2): what a block says that it is."""
+
+from __future__ import annotations
+
+import binascii
+import struct
+
+PRIMARY, ANCHOR, POINTER, PARTITION, LOGICAL, TERMINATING, INTEGRITY = 1, 2, 3, 5, 6, 8, 9
+FILE_SET, FILE_IDENTIFIER, ALLOCATION_EXTENT, INDIRECT_ENTRY = 256, 257, 258, 259
+FILE_ENTRY, EXTENDED_ATTRIBUTES, EXTENDED_FILE_ENTRY = 261, 262, 266
+
+LENGTH = 16  # bytes
+# Identifier, version, checksum of the other bytes, serial number; CRC, bytes that it is of; block.
+_TAG = struct.Struct("<HHBxHHHI")
+_VERSIONS = (2, 3)
+_CHECKSUM_AT = 4
+
+
+def crc(data: bytes) -> int:
+    """The CRC of ITU-T V.41, x^16 + x^12 + x^5 + 1."""
+    return binascii.crc_hqx(data, 0)
+
+
+def identify(block: bytes, location: int) -> int | None:
+    """What a block is that is to be at ``location``; None: it has no valid tag of that place."""
+    ident, version, checksum, _, expected, length, place = _TAG.unpack_from(block)
+    total = sum(block[:LENGTH]) - block[_CHECKSUM_AT] & 0xFF
+    if place != location or total != checksum or version not in _VERSIONS:
+        return None
+    if LENGTH + length > len(block) or crc(block[LENGTH : LENGTH + length]) != expected:
+        return None
+    return int(ident)
