@@ -21,7 +21,6 @@ from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 UINT_MAX = 2**32 - 1  # ids there are
 ASLEEP_WITHIN = 10.0  # seconds
 _CLOSED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
-_HIDDEN = (PermissionError, FileNotFoundError)  # the second where /proc has hidepid=2 (proc(5))
 _YIELDS = 1000  # until we no longer spin
 
 
@@ -47,7 +46,10 @@ class Process:
         process of ours that does not let itself be looked at."""
         try:
             fields = self._syscall_fields()
-        except _HIDDEN:
+        except PermissionError:
+            return None
+        except FileNotFoundError:
+            self.check_hidden()
             return None
         if len(fields) < 7:
             return None
@@ -162,6 +164,14 @@ class Process:
                 raise
             return None
 
+    def check_hidden(self) -> None:
+        """It is not in /proc, as we may not trace it (hidepid=2 of proc(5)): a process of ours.
+
+        Raises:
+            OSError: ESRCH: it is gone.
+        """
+        os.sched_getscheduler(self.tid)
+
     def closed_to_us(self) -> bool:
         """Its memory and descriptors are none of ours to look at: it runs a program that may be
         executed and not read, of an owner who is nobody in our user namespace (would_dump)."""
@@ -202,7 +212,10 @@ class Process:
         Of a process of ours, which does not let itself be looked at, only ours."""
         try:
             fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
-        except _HIDDEN:
+        except FileNotFoundError:
+            self.check_hidden()
+            fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        except PermissionError:
             fd = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         return user_namespaces(fd)
 

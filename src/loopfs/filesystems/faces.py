@@ -93,11 +93,15 @@ def writes_and_follows(process: Process) -> bool:
 def is_io_worker(process: Process) -> bool:
     """A thread that carries out what was submitted to an io_uring (field 9 of /proc/TID/stat).
 
-    One that /proc hides (hidepid=2) is of a process of ours, or has ended.
+    One that /proc hides is of a process of ours.
+
+    Raises:
+        OSError: the thread is gone.
     """
     try:
         return bool(int(stat_fields(process)[6]) & PF_IO_WORKER)
     except FileNotFoundError:
+        process.check_hidden()
         return False
 
 

@@ -64,8 +64,8 @@ class UmountHandler:
         ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
         copies = self._mounts.copies
         known = {*ours, *copies.device_numbers()}
-        # With what is detached go the mounts in it.
-        tree = bool(flags & MNT_DETACH and engines)
+        # With what is detached go the mounts in it. The kernel must allow it: an agent serves more.
+        tree = bool(flags & MNT_DETACH and engines) and may_mount(process)
         elsewhere = (
             not tree
             and not copies.of_trees
