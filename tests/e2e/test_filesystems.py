@@ -202,7 +202,9 @@ def test_an_image_that_is_udf_and_iso9660(inside_with: Lines, tree: Path) -> Non
         genisoimage -quiet -udf -R -o disk.img tree 2>/dev/null; mkdir mnt
         mount -o loop,ro disk.img mnt; diff -r tree mnt; findmnt -n -o FSTYPE mnt
         stat -f -c '%T %s' mnt; try mount -o remount,rw mnt; umount mnt; losetup -a
-        mount -t iso9660 -o loop,ro disk.img mnt; stat -f -c %T mnt; umount mnt
+        under=$(losetup -f --show disk.img); over=$(losetup -f --show $under) # not lent
+        mount -t iso9660 -o ro $over mnt; stat -f -c %T mnt; diff -r tree mnt; umount mnt
+        losetup -d $over $under
         try mount -t udf -o loop,ro,bs=512 disk.img mnt; losetup -a
     """)
     assert lines[:2] == ["fuse.udf", "udf 2048"]

@@ -90,6 +90,18 @@ def test_an_engine_that_is_missing(nothing_installed: Path, choices: dict[str, s
     assert problem.value.code == errno.ENODEV
 
 
+@pytest.mark.parametrize("fstype", ["iso9660", "udf", "ext4", "vfat"])
+def test_ours_comes_before_what_is_installed(nothing_installed: Path, fstype: str) -> None:
+    for name in ("fuseiso", "fuse2fs"):
+        install(nothing_installed, name)
+    assert Policy({}).choose(fstype).name == fstype
+
+
+def test_what_is_installed_can_be_chosen(nothing_installed: Path) -> None:
+    install(nothing_installed, "fuseiso")
+    assert Policy({"iso9660": "fuseiso"}).choose("iso9660") is FUSEISO
+
+
 def test_a_type_that_nothing_serves(nothing_installed: Path) -> None:
     with pytest.raises(NoEngine, match="no engine serves it") as problem:
         Policy({}).choose("befs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import stat
 import tracemalloc
 from collections import Counter
 
@@ -120,3 +121,12 @@ def test_sections_without_an_end() -> None:
     node, _ = again.lookup(again.root(), b"s")
     assert again.getattr(node).size == 101
     assert len(again.read(again.open(NOBODY, node, 0), 0, 101)) == 101
+
+
+def test_a_plain_file_that_has_a_target() -> None:
+    """Its size is that of the target, and so many bytes are read."""
+    use = build.px(stat.S_IFREG | 0o644) + build.sl((0, b"x" * 40))
+    tree = mounted(of_files(File(b"F.;1", b"abc", use=use)))
+    node, _ = tree.lookup(tree.root(), b"f")
+    assert tree.getattr(node).size == 40
+    assert tree.read(tree.open(NOBODY, node, 0), 0, 100) == b"abc" + bytes(37)

@@ -181,7 +181,7 @@ class Rock:
                     _take_times(inode, field)
                 elif sig == b"SL":
                     link.add(field)
-                    inode.size = len(link.text)
+                    inode.size = inode.stored = len(link.text)
                 elif sig == b"PN":
                     inode.rdev = _device(*_PN.unpack_from(field))
                 elif sig == b"ER":
