@@ -152,7 +152,7 @@ def _check_users(count: int) -> None:
             pwd.getpwnam(user_name(worker))
         except KeyError:
             missing = f"worker {worker + 1} needs the user {user_name(worker)}"
-            raise pytest.UsageError(f"{missing} (./check makes two)") from None
+            raise pytest.UsageError(f"{missing} (./check makes three)") from None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
