@@ -1,4 +1,4 @@
-"""Many instances in one sandbox, each with a device; a hundred with LOOPFS_LONG."""
+"""Many instances in one sandbox, each with a device; a hundred with LOOPFS_ALL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often a stress test does its work: CI has the short form, LOOPFS_LONG=1 the long one."""
+"""How often a stress test does its work: CI has the short form, LOOPFS_ALL=1 the long one."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ T = TypeVar("T")
 
 def rounds(short: T, long: T) -> T:
     """One of the two, as the environment says."""
-    return long if os.environ.get("LOOPFS_LONG") else short
+    return long if os.environ.get("LOOPFS_ALL") else short
