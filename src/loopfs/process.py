@@ -19,6 +19,7 @@ from loopfs.uapi.mount import NS_GET_OWNER_UID, NS_GET_PARENT
 from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 
 UINT_MAX = 2**32 - 1  # ids there are
+INT_MAX = 2**31 - 1  # of pid_t
 ASLEEP_WITHIN = 10.0  # seconds
 _CLOSED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
 _YIELDS = 1000  # until we no longer spin
@@ -168,8 +169,10 @@ class Process:
         """It is not in /proc, as we may not trace it (hidepid=2 of proc(5)): a process of ours.
 
         Raises:
-            OSError: ESRCH: it is gone.
+            OSError: ESRCH: it is gone, or no thread can have this id.
         """
+        if not 0 < self.tid <= INT_MAX:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         os.sched_getscheduler(self.tid)
 
     def closed_to_us(self) -> bool:
