@@ -128,7 +128,7 @@ def test_a_supervisor_that_is_killed(
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
     image = workdir / "disk.img"
-    bound = ["losetup", "--noheadings", "--associated", image]
+    bound: list[str | Path] = ["losetup", "--noheadings", "--associated", image]
     wait_until(lambda: not root.run(bound).stdout, "the kernel has let go of its device")
     assert run_as_user(["debugfs", "-R", "cat file", image]).stdout == "synced\n"
 
