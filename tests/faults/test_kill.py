@@ -87,7 +87,8 @@ def test_jobs_that_are_killed(started: Start, options: tuple[str, ...]) -> None:
         echo ready; read line; touch enough; wait
         # Also who unmounts can be killed, and an engine.
         while grep -q " $PWD/mnt " /proc/self/mountinfo; do umount mnt; done
-        losetup -a; mount -o loop disk.img mnt; ls mnt; umount mnt; losetup -a
+        until test -z "$(losetup -a)"; do sleep 0.02; done # who was killed waits for no engine
+        mount -o loop disk.img mnt; ls mnt; umount mnt; losetup -a
         """,
         *options,
     )
