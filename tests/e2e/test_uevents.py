@@ -132,7 +132,7 @@ def test_udevadm_and_who_may_write(listening: Lines) -> None:
     """udevadm monitor, trigger and settle; the attribute is root's."""
     need_tools("udevadm", "setpriv")
     lines = listening("""
-        stdbuf -oL udevadm monitor --kernel --property > monitor & monitor=$!
+        : >monitor; stdbuf -oL udevadm monitor --kernel --property > monitor & monitor=$!
         until grep -q '^KERNEL -' monitor; do :; done; truncate -s 1M disk
         device=$(losetup -f); attribute=/sys/block/${device##*/}/uevent; stat -c '%a %U' $attribute
         udevadm settle; udevadm trigger --action=change ${attribute%/uevent}
@@ -163,7 +163,7 @@ def test_loop_configure_sends_uevents_for_partitions(listening: Lines) -> None:
     need_tools("sfdisk", "udevadm")
     lines = listening("""
         truncate -s 3MiB img; printf 'label: gpt\\nsize=1MiB\\n' | sfdisk -q img; mkfifo mon
-        timeout 20 udevadm monitor -ks block/partition > mon & monitor=$!
+        : >mon; timeout 20 udevadm monitor -ks block/partition > mon & monitor=$!
         exec 3< mon; read -r _ <&3; read -r _ <&3; read -r _ <&3
         dev=$(losetup -f); : > $dev; losetup -P $dev img
         grep -m 1 '^KERNEL\\[.*\\] add' <&3 | sed -e 's/\\[.*\\]//' -e 's/loop[0-9]*/loop_/g'
@@ -192,6 +192,7 @@ def test_systemd_udevd_in_the_sandbox(listening: Lines) -> None:
     need(os.access(udevd, os.X_OK), "systemd-udevd is not installed")
     lines = listening(f"""
         {udevd} >/dev/null 2>&1 & until udevadm control --ping 2>/dev/null; do :; done
+        : >monitor
         stdbuf -oL udevadm monitor --udev --subsystem-match=block > monitor & monitor=$!
         until grep -q '^UDEV -' monitor; do :; done
         device=$(losetup -f); udevadm settle; until grep -q '^UDEV .*add' monitor; do :; done

@@ -11,7 +11,7 @@ import os
 import select
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 
 from loopfs import syscalls
@@ -52,6 +52,9 @@ class Inside:
             except BaseException as problem:
                 self._results.put((None, problem))
         allow_imports()
+        # The kernel ends the thread a moment after it is joined; where it was is free now.
+        with suppress(PermissionError):  # the root is closed: then it is free in a moment
+            os.chdir("/")
 
     def call(self, work: Callable[[], T]) -> T:
         """What ``work`` returns, or raises, there."""
