@@ -163,7 +163,7 @@ def test_loop_configure_sends_uevents_for_partitions(listening: Lines) -> None:
     need_tools("sfdisk", "udevadm")
     lines = listening("""
         truncate -s 3MiB img; printf 'label: gpt\\nsize=1MiB\\n' | sfdisk -q img; mkfifo mon
-        : >mon; timeout 20 udevadm monitor -ks block/partition > mon & monitor=$!
+        timeout 20 udevadm monitor -ks block/partition > mon & monitor=$!
         exec 3< mon; read -r _ <&3; read -r _ <&3; read -r _ <&3
         dev=$(losetup -f); : > $dev; losetup -P $dev img
         grep -m 1 '^KERNEL\\[.*\\] add' <&3 | sed -e 's/\\[.*\\]//' -e 's/loop[0-9]*/loop_/g'
