@@ -6,7 +6,7 @@ from loopfs.ext4.errors import invalid
 
 # What is done anyway. Those that change nothing here are the engine's to know.
 _ALWAYS = frozenset(
-    {"acl", "user_xattr", "barrier", "nobarrier", "barrier=0", "barrier=1", "data=ordered"}
+    {"acl", "user_xattr", "barrier", "nobarrier", "data=ordered", "sb=1"}
     | {"bsddf", "nogrpid", "sysvgroups", "nodiscard", "lazytime", "nolazytime"}
 )
 _NUMBERS = ("commit", "resuid", "resgid")
@@ -46,6 +46,8 @@ class Options:
             return
         if word in _FLAGS:
             setattr(self, _FLAGS[word], True)
+        elif key == "barrier" and value.isascii() and value.isdigit():
+            return
         elif key in _NUMBERS and value.isascii() and value.isdigit():
             number = int(value)
             setattr(self, key, min(number or 5, 900) if key == "commit" else number)
