@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 INODE_UNINIT, BLOCK_UNINIT, INODE_ZEROED = 1, 2, 4
 MAX_RUN = 32768  # blocks: of an extent
+_MOST_BITMAPS = 512  # groups whose bitmaps are in memory, 40 KiB each with blocks of 4 KiB
 _LOW, _HIGH = struct.Struct("<IIIHHHHIHHHH"), struct.Struct("<IIIHHHHIHHI")
 _TO_BYTES = bytes(i - 48 if i in (48, 49) else 0 for i in range(256))
 _TO_TEXT = bytes(48 + (i & 1) for i in range(256))
@@ -110,6 +111,9 @@ class Groups:
         # With block maps nothing needs more metadata than was there when it was allocated.
         self.keep = min(sb.blocks // 50, 4096) if sb.incompat & INCOMPAT_EXTENTS else 0
         self.held = 0
+        self._changed: set[Group] = set()  # since the last commit
+        self._loaded: set[Group] = set()  # that have a bitmap in memory
+        self._most_loaded = _MOST_BITMAPS
         self.all = [self._read(number) for number in range(sb.groups)]
         self.free_blocks = sum(group.free_blocks for group in self.all)
         self.free_inodes = sum(group.free_inodes for group in self.all)
@@ -156,6 +160,7 @@ class Groups:
     def block_map(self, group: Group) -> bytearray:
         """The bitmap of blocks. Raises OSError EBADMSG, EUCLEAN."""
         if group.block_map is None:
+            self._load(group)
             sb = self._sb
             if group.flags & BLOCK_UNINIT and self.checksummed:
                 used = bytearray(group.count)
@@ -176,6 +181,17 @@ class Groups:
             group.block_map = used
         return group.block_map
 
+    def _load(self, group: Group) -> None:
+        """Note that a bitmap of ``group`` is in memory; drop those of others if there are many."""
+        if len(self._loaded) >= self._most_loaded:
+            self.store()
+            for other in [o for o in self._loaded if o is not group and not o.held]:
+                other.block_map = other.inode_map = None
+                self._loaded.discard(other)
+            # Groups with held blocks stay, and must not make every load look at all of them.
+            self._most_loaded = _MOST_BITMAPS + len(self._loaded)
+        self._loaded.add(group)
+
     def _own(self, group: Group) -> tuple[tuple[int, int], ...]:
         table = group.inode_table, self._sb.itable_blocks
         return (group.block_bitmap, 1), (group.inode_bitmap, 1), table
@@ -183,6 +199,7 @@ class Groups:
     def inode_map(self, group: Group) -> bytearray:
         """The bitmap of inodes. Raises OSError EBADMSG, EUCLEAN."""
         if group.inode_map is None:
+            self._load(group)
             count = self._sb.inodes_per_group
             if group.flags & INODE_UNINIT and self.checksummed:
                 used = bytearray(count)
@@ -252,6 +269,7 @@ class Groups:
         self.free_blocks -= count
         group.flags &= ~BLOCK_UNINIT
         group.blocks_changed = True
+        self._changed.add(group)
         return group.first + start, count
 
     def hold(self, number: int, count: int) -> None:
@@ -267,6 +285,7 @@ class Groups:
             group.held.append((at, part))
             group.free_blocks += part
             group.blocks_changed = True
+            self._changed.add(group)
         self.free_blocks += count
         self.held += count
 
@@ -293,21 +312,30 @@ class Groups:
         """The number of a free inode, near that of its directory. Raises OSError ENOSPC."""
         per_group = self._sb.inodes_per_group
         home = (parent - 1) // per_group
-        order = [*self.all[home:], *self.all[:home]]
-        if directory:  # where there is room for what will be in it
-            order.sort(key=lambda group: group.free_blocks <= group.count >> 4)
-        for group in order:
-            if not group.free_inodes:
-                continue
-            used = self.inode_map(group)
-            index = used.find(0, group.inode_hint)
-            if index >= 0:
-                self._use_inode(group, used, index, directory)
-                return group.number * per_group + index + 1
+        # A directory goes where there is room for the files that will be in it, if possible.
+        for part in (4, None) if directory else (None,):
+            for group in self._from(home):
+                if not group.free_inodes:
+                    continue
+                if part is not None and group.free_blocks <= group.count >> part:
+                    continue
+                index = self.inode_map(group).find(0, group.inode_hint)
+                if index >= 0:
+                    self._use_inode(group, index, directory)
+                    return group.number * per_group + index + 1
         raise refused(errno.ENOSPC)
 
-    def _use_inode(self, group: Group, used: bytearray, index: int, directory: bool) -> None:
-        used[index] = 1
+    def _from(self, number: int) -> Iterator[Group]:
+        """All groups, beginning with ``number``."""
+        groups = self.all
+        return (groups[n] for part in (range(number, len(groups)), range(number)) for n in part)
+
+    def _use_inode(self, group: Group, index: int, directory: bool) -> None:
+        if group.flags & BLOCK_UNINIT:  # a group that is in use has both its bitmaps written
+            self.block_map(group)
+            group.blocks_changed = True
+        group.flags &= ~(INODE_UNINIT | BLOCK_UNINIT)
+        self.inode_map(group)[index] = 1
         group.inode_hint = index + 1
         group.free_inodes -= 1
         self.free_inodes -= 1
@@ -315,10 +343,7 @@ class Groups:
         if self.checksummed:
             group.unused = min(group.unused, self._sb.inodes_per_group - index - 1)
         group.inodes_changed = True
-        if group.flags & BLOCK_UNINIT:  # a group that is in use has both its bitmaps written
-            self.block_map(group)
-            group.blocks_changed = True
-        group.flags &= ~(INODE_UNINIT | BLOCK_UNINIT)
+        self._changed.add(group)
 
     def free_inode(self, ino: int, directory: bool) -> None:
         """An inode is free again."""
@@ -333,15 +358,14 @@ class Groups:
         self.free_inodes += 1
         group.dirs -= directory and group.dirs > 0
         group.inodes_changed = True
+        self._changed.add(group)
 
     # --- the commit ----------------------------------------------------------------
 
     def store(self) -> None:
         """Encode the bitmaps and descriptors that have changed."""
         sb, blocks = self._sb, self._blocks
-        for group in self.all:
-            if not (group.blocks_changed or group.inodes_changed):
-                continue
+        for group in sorted(self._changed, key=lambda group: group.number):
             if group.blocks_changed and group.block_map is not None:
                 free = group.block_map
                 if group.held:
@@ -364,3 +388,4 @@ class Groups:
                 value = self._sum(group.number, raw[offset : offset + sb.desc_size])
                 struct.pack_into("<H", raw, offset + 30, value)
             blocks.dirty.add(number)
+        self._changed.clear()
