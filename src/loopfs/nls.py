@@ -7,8 +7,9 @@ kernel's own modules, they are corrected here.
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 
-from loopfs.lean import Callable
+from loopfs.lean import Callable, Iterable
 
 _CODEPAGES = frozenset(
     {437, 737, 775, 850, 852, 855, 857, 860, 861, 862, 863, 864, 865, 866, 869, 874}
@@ -142,3 +143,14 @@ def charset(name: str) -> Charset:
     if name[:2] == "cp" and name[2:].isdecimal():
         return codepage(int(name[2:]))
     raise OSError(errno.EINVAL, f"there is no character set {name}")
+
+
+def load(options: Iterable[str]) -> None:
+    """Import the codecs of the character sets that mount options name: who is confined cannot."""
+    for option in options:
+        key, _, value = option.partition("=")
+        with suppress(OSError, ValueError):  # who reads the option says what is wrong with it
+            if key == "codepage":
+                codepage(int(value, 0))
+            elif key == "iocharset":
+                charset(value)

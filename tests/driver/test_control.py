@@ -10,7 +10,7 @@ from loopfs.driver.event import Uevent, uevent
 from loopfs.driver.instance import Instance
 from loopfs.driver.ioctl import control_ioctl
 from loopfs.driver.loop import State
-from loopfs.driver.minors import MINORMASK, Minors
+from loopfs.driver.minors import MINORMASK, Minors, longest_gap
 from loopfs.errors import DriverError
 from loopfs.uapi.loop import (
     LOOP_CTL_ADD,
@@ -388,3 +388,11 @@ def test_devices_are_detached_as_soon_as_they_are_not_open() -> None:
     detached.release(closing)
     assert closings(first, second, third) == [1, 1, 1]
     assert {device.state for device in (free, bound, open_bound, detached)} == {State.Lo_unbound}
+
+
+@pytest.mark.parametrize(
+    ("taken", "first"),
+    [((), 0), (range(8), 8), ((3, 40), 41), ((*range(8), MINORMASK), 8), ((MINORMASK - 1,), 0)],
+)
+def test_the_longest_gap(taken: tuple[int, ...], first: int) -> None:
+    assert longest_gap(taken) == first

@@ -35,7 +35,8 @@ RESTRICTED = ["--cap-drop=all", "--security-opt=no-new-privileges", "--read-only
 RESTRICTED += ["--tmpfs=/work"]
 PARTITIONED = """
 truncate -s 4M disk; echo 2048,,c | sfdisk -q disk; d=$(losetup -P -f --show disk)
-mkfs.vfat ${d}p1 >/dev/null; mount ${d}p1 mnt; echo hello >mnt/hello; umount mnt; losetup -d $d
+mkfs.vfat ${d}p1 >/dev/null; mount -o codepage=850,iocharset=iso8859-15 ${d}p1 mnt
+echo hello >mnt/hello; umount mnt; losetup -d $d
 losetup -o 1M disk -f --show >/dev/null; losetup -a | wc -l; losetup -D
 mcopy -i disk@@1M ::hello -
 """

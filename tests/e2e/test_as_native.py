@@ -193,6 +193,10 @@ LISTS = {
         mount UUID=$uuid mnt; cat mnt/file; findmnt -no SOURCE mnt | bare; umount mnt
         wipefs $d | bare | tr -s ' '; wipefs -a $d | bare; wipefs $d; losetup -d $d
     """,
+    "by another thing on it": FILESYSTEM
+    + """
+        blkid -s TYPE -o value $d; mkswap $d >log 2>&1; blkid -s TYPE -o value $d; losetup -d $d
+    """,
     "fdisk": """
         truncate -s 4M disk.img; d=$(losetup -f --show disk.img); fdisk -l $d
         try sfdisk -l $d; echo ,1M | sfdisk -q --label-id 1 --no-reread $d; fdisk -l $d

@@ -242,6 +242,37 @@ def test_zeroes_by_ioctl(mounted: Mounted, bound: int, image: Path, cmd: int) ->
     assert image.read_bytes() == before[:4608] + bytes(8192) + before[4608 + 8192 :]
 
 
+def test_what_changes_a_device_changes_the_times_of_its_node(
+    mounted: Mounted, bound: int, image: Path
+) -> None:
+    node = mounted.filesystem.nodes.by_name[b"loop8"]
+    argument = ctypes.create_string_buffer(block.RANGE.pack(4096, 8192), 16)
+    other = os.open(image, os.O_RDWR)
+
+    def unbind() -> int:
+        nonlocal bound
+        result = mounted.ioctl(bound, loop.LOOP_CLR_FD)
+        mounted.close(bound)
+        bound = mounted.handle(b"loop8")
+        return result
+
+    changes: dict[str, Callable[[], int]] = {
+        "write": lambda: mounted.write(bound, 0, b"1234") - 4,
+        "fallocate": lambda: mounted.fallocate(bound, PUNCH, 0, 512),
+        "discard": lambda: mounted.ioctl(bound, block.BLKDISCARD, ctypes.addressof(argument)),
+        "unbind": unbind,
+        "bind": lambda: mounted.ioctl(bound, loop.LOOP_SET_FD, other),
+    }
+    for what, change in changes.items():
+        before = node.times
+        assert mounted.read(bound, 0, 512).code in (0, errno.EIO)
+        assert node.times == before
+        assert change() == 0, what
+        atime, mtime, ctime = node.times
+        assert (atime, mtime > before[1], ctime > before[2]) == (before[0], True, True), what
+    os.close(other)
+
+
 # --- binding -------------------------------------------------------------------------------
 
 

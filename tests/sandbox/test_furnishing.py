@@ -21,7 +21,7 @@ from loopfs.filesystems.devtmpfs import DevFilesystem
 from loopfs.filesystems.instances import Instances, Owner
 from loopfs.process import Process
 from loopfs.sandbox.furnishing import Served, serve_until_told
-from loopfs.sandbox.supervisor import host_numbers_end
+from loopfs.sandbox.supervisor import first_number
 from loopfs.uapi import fuse
 from tests.fuse.wire import PATIENCE, Kernel, Reply, served
 
@@ -132,5 +132,10 @@ def test_what_is_mounted_on_is_a_link_to_a_node_of_ours() -> None:
 
 def test_numbers_begin_after_the_hosts_devices_that_are_mounted() -> None:
     """One that has gone meanwhile is still mounted; the sandbox must have none of its name."""
-    assert host_numbers_end(["loop70000", "zram0", ""]) == 70001
-    assert host_numbers_end() < 70000
+    assert first_number(["loop70000", "zram0", ""]) == 70001
+    assert first_number() < 70000
+
+
+def test_the_hosts_last_device_leaves_numbers() -> None:
+    """losetup -f found no unused device while the host had a loop1048575."""
+    assert first_number(["loop1048575"]) == first_number()

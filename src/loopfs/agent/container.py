@@ -42,8 +42,8 @@ from loopfs.limits import raise_limits
 from loopfs.process import Process
 from loopfs.sandbox.supervisor import (
     abort_connections,
+    first_number,
     forget,
-    host_numbers_end,
 )
 from loopfs.sandbox.sysfs import PLACES
 from loopfs.uapi.sched import CLONE_NEWUSER
@@ -129,7 +129,7 @@ class Container:
 
     def _build(self, room: int) -> None:
         self._instances = Instances(
-            Minors(host_numbers_end()), self._helper.fstat, self._helper.read_table, Shares(room)
+            Minors(first_number()), self._helper.fstat, self._helper.read_table, Shares(room)
         )
         self._mounts = mounts = Mounts(self._helper, self._instances)
         policy = Policy({fstype: _OWN.get(fstype, DENY) for fstype in TYPES})

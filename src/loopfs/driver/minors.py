@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 from heapq import heappop, heappush
-from itertools import count
+from itertools import count, pairwise
 
 from loopfs.errors import DriverError
-from loopfs.lean import TYPE_CHECKING
+from loopfs.lean import TYPE_CHECKING, Iterable
 
 if TYPE_CHECKING:
     from loopfs.driver.instance import Instance
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 MINORMASK = (1 << 20) - 1
 BLOCK_EXT_MAJOR = 259
 FIRST_EXTENDED = 1 << 19
+
+
+def longest_gap(taken: Iterable[int]) -> int:
+    """The first number of the longest run of minors that are not ``taken``: after the highest of
+    them, unless that is near the last minor."""
+    used = sorted({-1, MINORMASK + 1, *taken})
+    _, after = max((end - start, start) for start, end in pairwise(used))
+    return after + 1
 
 
 class NumberSet:

@@ -57,8 +57,10 @@ def mount(
             confinement.refuse_programs()
             return False
         if confinement.is_wanted():
+            from loopfs import nls
             from loopfs.engines import confined
 
+            nls.load(options)
             inside.end()
             confined.mount(
                 request,

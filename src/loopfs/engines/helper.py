@@ -251,6 +251,12 @@ _OF_JOBS = (
     "loopfs.fat.volume",
     "encodings.cp437",
     "encodings.utf_16_le",
+    "loopfs.iso9660.filesystem",
+    "loopfs.iso9660.options",
+    "loopfs.iso9660.volume",
+    "loopfs.udf.filesystem",
+    "loopfs.udf.options",
+    "loopfs.udf.volume",
 )
 _OF_ONE_MESSAGE = (errno.EMFILE, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR)
 

@@ -110,6 +110,7 @@ class Ioctl:
         # Dirty pages of it would be written later, and undo it.
         self._filesystem.drop_pages(device, start, length)
         change(device, start, length)
+        self._filesystem.touch(device)
         self._filesystem.drop_pages(device, start, length)
         return 0
 

@@ -242,6 +242,7 @@ class LoopFilesystem(Directory):
         device = self._device(handle)
         if device.read_only:
             raise _error(errno.EPERM)
+        self.open_files[handle].node.touch()
         if flags & os.O_DIRECT:
             blockdev.check_aligned(device, offset, len(data))
         try:
@@ -299,6 +300,7 @@ class LoopFilesystem(Directory):
             device.check_may_write(offset, length)
             self.drop_pages(device, offset, length, but=device)  # of which the kernel knows
             blockdev.fallocate(device, mode, offset, length)
+            self.touch(device)
             self.drop_pages(device, offset, length, but=device)
             request.reply()
 
@@ -372,8 +374,15 @@ class LoopFilesystem(Directory):
                 changes.tables.append((event.device, event.device.window))
             else:
                 self._uevents.append(event)
+                if event.action == "change":
+                    self.touch(event.device)
                 if not event.environment:  # with some, it was caused by a write to an attribute
                     self._follow_name(event)
+
+    def touch(self, device: BlockDevice) -> None:
+        """What is in the device is not what it was."""
+        if (node := self.nodes.find(device)) is not None:
+            node.touch()
 
     def _follow_name(self, event: Uevent) -> None:
         if event.action == "add":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import count
@@ -91,6 +92,12 @@ class Node:
     def io_unit(self) -> int:
         """st_blksize in bytes, for a device what BLKIOMIN says."""
         return self.device.disk.block_size if self.device else 4096
+
+    def touch(self) -> None:
+        """What is in the device has changed: by a write (file_update_time()), or in a way that has
+        udevd touch the node. blkid(8) trusts its cache while st_mtime is older than that."""
+        now = time.time_ns()
+        self.times = (self.times[0], now, now)
 
     def change(self, changes: SetAttr, now: int) -> None:
         """chmod(2), chown(2), utimensat(2); the size of a device cannot be set."""

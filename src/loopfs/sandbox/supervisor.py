@@ -175,8 +175,8 @@ class Supervisor:
         self._mounted.wait()
         root, *views = self._mounts_made.fds
         _, kept, hosts, words = self._mounts_made.data.decode().split(" ", 3)
-        end = host_numbers_end(hosts.split(",")) if number_from is None else number_from
-        minors = Minors(end)
+        first = first_number(hosts.split(",")) if number_from is None else number_from
+        minors = Minors(first)
         instances = Instances(
             minors,
             self._helper.fstat,
@@ -428,16 +428,17 @@ def forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> 
     session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
 
 
-def host_numbers_end(mounted: Sequence[str] = ()) -> int:
-    """The first number after those of the loop devices that the host has.
+def first_number(mounted: Sequence[str] = ()) -> int:
+    """Where the numbers of our devices begin: after those of the loop devices that the host has.
 
     Args:
         mounted: devices of the host whose directories are mounted in the view of /sys: what was
             there then can have gone, and what came later is not among them.
     """
+    from loopfs.driver.minors import longest_gap
+
     try:
         names = [*os.listdir("/sys/block"), *mounted]
     except FileNotFoundError:
         return 0
-    numbers = [int(name[4:]) for name in names if name[:4] == "loop" and name[4:].isdigit()]
-    return max(numbers, default=-1) + 1
+    return longest_gap(int(n[4:]) for n in names if n[:4] == "loop" and n[4:].isdigit())
