@@ -72,6 +72,10 @@ def find(name: str) -> Job:
 
     if name in sync_job.JOBS:
         return sync_job.JOBS[name]
+    from loopfs.engines import overlay_job
+
+    if name in overlay_job.JOBS:
+        return overlay_job.JOBS[name]
     from loopfs.engines import container_jobs
 
     if name in container_jobs.JOBS:

@@ -34,6 +34,7 @@ from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import CONTEXT, Share, Shares
 from loopfs.filesystems.threads import start
+from loopfs.intercept import overlay
 from loopfs.intercept.copies import TYPES as COPIED
 from loopfs.intercept.engine_mount import Begun, EngineChoice, begin_engine
 from loopfs.intercept.lookup import certainly_elsewhere
@@ -264,6 +265,9 @@ class ContextHandlers:
             return
         fstype = text(process, call.args[0])
         call.note(fsname=fstype)
+        cloexec = bool(flags & uapi.FSOPEN_CLOEXEC)
+        if fstype == overlay.TYPE and overlay.open_overlay(self._mounts, call, cloexec=cloexec):
+            return
         if not (fstype == LOOP or fstype in COPIED or fstype in block_types()):
             call.proceed()
             return
@@ -277,7 +281,7 @@ class ContextHandlers:
             call.fail(errno.ENOSYS)
             return
         context = FsContext(fstype, lambda: self._parameters(fstype))
-        self._open.open(call, context, None, cloexec=bool(flags & uapi.FSOPEN_CLOEXEC))
+        self._open.open(call, context, None, cloexec=cloexec)
 
     def _fspick(self, call: Call) -> None:
         process, mounts = call.process, self._mounts

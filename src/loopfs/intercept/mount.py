@@ -23,7 +23,7 @@ from loopfs.engines.policy import KERNEL, TYPES, Policy
 from loopfs.filesystems.instances import Owner
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.shares import INSTANCE, LINKS, Share
-from loopfs.intercept import fuseblk, lookup
+from loopfs.intercept import fuseblk, lookup, overlay
 from loopfs.intercept.copies import TYPES as COPIED
 from loopfs.intercept.copies import CopyHandler
 from loopfs.intercept.cover import expect_mount
@@ -113,7 +113,7 @@ class MountHandler:
         return self._copies.bind(call, source, target, flags)
 
     def _may_be_ours(self, fstype: str) -> bool:
-        if fstype in COPIED:
+        if fstype in COPIED or fstype == overlay.TYPE:
             return self._copies is not None
         if fstype == LOOP or fstype in block_types():
             return True
@@ -139,6 +139,10 @@ class MountHandler:
             return
         elif self._copies is not None and fstype in COPIED:
             self._copies.mount(call, fstype, target, flags)
+        elif fstype == overlay.TYPE:
+            expect_mount(self._mounts, call, call.args[1])
+            code = overlay.mount_overlay(self._mounts, call, source, target, flags, data)
+            _answer(call, code)
         elif fstype == LOOP:
             self._mount_instance(call, source, target, flags, data)
         elif source is None:
