@@ -98,7 +98,7 @@ class Partitions(dict[int, Partition]):
 
     def in_order(self) -> list[Partition]:
         """All by their numbers, however they have come and gone (disk->part_tbl)."""
-        return sorted(list(self.values()), key=lambda part: part.number)
+        return sorted(self.values(), key=lambda part: part.number)
 
     def scanned(self, table: Sequence[Found]) -> None:
         """Take over what a scan has found; entries may overlap, as logical partitions do.
