@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from loopfs.driver import sysfs
 from loopfs.driver.event import ReadPartitions, uevent
 from loopfs.driver.instance import Instance
 from loopfs.driver.loop import LoopDevice, State
@@ -69,6 +70,15 @@ def test_partitions_that_cannot_be_added(found: Found, code: int) -> None:
     device = parted(Found(1, 64 * K, 16 * K))
     assert refusal(lambda: device.partitions.add(found)) == code
     assert list(device.partitions) == [1]
+
+
+def test_their_order_is_that_of_their_numbers() -> None:
+    device = parted(*(Found(number, number * 16 * K, 16 * K) for number in (3, 1, 2)))
+    device.partitions.delete(1)
+    device.partitions.add(Found(1, 16 * K, 16 * K))
+    assert [part.number for part in device.partitions.in_order()] == [1, 2, 3]
+    parts = [name for name in sysfs.disk(device) if name.startswith(f"{device.name}p")]
+    assert parts == [f"{device.name}p{number}" for number in (1, 2, 3)]
 
 
 def test_resizing() -> None:

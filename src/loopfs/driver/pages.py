@@ -57,7 +57,7 @@ class Range(NamedTuple):
 
 def nodes_of(disk: LoopDevice) -> list[BlockDevice]:
     """The disk and its partitions: those that have pages of it, if they are open."""
-    devices = [disk, *list(disk.partitions.values())]
+    devices = [disk, *disk.partitions.in_order()]
     return [device for device in devices if device.openers]
 
 

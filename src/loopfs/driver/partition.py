@@ -96,6 +96,10 @@ class Partitions(dict[int, Partition]):
         """Some partition is open."""
         return any(partition.openers for partition in self.values())
 
+    def in_order(self) -> list[Partition]:
+        """All by their numbers, however they have come and gone (disk->part_tbl)."""
+        return sorted(self.values(), key=lambda part: part.number)
+
     def scanned(self, table: Sequence[Found]) -> None:
         """Take over what a scan has found; entries may overlap, as logical partitions do.
 

@@ -85,7 +85,7 @@ def disk(device: LoopDevice) -> Directory:
     }
     if device.backing is not None:
         others["loop"] = Directory(device, _LOOP, None)
-    for part in list(device.partitions.values()):
+    for part in device.partitions.in_order():
         links: dict[str, Item] = {
             "holders": Directory(part, {}, None),
             "subsystem": Link("../../../../../class/block"),

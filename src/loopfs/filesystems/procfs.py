@@ -56,7 +56,7 @@ class PartitionsFile(Operations):
         self._disks.catch_up()
         own: list[BlockDevice] = []
         for disk in list(self._disks.seen_by(tid).values()):
-            own += [disk, *list(disk.partitions.values())]
+            own += [disk, *disk.partitions.in_order()]
         # A device without data is not shown.
         lines += [_line(device) for device in own if device.capacity]
         return "".join(lines)

@@ -128,7 +128,7 @@ class SysfsDirectory(Operations):
             return {device.name: device for device in disks}
         devices: list[BlockDevice] = [*disks]
         if self._place != "block":
-            devices += [part for each in disks for part in list(each.partitions.values())]
+            devices += [part for each in disks for part in each.partitions.in_order()]
         return {self.name_of(device): device for device in devices}
 
     def _device(self, name: str, tid: int | None) -> BlockDevice | None:

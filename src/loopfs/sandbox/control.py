@@ -294,7 +294,7 @@ def _device(device: LoopDevice) -> Answer:
         "openers": _openers(device),
         "partitions": [
             {"name": part.name, "start": part.start, "size": part.size, "openers": _openers(part)}
-            for part in list(device.partitions.values())
+            for part in device.partitions.in_order()
         ],
     }
 
