@@ -31,24 +31,15 @@ class Ext4(Engine):
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.ext4.options import Options
 
-        dropped = {"", "defaults", *super().without_effect(data, fstype)}
-        words = tuple(word for word in data.split(",") if word not in dropped)
-        Options(",".join(words))
+        words = tuple(word for word in data.split(",") if word not in ("", "defaults"))
+        Options(",".join(words), fstype)
         return words
 
     def without_effect(self, data: str, fstype: str) -> tuple[str, ...]:
-        """``errors=panic`` does what ``errors=remount-ro`` does."""
-        panic = tuple(word for word in data.split(",") if word == "errors=panic")
-        return (*super().without_effect(data, fstype), *panic)
-
-    def _knows(self, option: str) -> bool:
         from loopfs.ext4.options import Options
 
-        try:
-            Options(option)
-        except OSError:
-            return False
-        return True
+        words = [word for word in data.split(",") if word != "defaults"]
+        return tuple(Options(",".join(words), fstype).without_effect)
 
     def has_option(self, key: str) -> bool:
         from loopfs.ext4.options import knows
@@ -93,12 +84,12 @@ def _filesystem(device: FileDevice, launch: Launch) -> Filesystem:
     from loopfs.ext4.mount import mount
     from loopfs.ext4.options import Options
 
-    options = Options(",".join(launch.options))
+    options = Options(",".join(launch.options), launch.fstype)
     volume, commits = mount(
         Device(device), options, read_only=launch.read_only, fstype=launch.fstype
     )
-    volume.synchronous = bool(launch.sb_flags & MS_SYNCHRONOUS)
-    volume.dirsync = bool(launch.sb_flags & MS_DIRSYNC)
+    volume.synchronous = bool(launch.sb_flags & MS_SYNCHRONOUS) or options.sync
+    volume.dirsync = bool(launch.sb_flags & MS_DIRSYNC) or options.dirsync
     return Filesystem(volume, commits, atime=launch.caller.atime)
 
 

@@ -17,6 +17,7 @@ from loopfs.ext4.inode import FL_VERITY, Inode
 from loopfs.ext4.journal import Journal, JournalSuper
 from loopfs.ext4.options import Options
 from loopfs.ext4.super import (
+    COMPAT_HAS_JOURNAL,
     COMPAT_ORPHAN_FILE,
     INCOMPAT_MMP,
     INCOMPAT_RECOVER,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from loopfs.ext4.mmp import MultipleMountProtection
 
 _ORPHAN_MAGIC = 0x0B10CA04
+_SB_UNIT = 1024  # bytes: of the option sb=
 _ORPHAN_TAIL = 8  # bytes: struct ext4_orphan_block_tail
 
 
@@ -52,9 +54,12 @@ def mount(
     Raises:
         OSError: EINVAL, EROFS, EBUSY with a sentence; EUCLEAN, EBADMSG.
     """
-    sb = Super(device, fstype)
+    sb = Super(device, fstype, options.sb * _SB_UNIT)
+    options.check(sb, has_journal=bool(sb.compat & COMPAT_HAS_JOURNAL) and not options.noload)
     if read_only:
         return _read(device, sb, options, fstype, now, read_only=True), None
+    if options.sb != 1:
+        raise invalid("by a copy of the superblock it can only be read; mount it with -o ro")
     sb.refuse_writing()
     with _protected(device, sb, wait) as protection:
         volume = _read(device, sb, options, fstype, now, read_only=False)
@@ -70,6 +75,8 @@ def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Co
             sentence; EUCLEAN, EBADMSG.
     """
     device, sb = volume.device, volume.super
+    if volume.options.sb != 1:
+        raise OSError(errno.EROFS, "it was mounted by a copy of the superblock; mount it anew")
     sb.refuse_writing()
     with _protected(device, sb, wait) as protection:
         header = recovery.journal_super(volume)
@@ -122,7 +129,7 @@ def _read(
         if options.noload:
             raise invalid("its journal is to be replayed; with noload it can only be read")
         _replay(volume, header, read_only)
-        sb = Super(device, fstype)
+        sb = Super(device, fstype, options.sb * _SB_UNIT)
         volume = Volume(device, sb, options, read_only=read_only, now=now)
     if not volume.get(2).is_dir:
         raise Damaged("the root is no directory")

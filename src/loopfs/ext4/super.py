@@ -49,14 +49,14 @@ _RO_COMPAT_KNOWN = (
     *(RO_COMPAT_DIR_NLINK, RO_COMPAT_EXTRA_ISIZE, RO_COMPAT_METADATA_CSUM),
     *(RO_COMPAT_VERITY, RO_COMPAT_ORPHAN_PRESENT),
 )
-_RO_COMPAT_BIGALLOC = 0x200
+_RO_COMPAT_QUOTA, _RO_COMPAT_BIGALLOC, _RO_COMPAT_PROJECT = 0x100, 0x200, 0x2000
 _RO_COMPAT_OF = dict.fromkeys(("ext2", "ext3"), RO_COMPAT_SPARSE_SUPER | RO_COMPAT_LARGE_FILE | 4)
 _RO_COMPAT_NAMES = {
     0x80: "snapshot",
-    0x100: "quota",
+    _RO_COMPAT_QUOTA: "quota",
     0x800: "replica",
     0x1000: "read-only",
-    0x2000: "project",
+    _RO_COMPAT_PROJECT: "project",
     0x4000: "shared_blocks",
 }
 
@@ -79,15 +79,16 @@ class Super:
     Args:
         device: what it is on.
         fstype: "ext2", "ext3" or "ext4".
+        place: where it is, in bytes: itself, or a copy.
     Raises:
         OSError: EINVAL with a sentence: it is no such filesystem, or has a feature that is not
             supported; EUCLEAN, EBADMSG.
     """
 
-    def __init__(self, device: Device, fstype: str = "ext4") -> None:
-        if device.size < OFFSET + SIZE:
-            raise refused(errno.EIO)
-        self.raw = bytearray(device.read(OFFSET, SIZE))
+    def __init__(self, device: Device, fstype: str = "ext4", place: int = OFFSET) -> None:
+        if device.size < place + SIZE:
+            raise refused(errno.EIO) if place == OFFSET else invalid("there is no superblock")
+        self.raw = bytearray(device.read(place, SIZE))
         self.lock = threading.Lock()
         if self.u16(56) != MAGIC:
             raise invalid("there is no ext2, ext3 or ext4 filesystem")
@@ -120,6 +121,7 @@ class Super:
             used = self.csum or self.incompat & INCOMPAT_EA_INODE
             self.seed = crc32c(0xFFFFFFFF, self.uuid) if used else 0
         self._check_geometry(device.size)
+        self._at = place // self.block_size
         self.groups = -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
         self.inodes = self.u32(0)
         if self.inodes != self.groups * self.inodes_per_group:
@@ -242,6 +244,14 @@ class Super:
         blocks = -(-self.groups * self.desc_size // self.block_size)
         return blocks if self.first_meta_bg is None else min(blocks, self.first_meta_bg)
 
+    @property
+    def has_quota(self) -> bool:
+        return bool(self.ro_compat & _RO_COMPAT_QUOTA)
+
+    @property
+    def has_projects(self) -> bool:
+        return bool(self.ro_compat & _RO_COMPAT_PROJECT)
+
     def has_super(self, group: int) -> bool:
         """A copy of the superblock is in ``group`` (ext4_bg_has_super)."""
         if group == 0:
@@ -266,7 +276,7 @@ class Super:
     def descriptor_block(self, number: int) -> int:
         """Where the ``number``th block of group descriptors is (descriptor_loc)."""
         if self.first_meta_bg is None or number < self.first_meta_bg:
-            return self.first_data_block + 1 + number
+            return self._at + 1 + number
         group = number * (self.block_size // self.desc_size)
         first = self.first_data_block + group * self.blocks_per_group
         # A block of 1 KiB before the first superblock: see descriptor_loc().
