@@ -1,10 +1,10 @@
-"""The options of a mount of ext4 (ext4(5)), as far as they mean something here."""
+"""The mount options of ext4 (ext4(5)) that have an effect here."""
 
 from __future__ import annotations
 
 from loopfs.ext4.errors import invalid
 
-# What is done anyway. Those that change nothing here are the engine's to know.
+# The default behaviour. The engine handles the options that have no effect here.
 _ALWAYS = frozenset(
     {"acl", "user_xattr", "barrier", "nobarrier", "data=ordered", "sb=1"}
     | {"bsddf", "nogrpid", "sysvgroups", "nodiscard", "lazytime", "nolazytime"}
@@ -26,7 +26,7 @@ class Options:
     """The options, parsed.
 
     Args:
-        data: as mount(2) has them, with commas between.
+        data: as for mount(2), separated by commas.
     Raises:
         OSError: EINVAL with a sentence.
     """
@@ -34,9 +34,9 @@ class Options:
     def __init__(self, data: str = "") -> None:
         self.discard = self.minixdf = self.grpid = self.noload = self.noacl = False
         self.commit = 5  # seconds
-        self.resuid: int | None = None  # who may use the last blocks, instead of whom the
-        self.resgid: int | None = None  # superblock names
-        self.errors = ""  # as the superblock says
+        self.resuid: int | None = None  # the user and the group that can use the reserved blocks;
+        self.resgid: int | None = None  # None: those in the superblock
+        self.errors = ""  # empty: the behaviour in the superblock
         for word in filter(None, data.split(",")):
             self._take(word)
 
@@ -58,6 +58,6 @@ class Options:
 
 
 def knows(key: str) -> bool:
-    """An option is called so, whatever its value."""
+    """Return whether an option has the name ``key``, whatever its value is."""
     words = {word.partition("=")[0] for word in _ALWAYS}
     return key in {*words, *_NUMBERS, *_FLAGS, "errors"}
