@@ -1,4 +1,4 @@
-"""Access control lists (fs/ext4/acl.c): as on disk, as by getxattr(2), and with modes."""
+"""Access control lists (fs/ext4/acl.c): disk format, getxattr(2) format, relation to the mode."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _NOBODY = 0xFFFFFFFF
 
 
 def from_disk(value: bytes) -> bytes:
-    """As getxattr(2) has it. Raises OSError EUCLEAN."""
+    """Convert a list from the disk format to that of getxattr(2). Raises OSError EUCLEAN."""
     if value[:4] != _VERSION.pack(_DISK_VERSION):
-        raise Damaged("an access control list")
+        raise Damaged("an access control list has an unknown version")
     out, at = [_VERSION.pack(_USER_VERSION)], 4
     while at < len(value):
         size = 8 if value[at : at + 1] in (b"\2", b"\10") else 4
         if at + size > len(value):
-            raise Damaged("an access control list")
+            raise Damaged("an access control list is truncated")
         tag, bits = _SHORT.unpack_from(value, at)
         who = _VERSION.unpack_from(value, at + 4)[0] if size == 8 else _NOBODY
         out.append(_ROW.pack(tag, bits, who))
@@ -31,19 +31,19 @@ def from_disk(value: bytes) -> bytes:
 
 
 def to_disk(value: bytes) -> bytes:
-    """As the disk has it, from what setxattr(2) was given."""
+    """Convert a list from the format of setxattr(2) to the disk format."""
     rows = _ROW.iter_unpack(value[4:])
     packed = (_ROW.pack(*row) if row[0] in _NAMED else _SHORT.pack(*row[:2]) for row in rows)
     return _VERSION.pack(_DISK_VERSION) + b"".join(packed)
 
 
 def with_mode(value: bytes, mode: int, *, masked: bool) -> tuple[bytes | None, int]:
-    """A list with the permissions of ``mode``, and the mode's nine bits that belong to it.
+    """Return a list with the permissions of ``mode``, and the mode's nine bits that result.
 
     Args:
-        masked: with no more than those, instead of just those.
+        masked: remove the permissions that ``mode`` lacks, instead of setting them to ``mode``.
     Returns:
-        None for a list that says no more than the nine bits.
+        The list is None if the nine bits express all of it.
     """
     rows = [list(row) for row in _ROW.iter_unpack(value[4:])]
     group = _MASK if any(row[0] == _MASK for row in rows) else _GROUP_OBJ

@@ -1,4 +1,4 @@
-"""Blocks of metadata in memory: what the buffer cache is to fs/ext4."""
+"""Metadata blocks in memory: the equivalent of the buffer cache of fs/ext4."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ _CACHE_BYTES = 12 << 20
 
 
 class Blocks:
-    """The blocks of metadata that were read or changed.
+    """A cache of metadata blocks.
 
     Attributes:
-        dirty: numbers of those that the next commit writes.
-        read_only: nothing is changed: what was read can be let go of at any time.
-        busy: how many transactions that are being written hold a block; the disk has an older one.
-        directories: dirty blocks of directories, with the seed of their checksum.
+        dirty: numbers of the blocks that the next commit writes.
+        read_only: nothing is changed, so any block can be dropped from the cache at any time.
+        busy: for each block, the number of committed transactions that contain it and are not
+            written completely; the copy on disk is older than the one in memory.
+        directories: dirty directory blocks, with the seeds of their checksums.
     """
 
     def __init__(self, device: Device, sb: Super) -> None:
@@ -32,13 +33,17 @@ class Blocks:
         self.directories: dict[int, int] = {}
 
     def check(self, number: int, count: int = 1) -> int:
-        """``number``, if such blocks are in the filesystem; else raises OSError EUCLEAN."""
+        """Return ``number`` if ``count`` blocks from there are in the filesystem.
+
+        Raises:
+            OSError: EUCLEAN.
+        """
         if not self._first < number <= self.count - count:
             raise Damaged(f"block {number} is not in the filesystem", block=number)
         return number
 
     def get(self, number: int) -> bytearray:
-        """A block; to be marked as dirty by who changes it."""
+        """Return a block, read if necessary. The caller marks it dirty if it changes it."""
         block = self._cache.get(number)
         if block is None:
             if self.read_only:
@@ -50,18 +55,18 @@ class Blocks:
         return block
 
     def new(self, number: int) -> bytearray:
-        """A block of zeros, dirty."""
+        """Return a block of zeros, marked dirty."""
         block = self._cache[number] = bytearray(self.size)
         self.dirty.add(number)
         return block
 
     def put(self, number: int, block: bytearray) -> None:
-        """Other contents for a block."""
+        """Replace the contents of a block, and mark it dirty."""
         self._cache[number] = block
         self.dirty.add(number)
 
     def drop(self, number: int, count: int) -> None:
-        """Blocks are no metadata any more."""
+        """Remove blocks that no longer hold metadata."""
         cache = self._cache
         numbers = range(number, number + count)
         for one in numbers if count < len(cache) else [n for n in cache if n in numbers]:
@@ -70,7 +75,7 @@ class Blocks:
                 self.directories.pop(one, None)
 
     def trim(self) -> None:
-        """Let go of what is on the disk, when it is much."""
+        """Remove clean blocks if the cache has reached its limit."""
         if len(self._cache) > self._limit:
             kept = self.dirty | self.busy.keys()
             self._cache = {n: block for n, block in self._cache.items() if n in kept}

@@ -1,8 +1,8 @@
-"""The commit: what has changed in memory becomes a transaction, which is then written.
+"""Commit: the changes in memory become a transaction, which is then written.
 
-Making a transaction needs the server's lock, and takes no time; writing it does not need the lock,
-so that an fsync stops nobody. The order is: data (written before), log, sync, home, and only then
-what was freed is given away.
+A transaction is made with the server's lock held, which is short; it is written without the lock,
+so that fsync(2) does not block other calls. The order on disk: file data (written earlier), the
+journal, a flush, the checkpoint. Only then can freed blocks be reused.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Commits:
     """The transactions of a filesystem that is mounted for writing.
 
     Args:
-        journal: None: it has none.
+        journal: None if the filesystem has none.
 
     Attributes:
-        most: blocks that a transaction should have at most.
+        most: the number of blocks that a transaction should not exceed.
     """
 
     def __init__(self, volume: Volume, journal: Journal | None) -> None:
@@ -53,27 +53,27 @@ class Commits:
 
     @property
     def is_due(self) -> bool:
-        """As much has changed as one transaction should have."""
+        """Whether the transaction has reached its size limit."""
         volume = self._volume
         return len(volume.changed) // 8 + len(volume.blocks.dirty) > self.most
 
     @property
     def is_pending(self) -> bool:
-        """Something has changed."""
+        """Whether there is a change that is not committed."""
         volume = self._volume
         dirty = volume.changed or volume.blocks.dirty or volume.freed
         return bool(dirty or volume.orphans_changed or volume.super_changed)
 
     @property
     def is_unwritten(self) -> bool:
-        """There are transactions to be written."""
+        """Whether a committed transaction waits to be written."""
         return bool(self._queue)
 
     def commit(self) -> None:
         """Make a transaction of what has changed.
 
         Raises:
-            OSError: EUCLEAN, and the device's; nothing is changed any more.
+            OSError: EUCLEAN, or an error of the device; the filesystem is read-only afterwards.
         """
         self.collect()
         if not self.is_pending or self._volume.error:
@@ -87,7 +87,7 @@ class Commits:
             raise
 
     def _tell(self, problem: Damaged | BadChecksum) -> None:
-        """The superblock tells of an error after which no transaction is made any more."""
+        """Record in the superblock on disk an error after which no more commits are made."""
         device, sb = self._volume.device, self._volume.super
         with self._writing, sb.lock:
             raw = bytearray(device.read(OFFSET, SIZE))
@@ -95,9 +95,9 @@ class Commits:
             device.write(OFFSET, sb.with_settable(raw))
 
     def fail(self, problem: Exception) -> None:
-        """Nothing is changed any more."""
+        """Make the filesystem read-only after an error that cannot be undone."""
         self._volume.error = getattr(problem, "errno", 0) or errno.EIO
-        sys.stderr.write(f"ext4: the filesystem is read-only now: {problem}\n")
+        sys.stderr.write(f"ext4: the filesystem is now read-only: {problem}\n")
 
     def _commit(self) -> None:
         volume = self._volume
@@ -126,7 +126,7 @@ class Commits:
         self._queue.append(Transaction(numbers, contents, freed, names))
 
     def _chain_orphans(self) -> None:
-        """The list of inodes without a name, through their dtime."""
+        """Link the orphan inodes into a list through their dtime fields."""
         volume = self._volume
         volume.orphans_changed = False
         following = 0
@@ -146,7 +146,7 @@ class Commits:
         volume.blocks.dirty.add(number)
 
     def collect(self) -> None:
-        """What the transactions that are on the disk have freed can be given away."""
+        """Make the blocks available that the completely written transactions have freed."""
         volume = self._volume
         while self._written:
             transaction = self._written.popleft()
@@ -161,18 +161,18 @@ class Commits:
         volume.blocks.trim()
 
     def _discard(self, place: int, count: int) -> None:
-        """As with the kernel's, it is no caller's error if it fails."""
+        """Discard freed blocks. As in the kernel, a failure is not reported to the caller."""
         options, size = self._volume.options, self._volume.super.block_size
         if not options.discard:
             return
         try:
             self._volume.device.discard(place * size, count * size)
         except OSError as problem:
-            sys.stderr.write(f"ext4: nothing is discarded any more: {problem}\n")
+            sys.stderr.write(f"ext4: discarding failed and is disabled: {problem}\n")
             options.discard = False
 
     def commit_and_wait(self) -> None:
-        """Have all on the disk, now. Raises OSError."""
+        """Commit, and wait until everything is on disk. Raises OSError."""
         self.commit()
         self.write_out()
         self.collect()
@@ -180,21 +180,21 @@ class Commits:
     # --- without the lock ---------------------------------------------------------------
 
     def write_out(self) -> None:
-        """Write what was committed; returns when it, and all data, is on the disk.
+        """Write the committed transactions; return when they and all file data are on disk.
 
         Raises:
-            OSError: as the device; nothing is changed any more.
+            OSError: an error of the device; the filesystem is read-only afterwards.
         """
         volume = self._volume
         with self._writing:
             batch = []
             while self._queue:
                 batch.append(self._queue.popleft())
-            if volume.error:  # perhaps of what we have waited for, while another thread wrote it
+            if volume.error:  # perhaps in the write by another thread that was waited for
                 raise OSError(volume.error, "an earlier write has failed")
             try:
                 self._write(batch)
-            except Exception as problem:  # and no memory, too: it is in no queue any more
+            except Exception as problem:  # also MemoryError: the batch is in no queue any more
                 self.fail(problem)
                 raise
             self._written.extend(batch)
@@ -226,7 +226,7 @@ class Commits:
             journal.clear()
 
     def _settle(self, journal: Journal, logged: list[Transaction]) -> None:
-        """The log is on the disk, then its blocks are written where they belong."""
+        """Flush the journal, then checkpoint: write the logged blocks to their final locations."""
         self._volume.device.barrier()
         for transaction in logged:
             self._home(transaction)
@@ -242,19 +242,22 @@ class Commits:
                 [pair for pair in pairs if pair[0] in names],
             ]
         for part in parts:
-            if part and part[0][0] == OFFSET // size:  # others may write the boot block
+            if part and part[0][0] == OFFSET // size:  # other programs may write the boot block
                 self._home_super(part.pop(0)[1][OFFSET % size :][:SIZE])
             numbers, blocks = [n for n, _ in part], [block for _, block in part]
             write_blocks(self._volume.device, size, numbers, blocks)
 
     def _home_super(self, raw: bytes) -> None:
-        """What a tool has changed of it since it was committed stays."""
+        """Write the superblock, keeping what a tool has changed in it since the commit."""
         sb = self._volume.super
         with sb.lock:
             self._volume.device.write(OFFSET, sb.with_settable(raw))
 
     def _write_unlogged(self, transaction: Transaction) -> None:
-        """One that is larger than the log: until it is in its place, e2fsck is to look at all."""
+        """Write a transaction that is larger than the journal to its final location.
+
+        Until that is done the state is not STATE_VALID, so that e2fsck checks the filesystem.
+        """
         sb, device = self._volume.super, self._volume.device
         state = sb.u16(58)
         self._write_super(device.read(OFFSET, SIZE), state & ~STATE_VALID)
@@ -274,7 +277,7 @@ class Commits:
     # --- begin and end ------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Mark the filesystem as in use. Raises OSError."""
+        """Mark the filesystem as mounted. Raises OSError."""
         volume, sb = self._volume, self._volume.super
         now = volume.now() // _SECOND
         sb.set_u32(44, now)
@@ -287,7 +290,7 @@ class Commits:
         volume.device.barrier()
 
     def end(self) -> None:
-        """Have all in its place, and mark the filesystem as clean. Raises OSError."""
+        """Write everything to its final location, and mark the filesystem clean. Raises OSError."""
         volume, sb = self._volume, self._volume.super
         self.commit_and_wait()
         if self._journal is not None:
@@ -303,10 +306,10 @@ class Commits:
 
 
 class Flusher:
-    """The thread that commits every few seconds (jbd2's kjournald2).
+    """The thread that commits at regular intervals (jbd2's kjournald2).
 
     Args:
-        lock: the server's.
+        lock: the server's lock.
         interval: seconds.
     """
 
@@ -320,11 +323,11 @@ class Flusher:
         self._thread.start()
 
     def wake(self) -> None:
-        """There is something to write now."""
+        """Commit now instead of at the end of the interval."""
         self._woken.set()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread and wait for it."""
         self._ended = True
         self._woken.set()
         self._thread.join()
@@ -342,5 +345,5 @@ class Flusher:
                     self._commits.write_out()
                     with self._lock:
                         self._commits.collect()
-            except OSError as problem:  # who syncs hears of it: the volume keeps it
+            except OSError as problem:  # kept in the volume and reported by the next sync
                 sys.stderr.write(f"ext4: {problem}\n")

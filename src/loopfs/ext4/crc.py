@@ -1,7 +1,7 @@
-"""The checksums of ext4: CRC-32C without inversion, and CRC-16 of groups (uninit_bg).
+"""The checksums of ext4: CRC-32C without the final inversion, and CRC-16 of groups (uninit_bg).
 
-crc32c comes from libext2fs where that is installed (with e2fsprogs it is); else it is computed
-with tables, slower and the same (docs/decisions.md).
+crc32c is the function of libext2fs if that is installed (e2fsprogs depends on it); otherwise it is
+computed with tables, which is slower and returns the same (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from loopfs.lean import Callable
 Buffer = bytes | bytearray | memoryview
 Crc = Callable[[int, Buffer], int]
 
-_CASTAGNOLI, _CRC16 = 0x82F63B78, 0xA001  # the polynomials, their bits in reverse
+_CASTAGNOLI, _CRC16 = 0x82F63B78, 0xA001  # the polynomials, bit-reversed
 
 
 def _table(polynomial: int) -> tuple[int, ...]:
@@ -30,14 +30,14 @@ _TABLE16 = _table(_CRC16)
 
 
 def crc16(seed: int, data: Buffer) -> int:
-    """CRC-16 (reflected 0x8005) from ``seed`` on."""
+    """Continue a CRC-16 (reflected 0x8005) from ``seed`` over ``data``."""
     for byte in data:
         seed = seed >> 8 ^ _TABLE16[(seed ^ byte) & 0xFF]
     return seed
 
 
 def by_table() -> Crc:
-    """crc32c in Python: two bytes at a time."""
+    """Return crc32c in Python, which processes two bytes at a time."""
     single = _table(_CASTAGNOLI)
     double = tuple(
         single[n & 0xFF] >> 8 ^ single[single[n & 0xFF] & 0xFF ^ n >> 8] for n in range(1 << 16)

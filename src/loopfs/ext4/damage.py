@@ -1,4 +1,4 @@
-"""Errors of the image, as its superblock tells of them (fs/ext4/super.c: save_error_info)."""
+"""Errors found in an image, as its superblock records them (fs/ext4/super.c: save_error_info)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from loopfs.ext4.super import STATE_ERROR
 _STATE = 58
 _COUNT = 404  # s_error_count
 _AREA = slice(_COUNT, 512)  # up to s_mount_opts
-_LATER = slice(632, 636)  # the high bytes of times, and codes: of the first error, of the last
+_LATER = slice(632, 636)  # high bytes of the times, error codes: of the first and the last error
 _FIRST, _LAST = (408, 632, 634), (460, 633, 635)
-# Times are the seconds; first: time, inode, block, function, line; last: the line is elsewhere.
+# Seconds, inode, block, function, line of the first error; the last one has the line before block.
 _OF_FIRST, _OF_LAST = struct.Struct("<IIQ32sI"), struct.Struct("<IIIQ32s")
 _CODES = {errno.EBADMSG: 4, errno.EUCLEAN: 5}  # EXT4_ERR_EFSBADCRC, EXT4_ERR_EFSCORRUPTED
 
 
 def is_damage(problem: BaseException) -> bool:
-    """The image contradicts itself, or a checksum is wrong."""
+    """Return whether an error means that the image is inconsistent or a checksum is wrong."""
     return isinstance(problem, (Damaged, BadChecksum))
 
 
 def record(raw: bytearray, problem: Damaged | BadChecksum, now: int) -> None:
-    """Have e2fsck look at all when it is next asked.
+    """Record an error in a superblock, so that the next e2fsck checks the whole filesystem.
 
     Args:
-        raw: a superblock, whose checksum is to be made afterwards.
+        raw: the superblock; the caller updates its checksum afterwards.
         now: seconds since the epoch.
     """
     function, line = _where(problem)
@@ -48,7 +48,7 @@ def record(raw: bytearray, problem: Damaged | BadChecksum, now: int) -> None:
 
 
 def _where(problem: BaseException) -> tuple[bytes, int]:
-    """The function that has found it, and the line."""
+    """Return the function and the line that found the error."""
     trace = problem.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -58,7 +58,7 @@ def _where(problem: BaseException) -> tuple[bytes, int]:
 
 
 def keep(before: bytes | bytearray, after: bytearray) -> None:
-    """What a superblock tells of errors stays when a replay puts an older one in its place."""
+    """Keep the recorded errors when a replay replaces the superblock with an older one."""
     if before[_COUNT : _COUNT + 4] != bytes(4):
         after[_AREA], after[_LATER] = before[_AREA], before[_LATER]
     after[_STATE] |= before[_STATE] & STATE_ERROR

@@ -1,4 +1,4 @@
-"""What a filesystem is on: a device, of which a replay may change what is read."""
+"""The device that a filesystem is on, with an overlay of blocks that a replay has changed."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from loopfs.lean import Sequence
 
 
 class Device:
-    """Offsets and lengths are bytes. What is outside of it is EIO; what fails is OSError.
+    """A device. Offsets and lengths are in bytes; access beyond its end fails with EIO.
 
     Args:
-        lower: where it is.
+        lower: where the bytes are stored.
 
     Attributes:
-        overlay: blocks that are read instead of what is there, by their offset, all of one size.
+        overlay: blocks that are read instead of those of ``lower``, by offset, all of one size.
     """
 
     def __init__(self, lower: Lower) -> None:
@@ -35,7 +35,7 @@ class Device:
         return self.lower.read_only
 
     def read(self, offset: int, length: int) -> bytes:
-        """All of ``length`` bytes."""
+        """Return exactly ``length`` bytes."""
         data = self.lower.read(offset, length)
         if self.overlay:
             patched = bytearray(data)
@@ -44,7 +44,7 @@ class Device:
         return data
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """The whole of ``buffer``."""
+        """Fill all of ``buffer``."""
         self.lower.read_into(offset, buffer)
         if self.overlay:
             self._lay_over(offset, buffer)
@@ -62,7 +62,7 @@ class Device:
 def write_blocks(
     device: Device, size: int, numbers: Sequence[int], blocks: Sequence[Buffer]
 ) -> None:
-    """Blocks of ``size`` bytes at their numbers, which ascend; neighbours in one call."""
+    """Write blocks of ``size`` bytes to ascending block numbers, adjacent blocks in one call."""
     begin = 0
     while begin < len(numbers):
         end = begin + 1

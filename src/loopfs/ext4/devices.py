@@ -1,7 +1,7 @@
-"""Character devices that open, though a FUSE mount of a user namespace is nodev: memory devices.
+"""Memory devices (such as /dev/null) that can be opened on a FUSE mount, which is nodev.
 
-Such a node has two faces, as a node of /dev has (:mod:`loopfs.filesystems.faces`): special to look
-at, regular to open. Its names are looked up each time.
+Such a node has two faces, like a node of /dev (:mod:`loopfs.filesystems.faces`): stat(2) sees a
+special file, open(2) a regular file. Its names are not cached.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FOPEN_NOFLUSH, Attr
 
 
 def name_of(node: Inode) -> bytes | None:
-    """What the device is called, if it opens."""
+    """Return the name of the memory device that a node is, or None."""
     return memory_devices.NAMES.get(node.rdev) if stat.S_ISCHR(node.mode) else None
 
 
 class DeviceHandle(Handle[Inode]):
-    """An open device."""
+    """An open memory device."""
 
     __slots__ = ("name",)
 
@@ -32,6 +32,6 @@ class DeviceHandle(Handle[Inode]):
 
 
 def data_face(node: Inode, attr: Attr) -> Attr:
-    """The attributes of a device as those of a regular file."""
+    """Return the attributes of a device's data face: those of a regular file."""
     mode = stat.S_IFREG | stat.S_IMODE(attr.mode)
     return attr._replace(mode=mode, rdev=0, size=memory_devices.size_of(name_of(node) or b""))

@@ -1,7 +1,7 @@
-"""Directories: their names in memory, and their blocks (fs/ext4/dir.c, namei.c).
+"""Directories: their entries in memory and their blocks (fs/ext4/dir.c, namei.c).
 
-Entries keep their places until a leaf of the hash index is split; an entry that goes is left as
-an unused one, and joined with its neighbours when room is looked for.
+Entries keep their offsets until a leaf of the hash index is split. A removed entry becomes an
+unused entry, which is merged with its neighbours when space is needed.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ FILE_TYPES = {
 }
 DT_OF_TYPE = (0, 8, 4, 2, 6, 1, 12, 10)  # DT_* of readdir(3)
 
-Name = tuple[int, int, int]  # inode number, file type, place: offset in the directory
+Name = tuple[int, int, int]  # inode number, file type, offset in the directory
 
 
 class Directory:
-    """What is in a directory.
+    """The contents of a directory.
 
     Attributes:
-        names: without the dots, in the order in which they were found.
-        blocks: where its blocks are.
-        parent: what ".." is.
-        last: of each block with entries, by its number in the directory: where in it the last
-            entry is.
-        holes: numbers of blocks that may have room before it.
-        index, hashes: of an indexed one what :mod:`loopfs.ext4.htree` has needed: blocks of the
-            index, by their numbers, and the hashes of names.
+        names: its entries without "." and "..", in the order in which they were found.
+        blocks: the numbers on disk of its blocks.
+        parent: the inode number of "..".
+        last: for each block with entries, by its index in the directory, the offset in the block
+            of the last entry.
+        holes: indices of blocks that may have unused space before the last entry.
+        index, hashes: caches of :mod:`loopfs.ext4.htree` for an indexed directory: blocks of the
+            index, by their index in the directory, and the hashes of names.
     """
 
     __slots__ = ("blocks", "hashes", "holes", "index", "last", "names", "parent")
@@ -62,24 +62,24 @@ class Directory:
 
 
 def record_length(raw: int, block_size: int) -> int:
-    """rec_len of an entry, in bytes (ext4_rec_len_from_disk)."""
+    """Decode the rec_len of an entry, in bytes (ext4_rec_len_from_disk)."""
     if block_size < 65536:
         return raw
     return block_size if raw in (0, 65535) else (raw & 65532) | (raw & 3) << 16
 
 
 def disk_length(length: int) -> int:
-    """The opposite of :func:`record_length`."""
+    """Encode a rec_len; the inverse of :func:`record_length`."""
     return length if length < 65536 else 65535
 
 
 def space(name_length: int) -> int:
-    """Bytes of an entry."""
+    """Return the size in bytes of an entry whose name has ``name_length`` bytes."""
     return 8 + name_length + 3 & ~3
 
 
 def limit(volume: Volume) -> int:
-    """Bytes of a block that entries may have."""
+    """Return the number of bytes of a directory block that entries can use."""
     return volume.super.block_size - (TAIL if volume.super.csum else 0)
 
 
@@ -91,7 +91,11 @@ def is_indexed(volume: Volume, inode: Inode) -> bool:
 
 
 def load(volume: Volume, inode: Inode) -> Directory:
-    """What is in a directory. Raises OSError ENOTDIR, EUCLEAN, EBADMSG, EOPNOTSUPP."""
+    """Return the contents of a directory, read if necessary.
+
+    Raises:
+        OSError: ENOTDIR, EUCLEAN, EBADMSG, EOPNOTSUPP.
+    """
     if inode.dir is not None:
         return inode.dir
     if not inode.is_dir:
@@ -119,7 +123,7 @@ def load(volume: Volume, inode: Inode) -> Directory:
     for number in range(len(found.blocks)):
         _load_block(volume, inode, found, number, indexed)
     if b"." not in found.names or b".." not in found.names:
-        raise Damaged(f"directory {inode.ino} has no dots", inode.ino)
+        raise Damaged(f"directory {inode.ino} has no . or no .. entry", inode.ino)
     found.names.pop(b".")
     found.parent = found.names.pop(b"..")[0]
     inode.dir = found
@@ -154,13 +158,13 @@ def _check_sum(inode: Inode, block: bytearray, size: int) -> None:
 def parse(
     volume: Volume, inode: Inode, found: Directory, block: bytearray, base: int, end: int
 ) -> tuple[int, int]:
-    """Take the entries of ``block``.
+    """Add the entries of ``block`` to ``found``.
 
     Args:
-        base: of the block in the directory, bytes.
-        end: of the entries in the block.
+        base: offset of the block in the directory, bytes.
+        end: where the entries in the block end, bytes.
     Returns:
-        the bytes that are unused before the last entry, and where that is in the block.
+        The number of unused bytes before the last entry, and that entry's offset in the block.
     """
     unpack, names, at, slack, last = ENTRY.unpack_from, found.names, 0, 0, 0
     unused = 0
@@ -168,15 +172,15 @@ def parse(
     typed = volume.super.incompat & INCOMPAT_FILETYPE
     while at < end:
         if at + 8 > end:
-            raise Damaged(f"an entry of directory {inode.ino}", inode.ino)
+            raise Damaged(f"an entry is truncated in directory {inode.ino}", inode.ino)
         ino, raw, length, kind = unpack(block, at)
         record = raw if size < 65536 else record_length(raw, size)
         if record < 12 or record & 3 or at + record > end or length + 8 > record or ino > most:
-            raise Damaged(f"an entry of directory {inode.ino} at {base + at}", inode.ino)
+            raise Damaged(f"an entry is invalid in directory {inode.ino} at {base + at}", inode.ino)
         if ino:
             name = bytes(block[at + 8 : at + 8 + length])
             if not name or b"/" in name or b"\0" in name:
-                raise Damaged(f"a name in directory {inode.ino}", inode.ino)
+                raise Damaged(f"a name is invalid in directory {inode.ino}", inode.ino)
             if name not in names:
                 names[name] = (ino, kind if typed and kind < len(DT_OF_TYPE) else 0, base + at)
             last, slack, unused = at, slack + unused, record - length - 8
@@ -187,7 +191,7 @@ def parse(
 
 
 def find(volume: Volume, inode: Inode, name: bytes) -> Name | None:
-    """What ``name`` is of. Raises OSError as :func:`load`; ENAMETOOLONG."""
+    """Return the entry ``name``, or None. Raises OSError ENAMETOOLONG, and as :func:`load`."""
     if len(name) > NAME_MAX:
         raise refused(errno.ENAMETOOLONG)
     return load(volume, inode).names.get(name)
@@ -197,13 +201,13 @@ def find(volume: Volume, inode: Inode, name: bytes) -> Name | None:
 
 
 def dirty(volume: Volume, inode: Inode, place: int) -> None:
-    """A block of the directory, at ``place`` on disk, has changed."""
+    """Mark the directory block ``place`` (its number on disk) as changed."""
     volume.blocks.dirty.add(place)
     volume.blocks.directories[place] = inode.seed
 
 
 def new_block(volume: Volume, inode: Inode, found: Directory) -> tuple[int, bytearray]:
-    """One more block, empty; its number in the directory. Raises OSError ENOSPC."""
+    """Append an empty block; return its index and contents. Raises OSError ENOSPC."""
     number, size = len(found.blocks), volume.super.block_size
     run = volume.allocate(volume.goal(inode, number), 1)
     volume.insert(inode, number, run, False)
@@ -219,13 +223,13 @@ def new_block(volume: Volume, inode: Inode, found: Directory) -> tuple[int, byte
 
 
 def set_tail(volume: Volume, block: bytearray) -> None:
-    """Room for the checksum."""
+    """Write the tail of a block that will hold its checksum, if the filesystem has checksums."""
     if volume.super.csum:
         struct.pack_into("<IHBBI", block, volume.super.block_size - TAIL, 0, TAIL, 0, _TAIL_TYPE, 0)
 
 
 def put(volume: Volume, block: bytearray, at: int, ino: int, name: bytes, kind: int) -> None:
-    """Write an entry where :func:`room` was found."""
+    """Write an entry at an offset that :func:`room` has returned."""
     typed = volume.super.incompat & INCOMPAT_FILETYPE
     (record,) = struct.unpack_from("<H", block, at + 4)
     ENTRY.pack_into(block, at, ino, record, len(name), kind if typed else 0)
@@ -233,10 +237,10 @@ def put(volume: Volume, block: bytearray, at: int, ino: int, name: bytes, kind: 
 
 
 def room(volume: Volume, found: Directory, number: int, need: int) -> int | None:
-    """Where in block ``number`` an entry of ``need`` bytes can be, made free for it.
+    """Make space in block ``number`` for an entry of ``need`` bytes, and return its offset.
 
     Returns:
-        None: nowhere; the block is as it was, and need not be written.
+        None if there is no space; then the block is valid as before and need not be written.
     """
     block = volume.blocks.get(found.blocks[number])
     at = _fit(block, found.last[number], need, volume.super.block_size)
@@ -249,7 +253,7 @@ def room(volume: Volume, found: Directory, number: int, need: int) -> int | None
     if at is None:
         found.holes.discard(number)
     else:
-        found.last[number] = _last(volume, block)  # it may have been joined with those before
+        found.last[number] = _last(volume, block)  # it may have been merged with earlier entries
     return at
 
 
@@ -273,7 +277,7 @@ def _room_before(volume: Volume, block: bytearray, need: int) -> int | None:
 
 
 def _fit(block: bytearray, at: int, need: int, size: int) -> int | None:
-    """Room in an unused entry, or behind the name of a used one, which gives it up."""
+    """Make space in an unused entry, or split off the unused space after a used entry's name."""
     ino, raw, length, _ = ENTRY.unpack_from(block, at)
     record = record_length(raw, size)
     used = space(length) if ino else 0
@@ -286,7 +290,7 @@ def _fit(block: bytearray, at: int, need: int, size: int) -> int | None:
 
 
 def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
-    """A name that is not there. Raises OSError ENOSPC, and as :func:`load`."""
+    """Add an entry that does not exist. Raises OSError ENOSPC, and as :func:`load`."""
     found = load(volume, inode)
     if inode.has_inline_data:
         inline.convert_directory(volume, inode)
@@ -332,7 +336,7 @@ def _block_of(volume: Volume, found: Directory, place: int) -> tuple[int, int]:
 
 
 def drop(volume: Volume, inode: Inode, name: bytes) -> None:
-    """A name goes."""
+    """Remove an entry."""
     found = load(volume, inode)
     _, _, place = found.names.pop(name)
     found.hashes.pop(name, None)
@@ -346,7 +350,7 @@ def drop(volume: Volume, inode: Inode, name: bytes) -> None:
 
 
 def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
-    """A name that is there, or "..", is another file's."""
+    """Make an existing entry, or "..", refer to another inode."""
     found = load(volume, inode)
     place = 12 if name == b".." else found.names[name][2]
     if name == b"..":
@@ -371,7 +375,7 @@ def change(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> No
 
 
 def make(volume: Volume, inode: Inode, parent: int) -> None:
-    """The first block of a new directory. Raises OSError ENOSPC."""
+    """Make the first block of a new directory. Raises OSError ENOSPC."""
     found = Directory(parent)
     inode.dir = found
     _, block = new_block(volume, inode, found)
@@ -380,7 +384,7 @@ def make(volume: Volume, inode: Inode, parent: int) -> None:
 
 
 def put_dots(volume: Volume, block: bytearray, own: int, parent: int) -> None:
-    """The first two entries of a directory."""
+    """Write the entries "." and ".."."""
     kind = 2 if volume.super.incompat & INCOMPAT_FILETYPE else 0
     struct.pack_into("<IHBB4s", block, 0, own, 12, 1, kind, b".")
     rest = disk_length(limit(volume) - 12)
@@ -388,7 +392,7 @@ def put_dots(volume: Volume, block: bytearray, own: int, parent: int) -> None:
 
 
 def seal(volume: Volume) -> None:
-    """The checksums of the blocks that have changed, before a commit."""
+    """Write the checksums of the changed blocks, before a commit."""
     blocks = volume.blocks
     if volume.super.csum:
         for number, seed in blocks.directories.items():

@@ -1,7 +1,8 @@
-"""Values of extended attributes that have an inode of their own (fs/ext4/xattr.c: ea_inode).
+"""Extended attribute values that have an inode of their own (fs/ext4/xattr.c: ea_inode).
 
-Such an inode counts the entries that name it, in the place of its version and ctime; its atime
-is the checksum of the value. The kernel lets files share them; ours makes one for each value.
+The version and ctime of such an inode hold the number of entries that refer to it, and its atime
+the checksum of the value. The kernel shares equal values between files; this driver makes an inode
+for each value.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _SECOND = 1_000_000_000
 
 
 class Large(NamedTuple):
-    """Where such a value is.
+    """A reference to such a value.
 
     Args:
-        ino: 0: of one that is to be made.
+        ino: its inode; 0 if that is not made yet.
         size: bytes.
-        hash: of the entry: of its name, and of the value's checksum.
-        in_block: it is named by an entry of a block, which files may share.
+        hash: the hash of the entry, computed from its name and the value's checksum.
+        in_block: the entry is in an attribute block, which files may share.
     """
 
     ino: int
@@ -38,27 +39,27 @@ class Large(NamedTuple):
 
 
 def is_possible(volume: Volume) -> bool:
-    """The filesystem has the feature."""
+    """Return whether the filesystem has the feature ea_inode."""
     return bool(volume.super.incompat & INCOMPAT_EA_INODE)
 
 
 def is_wanted(volume: Volume, size: int) -> bool:
-    """A value of ``size`` bytes goes there at once (EXT4_XATTR_MIN_LARGE_EA_SIZE)."""
+    """Return whether a value gets an inode by its size alone (EXT4_XATTR_MIN_LARGE_EA_SIZE)."""
     return is_possible(volume) and (size + 3 & ~3) > volume.super.block_size - 20 - 32 - 4
 
 
 def blocks_of(volume: Volume, size: int) -> int:
-    """Blocks that a value of ``size`` bytes may need."""
+    """Return how many blocks a value of ``size`` bytes may need."""
     return -(-size // volume.super.block_size) + 1
 
 
 def get(volume: Volume, ino: int) -> Inode:
-    """The inode of a value. Raises OSError EUCLEAN, EBADMSG."""
+    """Return the inode of a value. Raises OSError EUCLEAN, EBADMSG."""
     return volume.get(ino, value=True)
 
 
 def read(volume: Volume, large: Large) -> bytes:
-    """A value. Raises OSError EUCLEAN, EBADMSG, and the device's."""
+    """Return a value. Raises OSError EUCLEAN, EBADMSG, or an error of the device."""
     inode = get(volume, large.ino)
     try:
         return _read(volume, inode, large)
@@ -69,7 +70,7 @@ def read(volume: Volume, large: Large) -> bytes:
 
 def _read(volume: Volume, inode: Inode, large: Large) -> bytes:
     if large.size != inode.size or large.size > _VALUE_MAX:
-        raise Damaged(f"inode {large.ino} has another value of an attribute", large.ino)
+        raise Damaged(f"the attribute value in inode {large.ino} has a wrong size", large.ino)
     from loopfs.ext4 import file
 
     buffer = memoryview(bytearray(large.size))
@@ -77,7 +78,7 @@ def _read(volume: Volume, inode: Inode, large: Large) -> bytes:
     value = bytes(buffer)
     if crc32c(volume.super.seed, value) != _checksum(inode):
         raise Damaged(
-            f"the value of an attribute in inode {large.ino} has another checksum", large.ino
+            f"the checksum of the attribute value in inode {large.ino} is wrong", large.ino
         )
     return value
 
@@ -87,15 +88,15 @@ def _checksum(inode: Inode) -> int:
 
 
 def checksum(volume: Volume, value: bytes) -> bytes:
-    """What stands for a value in the hash of its entry."""
+    """Return the checksum that replaces the value in the hash of its entry."""
     return struct.pack("<I", crc32c(volume.super.seed, value))
 
 
 def make(volume: Volume, owner: Inode, value: bytes) -> Inode:
-    """An inode for a value, named by one entry.
+    """Make an inode for a value, with one entry that refers to it.
 
     Raises:
-        OSError: ENOSPC, and the device's; there is none then.
+        OSError: ENOSPC, or an error of the device; then no inode is made.
     """
     inode = volume.make(owner, stat.S_IFREG | 0o600, owner.uid, owner.gid)
     inode.flags |= FL_EA_INODE
@@ -135,7 +136,7 @@ def _set_count(volume: Volume, inode: Inode, count: int) -> None:
 
 
 def use(volume: Volume, inode: Inode, by: int) -> None:
-    """So many more entries name it, or one less; of the last one it goes."""
+    """Change the number of entries that refer to an inode; free it when none is left."""
     count = _count(inode) + by
     if count > 0:
         _set_count(volume, inode, count)

@@ -1,4 +1,4 @@
-"""The errors of this package: OSError with the errno that fs/ext4 gives."""
+"""The errors of this package: OSError with the same errno as in fs/ext4."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 
 
 class Damaged(OSError):
-    """The image contradicts itself (EFSCORRUPTED).
+    """The image is inconsistent (EFSCORRUPTED).
 
     Args:
         what: a sentence for the log.
-        ino, block: which inode and block; 0: none, or not known.
+        ino, block: the inode and the block concerned; 0 if there is none or it is not known.
     """
 
     def __init__(self, what: str, ino: int = 0, block: int = 0) -> None:
@@ -20,11 +20,11 @@ class Damaged(OSError):
 
 
 class BadChecksum(OSError):
-    """A checksum of the image is wrong (EFSBADCRC).
+    """A checksum in the image is wrong (EFSBADCRC).
 
     Args:
         what: a sentence for the log.
-        ino, block: which inode and block; 0: none, or not known.
+        ino, block: the inode and the block concerned; 0 if there is none or it is not known.
     """
 
     def __init__(self, what: str, ino: int = 0, block: int = 0) -> None:
@@ -33,10 +33,10 @@ class BadChecksum(OSError):
 
 
 def refused(code: int) -> OSError:
-    """An OSError with the errno ``code`` and its own text."""
+    """Return an OSError with the errno ``code`` and its standard text."""
     return OSError(code, os.strerror(code))
 
 
 def invalid(sentence: str) -> OSError:
-    """EINVAL with a sentence for a person: a bad option, or what is not supported."""
+    """Return EINVAL with a sentence for the user: a bad option or an unsupported feature."""
     return OSError(errno.EINVAL, sentence)

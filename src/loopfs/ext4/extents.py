@@ -1,4 +1,4 @@
-"""Trees of extents on disk (fs/ext4/extents.c): read, checked, and stored where they changed."""
+"""Extent trees on disk (fs/ext4/extents.c): reading, checking, and storing what has changed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 MAGIC = 0xF30A
 MAX_DEPTH = 5
-MAX_BLOCK = 0xFFFFFFFF  # of a file
+MAX_BLOCK = 0xFFFFFFFF  # the last block of a file
 _HEADER, _EXTENT, _INDEX = struct.Struct("<HHHHI"), struct.Struct("<IHHI"), struct.Struct("<IIHH")
-_ROOT_ROOM = 4  # entries of the root, in the inode
+_ROOT_ROOM = 4  # the number of entries in the root, which is in the inode
 EMPTY = _HEADER.pack(MAGIC, 0, _ROOT_ROOM, 0, 0).ljust(60, b"\0")
 
 
 def load(volume: Volume, inode: Inode) -> None:
-    """Fill ``inode.map`` and ``inode.nodes``. Raises OSError EUCLEAN, EBADMSG."""
+    """Read the tree into ``inode.map`` and ``inode.nodes``. Raises OSError EUCLEAN, EBADMSG."""
     extents: list[Extent] = []
-    nodes: dict[int, None] = {}  # in their order
+    nodes: dict[int, None] = {}  # an ordered set
     _load(volume, inode, inode.block, _ROOT_ROOM, None, extents, nodes)
     inode.map, inode.nodes = extents, tuple(nodes)
 
@@ -40,9 +40,9 @@ def _load(
 ) -> None:
     magic, count, most, found, _ = _HEADER.unpack_from(node)
     if magic != MAGIC or count > most or most > room:
-        raise Damaged(f"a node of the extents of inode {inode.ino}", inode.ino)
+        raise Damaged(f"a node of the extent tree is invalid in inode {inode.ino}", inode.ino)
     if found > MAX_DEPTH or (depth is not None and found != depth):
-        raise Damaged(f"the depth of the extents of inode {inode.ino}", inode.ino)
+        raise Damaged(f"the extent tree has a wrong depth in inode {inode.ino}", inode.ino)
     end = extents[-1][0] + extents[-1][1] if extents else 0
     for at in range(12, 12 + 12 * count, 12):
         if not found:
@@ -51,14 +51,14 @@ def _load(
             length -= MAX_WRITTEN if unwritten else 0
             place = volume.blocks.check(low | high << 32, max(length, 1))
             if not length or block < end or block + length > MAX_BLOCK + 1:
-                raise Damaged(f"the extents of inode {inode.ino} are in disorder", inode.ino)
+                raise Damaged(f"the extents of inode {inode.ino} are invalid", inode.ino)
             end = block + length
             extents.append((block, length, place, unwritten))
             continue
         _, low, high, _ = _INDEX.unpack_from(node, at)
         place = volume.blocks.check(low | high << 32)
         if place in nodes:
-            raise Damaged(f"the extents of inode {inode.ino} go in a circle", inode.ino)
+            raise Damaged(f"the extent tree of inode {inode.ino} has a node twice", inode.ino)
         nodes[place] = None
         child = bytes(volume.blocks.get(place))
         inner = (volume.super.block_size - 12) // 12
@@ -72,13 +72,13 @@ def _check_sum(volume: Volume, inode: Inode, node: bytes) -> None:
     (most,) = struct.unpack_from("<H", node, 4)
     at = 12 + 12 * most
     if at + 4 > len(node):
-        raise Damaged(f"a node of the extents of inode {inode.ino}", inode.ino)
+        raise Damaged(f"a node of the extent tree is invalid in inode {inode.ino}", inode.ino)
     if crc32c(inode.seed, node[:at]) != struct.unpack_from("<I", node, at)[0]:
         raise BadChecksum(f"the checksum of the extents of inode {inode.ino} is wrong", inode.ino)
 
 
 def nodes_needed(count: int, block_size: int) -> int:
-    """Blocks of a tree with ``count`` extents."""
+    """Return how many blocks a tree with ``count`` extents needs, besides its root."""
     room, needed = (block_size - 12) // 12, 0
     while count > _ROOT_ROOM:
         count = -(-count // room)
@@ -87,10 +87,12 @@ def nodes_needed(count: int, block_size: int) -> int:
 
 
 def fit_nodes(volume: Volume, inode: Inode, spare: int = 0) -> None:
-    """Have as many blocks as the tree needs, with ``spare`` extents more than there are.
+    """Allocate or release blocks, so that the tree has as many as it needs.
 
+    Args:
+        spare: the number of extents that will be added.
     Raises:
-        OSError: ENOSPC; then it has as many as before.
+        OSError: ENOSPC; then the tree has the same blocks as before.
     """
     extents = inode.map
     assert extents is not None
@@ -116,7 +118,7 @@ def _drop_nodes(volume: Volume, inode: Inode, needed: int) -> None:
 
 
 def store(volume: Volume, inode: Inode) -> None:
-    """Encode the tree: blocks that stay as they are are not written."""
+    """Encode the tree; a block whose contents stay the same is not written."""
     extents = inode.map
     assert extents is not None
     rows = [

@@ -1,6 +1,6 @@
-"""Where a file's blocks are, in memory (fs/ext4/extents_status.c): a sorted list of runs.
+"""The mapping of a file's blocks in memory (fs/ext4/extents_status.c): a sorted list of extents.
 
-It is the same for trees of extents and for block maps; :mod:`~loopfs.ext4.extents` and
+It is the same for extent trees and for block maps; :mod:`~loopfs.ext4.extents` and
 :mod:`~loopfs.ext4.indirect` read and store them.
 """
 
@@ -14,11 +14,11 @@ from loopfs.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MAX_WRITTEN, MAX_UNWRITTEN = 32768, 32767  # blocks of an extent
+MAX_WRITTEN, MAX_UNWRITTEN = 32768, 32767  # the largest extent, in blocks
 
 
 def find(extents: list[Extent], block: int) -> tuple[int, Extent | None]:
-    """The extent that has ``block``, or the first one after it, with its index."""
+    """Return the index and the extent that maps ``block``, or else of the first one after it."""
     at = bisect_left(extents, (block + 1,)) - 1
     if at >= 0 and extents[at][0] + extents[at][1] > block:
         return at, extents[at]
@@ -26,7 +26,7 @@ def find(extents: list[Extent], block: int) -> tuple[int, Extent | None]:
 
 
 def insert(extents: list[Extent], block: int, count: int, place: int, unwritten: bool) -> None:
-    """Map blocks where none are mapped, joined to their neighbours."""
+    """Map blocks that are not mapped, and merge the extent with its neighbours if possible."""
     most = MAX_UNWRITTEN if unwritten else MAX_WRITTEN
     at = bisect_left(extents, (block,))
     if at:
@@ -46,7 +46,7 @@ def insert(extents: list[Extent], block: int, count: int, place: int, unwritten:
 
 
 def remove(extents: list[Extent], start: int, end: int) -> list[tuple[int, int]]:
-    """Unmap the blocks from ``start`` up to ``end``; returns where they were: (first, count)."""
+    """Unmap the blocks from ``start`` up to ``end``; return their runs on disk: (first, count)."""
     gone = []
     at, extent = find(extents, start)
     first, rest = at, []
@@ -65,7 +65,7 @@ def remove(extents: list[Extent], start: int, end: int) -> list[tuple[int, int]]
 
 
 def pieces(extents: list[Extent], block: int, count: int) -> Iterator[tuple[int, int, int | None]]:
-    """A range as (first block, blocks, where on disk); None where there is no data."""
+    """Yield the parts of a range: first block, count, first block on disk (None: no data)."""
     end = block + count
     at, extent = find(extents, block)
     while block < end:

@@ -1,4 +1,4 @@
-"""FS_IOC_FIEMAP: where a file's data is (linux/fiemap.h)."""
+"""FS_IOC_FIEMAP: where the data of a file is (linux/fiemap.h)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from loopfs.ext4.inode import Inode
 from loopfs.ext4.volume import Volume
 
 EXTENT_LAST, EXTENT_NOT_ALIGNED, EXTENT_DATA_INLINE, EXTENT_UNWRITTEN = 0x1, 0x100, 0x200, 0x800
-ExtentRow = tuple[int, int, int, int]  # logical and physical place, length, all bytes; flags
+ExtentRow = tuple[int, int, int, int]  # logical offset, physical offset, length (bytes); flags
 
 
 def rows(volume: Volume, inode: Inode, start: int, length: int) -> list[ExtentRow]:
-    """The extents of a range, as the kernel tells of them: neighbours are one.
+    """Return the extents that overlap a range; adjacent ones are merged, as in the kernel.
 
     Args:
         start, length: bytes.

@@ -1,7 +1,7 @@
-"""The data of files (fs/ext4/file.c, inode.c, extents.c): reading, writing, sizes, holes.
+"""File data (fs/ext4/file.c, inode.c, extents.c): reading, writing, sizes, holes.
 
-Data goes to its place at once, and the metadata that leads to it at the next commit: what
-data=ordered means.
+Data is written to its final location at once, the metadata that refers to it at the next commit, as
+with data=ordered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ZEROS = memoryview(bytes(1 << 20))
 
 
 def read(volume: Volume, inode: Inode, offset: int, buffer: memoryview) -> int:
-    """Fill ``buffer`` with what is at ``offset``; returns the bytes read, fewer at the end."""
+    """Fill ``buffer`` from ``offset`` on; return the number of bytes, fewer at the end of file."""
     size = min(len(buffer), inode.size - offset)
     if size <= 0:
         return 0
@@ -43,15 +43,15 @@ def read(volume: Volume, inode: Inode, offset: int, buffer: memoryview) -> int:
 
 
 def most_size(volume: Volume, inode: Inode) -> int:
-    """How large a file may be, bytes."""
+    """Return the largest possible size of the file, in bytes."""
     return volume.most_blocks(inode) * volume.super.block_size
 
 
 def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
-    """Store ``data``; returns how many bytes, fewer when the filesystem is full.
+    """Write ``data``; return the number of bytes, fewer if the filesystem is full.
 
     Raises:
-        OSError: ENOSPC (nothing was stored), EFBIG, and the device's.
+        OSError: ENOSPC (nothing was written), EFBIG, or an error of the device.
     """
     volume.change()
     most = most_size(volume, inode)
@@ -65,7 +65,7 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
     try:
         while done < len(data):
             done += _write_some(volume, inode, offset + done, data[done:])
-            # The next piece may have to wait for a commit, which is to find no data behind the end.
+            # The next part may wait for a commit, which must not store blocks beyond the size.
             inode.size = max(inode.size, offset + done)
     except OSError as problem:
         if problem.errno != errno.ENOSPC or not done:
@@ -113,7 +113,7 @@ def _write_some(volume: Volume, inode: Inode, offset: int, data: memoryview) -> 
 
 
 def truncate(volume: Volume, inode: Inode, size: int) -> None:
-    """Set the size. Raises OSError EFBIG."""
+    """Set the size of a file. Raises OSError EFBIG."""
     volume.change()
     if size > most_size(volume, inode):
         raise refused(errno.EFBIG)
@@ -130,7 +130,7 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
 
 
 def _zero_within(volume: Volume, inode: Inode, offset: int, length: int) -> None:
-    """Zeros inside of one block, if it has data."""
+    """Write zeros to a part of one block, if the block has data."""
     unit = volume.super.block_size
     block, skip = divmod(offset, unit)
     for _, _, place in pieces(volume.map(inode), block, 1):
@@ -139,10 +139,10 @@ def _zero_within(volume: Volume, inode: Inode, offset: int, length: int) -> None
 
 
 def fallocate(volume: Volume, inode: Inode, mode: int, offset: int, length: int) -> None:
-    """Blocks for a range, a hole, or zeros. Raises OSError EOPNOTSUPP, EFBIG, ENOSPC."""
+    """Implement fallocate(2). Raises OSError EOPNOTSUPP, EFBIG, ENOSPC."""
     volume.change()
     known = FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE
-    mapped = not (inode.has_extents or inode.has_inline_data)  # by a block map: holes only
+    mapped = not (inode.has_extents or inode.has_inline_data)  # a block map: only holes
     if mode & ~known or (mapped and not mode & FALLOC_FL_PUNCH_HOLE):
         raise refused(errno.EOPNOTSUPP)
     if not inode.is_regular:
@@ -199,7 +199,7 @@ def _preallocate(volume: Volume, inode: Inode, offset: int, end: int) -> None:
 
 
 def seek(volume: Volume, inode: Inode, offset: int, whence: int) -> int:
-    """SEEK_DATA and SEEK_HOLE. Raises OSError ENXIO, EINVAL."""
+    """Implement SEEK_DATA and SEEK_HOLE. Raises OSError ENXIO, EINVAL."""
     if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
         raise refused(errno.EINVAL)
     if offset >= inode.size or offset < 0:

@@ -1,4 +1,4 @@
-"""ext4 as a tree that a FUSE server serves: what the kernel's VFS and its ext4 do between them."""
+"""ext4 as a tree that a FUSE server serves: the operations of the kernel's VFS layer and ext4."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from loopfs.uapi.fuse import Attr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-NAME_VALID = 1 << 20  # seconds: names change by the kernel only
+NAME_VALID = 1 << 20  # seconds: only the kernel's own requests change names
 
 
 class Ext4(OpenFiles):
     """A mounted filesystem.
 
     Args:
-        commits: None: it is for reading only.
-        atime: what reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: as relatime.
+        commits: None if the mount is read-only.
+        atime: when atime is updated: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: relatime.
 
     Attributes:
-        purpose: what a lookup is for that has found a device (LOOK, OPEN, HOLD), by the thread's
-            id and the number of the inode. It is LOOK where nobody can say.
-        making: by the ids of the processes that make a FIFO which is to be a device: S_IF* type,
-            and number as FUSE has it.
+        purpose: returns, for a thread id and the inode number of a device, the purpose of a lookup
+            that has found it: LOOK, OPEN or HOLD. LOOK if that is not known.
+        making: for ids of processes that create a FIFO which is to become a device, the S_IF* type
+            and the device number as FUSE encodes it.
     """
 
     negative_valid = NAME_VALID
@@ -47,7 +47,7 @@ class Ext4(OpenFiles):
         super().__init__(volume, commits, atime=atime)
         self._flusher: Flusher | None = None
         self._remounting = threading.Lock()
-        self._stopped = False  # for as long as it is remounted for reading only
+        self._stopped = False  # whether it is remounted read-only
         self.purpose: Callable[[int, int], int] = lambda thread, ino: LOOK
         self.making: dict[int, tuple[int, int]] = {}
         self.init_flags = uapi.FUSE_HANDLE_KILLPRIV_V2
@@ -55,7 +55,7 @@ class Ext4(OpenFiles):
             self.init_flags |= uapi.FUSE_POSIX_ACL | uapi.FUSE_DONT_MASK
 
     def start(self) -> None:
-        """Begin to commit every few seconds; the server has been made."""
+        """Start the commit thread. To be called once the server exists."""
         if self._commits is not None:
             interval = self.volume.options.commit
             self._flusher = Flusher(self._commits, self.server.lock, interval)
@@ -63,7 +63,7 @@ class Ext4(OpenFiles):
                 self.volume.protection.start(self._commits.fail)
 
     def answered(self) -> None:
-        """A transaction does not grow without bound."""
+        """Commit if the transaction has reached its size limit, or if an error requires it."""
         commits, volume = self._commits, self.volume
         if commits is None or not (commits.is_due or (volume.ends and not volume.read_only)):
             return
@@ -76,11 +76,11 @@ class Ext4(OpenFiles):
             else:
                 commits.commit()
                 self._flusher.wake()
-        except OSError as problem:  # who syncs hears of it: the volume keeps it
+        except OSError as problem:  # kept in the volume and reported by the next sync
             sys.stderr.write(f"ext4: {problem}\n")
 
     def failed(self, problem: OSError) -> None:
-        """The superblock tells of what was wrong with the image."""
+        """Record an error in the image in the superblock."""
         volume = self.volume
         if damage.is_damage(problem) and not (volume.read_only or volume.error):
             volume.note(problem)
@@ -275,17 +275,19 @@ class Ext4(OpenFiles):
     # --- by other threads ---------------------------------------------------------
 
     def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
-        """An ioctl that the kernel's VFS does not pass on to FUSE; or STAT. By any thread.
+        """Carry out STAT, or an ioctl that the kernel's VFS does not pass on to FUSE.
+
+        Can be called by any thread.
 
         Args:
-            ino: of the inode.
-            words: FS_IOC_SETFLAGS: the flags; FS_IOC_FIEMAP: start and length in bytes, and how
-                many extents at most.
+            ino: the inode number.
+            words: FS_IOC_SETFLAGS: the flags; FS_IOC_FIEMAP: start and length in bytes, and the
+                largest number of extents to return.
         Returns:
-            of FS_IOC_FIEMAP how many there are, and four numbers for each, as
-            :mod:`loopfs.ext4.fiemap` has them; of STAT mode, links, user, group, number, times.
+            FS_IOC_FIEMAP: the number of extents, then four numbers for each, as in
+            :mod:`loopfs.ext4.fiemap`; STAT: mode, link count, user, group, device number, times.
         Raises:
-            OSError: ENOENT: there is no such inode in use; what the ioctl says.
+            OSError: EUCLEAN: there is no such inode in use; the errors of the ioctl.
         """
         if command == REMOUNT:
             return (int(self.remount(read_only=bool(words[0]))),)
@@ -315,13 +317,15 @@ class Ext4(OpenFiles):
         raise refused(errno.ENOTTY)
 
     def remount(self, *, read_only: bool) -> bool:
-        """Have all in its place and write nothing any more, or go on. By any thread.
+        """Remount read-only, after everything is written to its final location, or read-write.
+
+        Can be called by any thread.
 
         Returns:
-            it was otherwise.
+            Whether the state has changed.
         Raises:
-            OSError: EROFS: it can only be read, or has had an error; EBUSY: another machine has
-                it; EINVAL, EUCLEAN as of a mount; and the device's.
+            OSError: EROFS: it can only be read, or has had an error; EBUSY: another machine has it
+                mounted; EINVAL, EUCLEAN as for a mount; or an error of the device.
         """
         volume = self.volume
         with self._remounting:
@@ -368,12 +372,14 @@ class Ext4(OpenFiles):
         self.start()
 
     def tune(self, superblock: bytes) -> bool:
-        """Take over what a tool writes to the superblock of the device. By any thread.
+        """Apply what a tool writes to the superblock of the device.
+
+        Can be called by any thread.
 
         Returns:
-            whether it is in the image; if not, the write is to be refused.
+            Whether the write is in the image; if not, it must be refused.
         Raises:
-            OSError: as the device.
+            OSError: an error of the device.
         """
         volume, device = self.volume, self.volume.device
         if volume.error or not tune.may_become(device.read(OFFSET, SIZE), superblock):
@@ -399,10 +405,10 @@ class Ext4(OpenFiles):
         if self._commits is None or self.volume.error or self._stopped:
             return
         for inode in [] if self.volume.read_only else list(self.volume.orphans):
-            self.volume.end(inode)  # or it stays an orphan; all else is written
+            self.volume.end(inode)  # if that fails it stays an orphan; all else is written
         self._commits.end()
 
 
 def _found(node: Inode) -> tuple[Inode, int]:
-    """Of a device that opens each lookup is to be seen."""
+    """Return a node and how long its name can be cached: not at all for a memory device."""
     return node, NAME_VALID if devices.name_of(node) is None else 0

@@ -1,7 +1,7 @@
 """Block groups: descriptors, bitmaps, and the search for free blocks and inodes.
 
-What fs/ext4/balloc.c, ialloc.c and mballoc.c do. In memory a bitmap is a byte for each bit: the
-search for a free run is bytes.find().
+Corresponds to fs/ext4/balloc.c, ialloc.c and mballoc.c. In memory a bitmap has one byte per bit, so
+that bytes.find() can search for a run of free blocks.
 """
 
 from __future__ import annotations
@@ -19,34 +19,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 INODE_UNINIT, BLOCK_UNINIT, INODE_ZEROED = 1, 2, 4
-MAX_RUN = 32768  # blocks: of an extent
-_MOST_BITMAPS = 512  # groups whose bitmaps are in memory, 40 KiB each with blocks of 4 KiB
+MAX_RUN = 32768  # blocks of an extent
+_MOST_BITMAPS = 512  # groups with bitmaps in memory; each takes 40 KiB with blocks of 4 KiB
 _LOW, _HIGH = struct.Struct("<IIIHHHHIHHHH"), struct.Struct("<IIIHHHHIHHI")
 _TO_BYTES = bytes(i - 48 if i in (48, 49) else 0 for i in range(256))
 _TO_TEXT = bytes(48 + (i & 1) for i in range(256))
 
 
 def expand(bits: bytes | bytearray, count: int) -> bytearray:
-    """A bitmap's first ``count`` bits as bytes of 0 and 1."""
+    """Return the first ``count`` bits of a bitmap as bytes of 0 and 1."""
     text = format(int.from_bytes(bits, "little"), f"0{len(bits) * 8}b")[::-1][:count]
     return bytearray(text.encode().translate(_TO_BYTES))
 
 
 def pack(flags: bytearray, size: int) -> bytearray:
-    """The bitmap of ``size`` bytes; bits beyond the flags are 1."""
+    """Return the bitmap of ``size`` bytes for ``flags``; the bits beyond them are 1."""
     text = bytes(flags).translate(_TO_TEXT)[::-1] or b"0"
     beyond = ((1 << size * 8) - 1) ^ ((1 << len(flags)) - 1)
     return bytearray((int(text, 2) | beyond).to_bytes(size, "little"))
 
 
 class Group:
-    """A block group, its descriptor decoded.
+    """A block group, with its descriptor decoded.
 
     Attributes:
-        block_map, inode_map: the bitmaps, once they were needed.
-        block_hint, inode_hint: below, nothing is free.
-        held: runs that are free on disk and not in ``block_map``: see :meth:`Groups.hold`.
-        blocks_changed, inodes_changed: the bitmaps, and so the descriptor, since the last commit.
+        block_map, inode_map: the bitmaps; None until they are needed.
+        block_hint, inode_hint: no block or inode below this index is free.
+        held: runs that are free on disk but not in ``block_map``: see :meth:`Groups.hold`.
+        blocks_changed, inodes_changed: whether the bitmap, and therefore the descriptor, has
+            changed since the last commit.
     """
 
     __slots__ = (
@@ -67,7 +68,7 @@ class Group:
         self.held: list[tuple[int, int]] = []
 
     def take(self, raw: bytes) -> None:
-        """From a descriptor of 32 or more bytes."""
+        """Decode a descriptor of 32 or more bytes."""
         low = _LOW.unpack_from(raw)
         high = _HIGH.unpack_from(raw, 32) if len(raw) >= 64 else (0,) * 11
         self.block_bitmap, self.inode_bitmap, self.inode_table = (
@@ -81,7 +82,7 @@ class Group:
         self.high_rest = high[7]
 
     def pack_into(self, raw: bytearray, offset: int, size: int) -> None:
-        """Write the descriptor, without its checksum."""
+        """Encode the descriptor, without its checksum."""
         places = self.block_bitmap, self.inode_bitmap, self.inode_table
         counts = self.free_blocks, self.free_inodes, self.dirs
         low = (n & 0xFFFF for n in counts)
@@ -99,20 +100,21 @@ class Groups:
     """All block groups.
 
     Attributes:
-        free_blocks, free_inodes: of the filesystem.
-        keep: blocks that only metadata may use (ext4_calculate_resv_clusters).
-        held: blocks that are free when the transactions that free them are on the disk.
+        free_blocks, free_inodes: totals of the filesystem.
+        keep: the number of blocks that only metadata can use (ext4_calculate_resv_clusters).
+        held: the number of blocks that are not available before the transactions that free them
+            are on disk.
     """
 
     def __init__(self, sb: Super, blocks: Blocks) -> None:
         self._sb = sb
         self._blocks = blocks
         self.checksummed = sb.csum or bool(sb.ro_compat & RO_COMPAT_GDT_CSUM)
-        # With block maps nothing needs more metadata than was there when it was allocated.
+        # With block maps, metadata only grows when data blocks are allocated.
         self.keep = min(sb.blocks // 50, 4096) if sb.incompat & INCOMPAT_EXTENTS else 0
         self.held = 0
-        self._changed: set[Group] = set()  # since the last commit
-        self._loaded: set[Group] = set()  # that have a bitmap in memory
+        self._changed: set[Group] = set()  # groups changed since the last commit
+        self._loaded: set[Group] = set()  # groups with a bitmap in memory
         self._most_loaded = _MOST_BITMAPS
         self.all = [self._read(number) for number in range(sb.groups)]
         self.free_blocks = sum(group.free_blocks for group in self.all)
@@ -144,9 +146,9 @@ class Groups:
         blocks.check(group.inode_bitmap)
         blocks.check(group.inode_table, sb.itable_blocks)
         if max(group.free_inodes, group.unused, group.dirs) > sb.inodes_per_group:
-            raise Damaged(f"inodes of group {number}")
+            raise Damaged(f"the inode counts are wrong in group {number}")
         if group.free_blocks > group.count:
-            raise Damaged(f"free blocks of group {number}")
+            raise Damaged(f"the count of free blocks is wrong in group {number}")
         return group
 
     def _bitmap(self, number: int, size: int, wanted: int) -> bytes:
@@ -158,7 +160,7 @@ class Groups:
         return block[:size]
 
     def block_map(self, group: Group) -> bytearray:
-        """The bitmap of blocks. Raises OSError EBADMSG, EUCLEAN."""
+        """Return the block bitmap, read if necessary. Raises OSError EBADMSG, EUCLEAN."""
         if group.block_map is None:
             self._load(group)
             sb = self._sb
@@ -177,18 +179,18 @@ class Groups:
                         raise Damaged(f"the block bitmap of group {group.number} is wrong")
                     used[at : at + count] = b"\1" * count
             if used.count(0) != group.free_blocks:
-                raise Damaged(f"the free blocks of group {group.number} are miscounted")
+                raise Damaged(f"the count of free blocks of group {group.number} is wrong")
             group.block_map = used
         return group.block_map
 
     def _load(self, group: Group) -> None:
-        """Note that a bitmap of ``group`` is in memory; drop those of others if there are many."""
+        """Register a group whose bitmap is being read; drop other bitmaps if there are too many."""
         if len(self._loaded) >= self._most_loaded:
             self.store()
             for other in [o for o in self._loaded if o is not group and not o.held]:
                 other.block_map = other.inode_map = None
                 self._loaded.discard(other)
-            # Groups with held blocks stay, and must not make every load look at all of them.
+            # Groups with held blocks stay; without this every load would examine all of them.
             self._most_loaded = _MOST_BITMAPS + len(self._loaded)
         self._loaded.add(group)
 
@@ -197,7 +199,7 @@ class Groups:
         return (group.block_bitmap, 1), (group.inode_bitmap, 1), table
 
     def inode_map(self, group: Group) -> bytearray:
-        """The bitmap of inodes. Raises OSError EBADMSG, EUCLEAN."""
+        """Return the inode bitmap, read if necessary. Raises OSError EBADMSG, EUCLEAN."""
         if group.inode_map is None:
             self._load(group)
             count = self._sb.inodes_per_group
@@ -209,22 +211,22 @@ class Groups:
                 reserved = self._sb.first_inode - 1
                 used[:reserved] = b"\1" * reserved
             if used.count(0) != group.free_inodes:
-                raise Damaged(f"the free inodes of group {group.number} are miscounted")
+                raise Damaged(f"the count of free inodes of group {group.number} is wrong")
             group.inode_map = used
         return group.inode_map
 
     def is_used(self, ino: int) -> bool:
-        """The inode bitmap has it."""
+        """Return whether an inode is marked as used in its bitmap."""
         group, index = divmod(ino - 1, self._sb.inodes_per_group)
         return bool(self.inode_map(self.all[group])[index])
 
     # --- blocks ------------------------------------------------------------------
 
     def allocate(self, goal: int, want: int, keep: int) -> tuple[int, int]:
-        """At most ``want`` blocks in a row, at ``goal`` if that is free.
+        """Allocate a run of at most ``want`` blocks, at ``goal`` if that block is free.
 
         Args:
-            keep: blocks that must stay free.
+            keep: the number of blocks that must stay free.
         Raises:
             OSError: ENOSPC; EUCLEAN, EBADMSG.
         """
@@ -236,7 +238,7 @@ class Groups:
             max(goal - self._sb.first_data_block, 0) // self._sb.blocks_per_group, len(groups) - 1
         )
         at = goal - groups[home].first
-        for whole in (True, False):  # the whole run somewhere, else any
+        for whole in (True, False):  # first a group with a run of that length, then any block
             for step in range(len(groups)):
                 group = groups[(home + step) % len(groups)]
                 if group.free_blocks < (want if whole else 1):
@@ -273,10 +275,10 @@ class Groups:
         return group.first + start, count
 
     def hold(self, number: int, count: int) -> None:
-        """Blocks are free on disk with the next commit, but given to nobody yet.
+        """Free blocks on disk with the next commit, without making them available yet.
 
         Raises:
-            OSError: EUCLEAN: some were free.
+            OSError: EUCLEAN: some of the blocks are free already.
         """
         for group, at, part in self._parts(number, count):
             used = self.block_map(group)
@@ -290,7 +292,7 @@ class Groups:
         self.held += count
 
     def let_go(self, number: int, count: int) -> None:
-        """Blocks that were held can be given away."""
+        """Make blocks available that :meth:`hold` has freed."""
         for group, at, part in self._parts(number, count):
             group.held.remove((at, part))
             self.block_map(group)[at : at + part] = bytes(part)
@@ -309,10 +311,10 @@ class Groups:
     # --- inodes ------------------------------------------------------------------
 
     def new_inode(self, parent: int, directory: bool) -> int:
-        """The number of a free inode, near that of its directory. Raises OSError ENOSPC."""
+        """Allocate an inode near its directory; return its number. Raises OSError ENOSPC."""
         per_group = self._sb.inodes_per_group
         home = (parent - 1) // per_group
-        # A directory goes where there is room for the files that will be in it, if possible.
+        # A directory goes where there is space for the files that will be in it, if possible.
         for part in (4, None) if directory else (None,):
             for group in self._from(home):
                 if not group.free_inodes:
@@ -326,12 +328,12 @@ class Groups:
         raise refused(errno.ENOSPC)
 
     def _from(self, number: int) -> Iterator[Group]:
-        """All groups, beginning with ``number``."""
+        """Yield all groups, beginning with ``number`` and wrapping around."""
         groups = self.all
         return (groups[n] for part in (range(number, len(groups)), range(number)) for n in part)
 
     def _use_inode(self, group: Group, index: int, directory: bool) -> None:
-        if group.flags & BLOCK_UNINIT:  # a group that is in use has both its bitmaps written
+        if group.flags & BLOCK_UNINIT:  # once a group is in use, both bitmaps are on disk
             self.block_map(group)
             group.blocks_changed = True
         group.flags &= ~(INODE_UNINIT | BLOCK_UNINIT)
@@ -346,7 +348,7 @@ class Groups:
         self._changed.add(group)
 
     def free_inode(self, ino: int, directory: bool) -> None:
-        """An inode is free again."""
+        """Free an inode. Raises OSError EUCLEAN: it is free already."""
         number, index = divmod(ino - 1, self._sb.inodes_per_group)
         group = self.all[number]
         used = self.inode_map(group)
@@ -363,7 +365,7 @@ class Groups:
     # --- the commit ----------------------------------------------------------------
 
     def store(self) -> None:
-        """Encode the bitmaps and descriptors that have changed."""
+        """Encode the changed bitmaps and descriptors."""
         sb, blocks = self._sb, self._blocks
         for group in sorted(self._changed, key=lambda group: group.number):
             if group.blocks_changed and group.block_map is not None:

@@ -1,4 +1,4 @@
-"""The hashes of names in a directory's index (fs/ext4/hash.c; half MD4 is from RFC 1320)."""
+"""The hash functions of a directory's index (fs/ext4/hash.c; half MD4 is from RFC 1320)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import struct
 LEGACY, HALF_MD4, TEA = 0, 1, 2
 Seed = tuple[int, int, int, int]
 _INITIAL: Seed = (0x67452301, 0xEFCDAB89, 0x98BADCFE, 0x10325476)  # RFC 1320, 3.3
-_EOF = 0x7FFFFFFF  # stands for the end of a directory
+_EOF = 0x7FFFFFFF  # reserved: marks the end of a directory
 _M = 0xFFFFFFFF
 _K2, _K3 = 0x5A827999, 0x6ED9EBA1  # square roots of 2 and 3
 _NEGATIVE = bytes(char >> 7 for char in range(256))
 _FORMATS = {4: struct.Struct(">4I"), 8: struct.Struct(">8I")}
-_DELTA = 0x9E3779B9  # of TEA
+_DELTA = 0x9E3779B9  # the constant of TEA
 
 
 def _half_md4(state: Seed, words: tuple[int, ...]) -> Seed:
@@ -59,7 +59,7 @@ def _tea(state: Seed, words: tuple[int, ...]) -> Seed:
 
 
 def _words(name: bytes, count: int, unsigned: bool) -> tuple[int, ...]:
-    """The next ``count`` words of 32 bits of a name, filled up with its length."""
+    """Return the first ``count`` 32-bit words of a name, padded with its length."""
     words = _packed(name, count, len(name) & 0xFF)
     if unsigned or name.isascii():
         return words
@@ -86,12 +86,12 @@ def _legacy(name: bytes, unsigned: bool) -> int:
 
 
 def dirhash(name: bytes, version: int, seed: Seed | None, unsigned: bool) -> int:
-    """The major hash of a name; its lowest bit is 0.
+    """Return the major hash of a name; its lowest bit is 0.
 
     Args:
         version: LEGACY, HALF_MD4 or TEA.
-        seed: s_hash_seed; None: all zeros.
-        unsigned: characters from 128 on are positive.
+        seed: s_hash_seed; None if that is all zeros.
+        unsigned: characters from 128 on are taken as positive numbers.
     """
     state = seed or _INITIAL
     if version == LEGACY:

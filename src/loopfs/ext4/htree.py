@@ -1,7 +1,7 @@
-"""The hash index of a directory (fs/ext4/namei.c, dx_*): insertion and split.
+"""The hash index of a directory (fs/ext4/namei.c, dx_*): insertion and splitting.
 
-Block 0 is the root, with the dots in front of it; nodes look like an unused entry. A name is looked
-up in memory; the index is kept for the kernel, and says where a new name goes.
+Block 0 is the root, which begins with "." and ".."; nodes look like an unused entry. Lookups use
+the names in memory; the index is maintained for the kernel, and determines where a new name goes.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from loopfs.ext4.dir import Directory
     from loopfs.ext4.volume import Volume
 
-_ROOT_ENTRIES, _NODE_ENTRIES = 32, 8  # bytes before the entries
+_ROOT_ENTRIES, _NODE_ENTRIES = 32, 8  # offset of the index entries, in bytes
 _INFO = struct.Struct("<IBBBB")  # struct dx_root_info, at 24
-_COUNT = struct.Struct("<HH")  # limit, count: in the hash of the first entry
+_COUNT = struct.Struct("<HH")  # limit and count, in place of the first entry's hash
 _ENTRY = struct.Struct("<II")
 
 
-Rows = tuple[list[int], list[int]]  # of a block of the index: hashes, and blocks
+Rows = tuple[list[int], list[int]]  # an index block: its hashes, and the blocks they lead to
 
 
 class Frame(NamedTuple):
-    """A block of the index on the way to a leaf.
+    """An index block on the path to a leaf.
 
     Attributes:
-        number: of the block in the directory.
-        at: which entry leads on.
+        number: the index of the block in the directory.
+        at: the position of the entry that leads to the next block.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Frame(NamedTuple):
 
 
 def is_node(block: bytearray, number: int, size: int) -> bool:
-    """Block ``number`` of an indexed directory is a part of its index."""
+    """Return whether block ``number`` of an indexed directory is part of the index."""
     ino, record = struct.unpack_from("<IH", block)
     return number == 0 or (ino == 0 and record in (size, 0, 65535))
 
@@ -60,7 +60,7 @@ def _most(volume: Volume, number: int) -> int:
 
 
 def _sum(seed: int, block: bytearray, head: int) -> tuple[int, int]:
-    """The checksum of a block of the index, and its place."""
+    """Return the checksum of an index block, and its offset."""
     most, count = _COUNT.unpack_from(block, head)
     tail = head + most * 8
     if tail + 8 > len(block) or count > most:
@@ -70,7 +70,7 @@ def _sum(seed: int, block: bytearray, head: int) -> tuple[int, int]:
 
 
 def check_sum(volume: Volume, inode: Inode, block: bytearray, number: int) -> None:
-    """Raise OSError EBADMSG, EUCLEAN if a block of the index is wrong."""
+    """Check the checksum of an index block. Raises OSError EBADMSG, EUCLEAN."""
     if not volume.super.csum:
         return
     value, place = _sum(inode.seed, block, _head(number))
@@ -79,7 +79,7 @@ def check_sum(volume: Volume, inode: Inode, block: bytearray, number: int) -> No
 
 
 def dirty(volume: Volume, inode: Inode, place: int) -> None:
-    """A block of the index, at ``place`` on disk, has changed."""
+    """Mark the index block ``place`` (its number on disk) as changed."""
     block = volume.blocks.get(place)
     if volume.super.csum:
         value, at = _sum(inode.seed, block, _head(0 if _is_root(block) else 1))
@@ -93,7 +93,7 @@ def _is_root(block: bytearray) -> bool:
 
 
 class _Index:
-    """The index of a directory at work."""
+    """The index of a directory, for an insertion."""
 
     def __init__(self, volume: Volume, inode: Inode) -> None:
         self.volume, self.inode = volume, inode
@@ -102,12 +102,12 @@ class _Index:
         _, self.version, length, self.levels, flags = info
         most = 3 if volume.super.incompat & INCOMPAT_LARGEDIR else 2
         if length != 8 or flags & 1 or self.version > TEA or self.levels >= most:
-            raise Damaged(f"the index of directory {inode.ino}", inode.ino)
+            raise Damaged(f"the index is invalid in directory {inode.ino}", inode.ino)
         self.most_levels = most
 
     def block(self, number: int) -> bytearray:
         if not 0 <= number < len(self.found.blocks):
-            raise Damaged(f"the index of directory {self.inode.ino}", self.inode.ino)
+            raise Damaged(f"the index is invalid in directory {self.inode.ino}", self.inode.ino)
         return self.volume.blocks.get(self.found.blocks[number])
 
     def hash(self, name: bytes) -> int:
@@ -119,7 +119,7 @@ class _Index:
         return value
 
     def entries(self, number: int) -> Rows:
-        """A block of the index; the first hash is 0."""
+        """Return the entries of an index block; the first hash is taken as 0."""
         rows = self.found.index.get(number)
         if rows is None:
             rows = self.found.index[number] = self._load(number)
@@ -129,11 +129,11 @@ class _Index:
         block, head = self.block(number), _head(number)
         most, count = _COUNT.unpack_from(block, head)
         if not 1 <= count <= most or most != _most(self.volume, number):
-            raise Damaged(f"the index of directory {self.inode.ino}", self.inode.ino)
+            raise Damaged(f"the index is invalid in directory {self.inode.ino}", self.inode.ino)
         pairs = list(_ENTRY.iter_unpack(block[head : head + count * 8]))
         hashes = [0, *(value for value, _ in pairs[1:])]
         if any(a > b for a, b in pairwise(hashes)):
-            raise Damaged(f"the index of directory {self.inode.ino} is in disorder", self.inode.ino)
+            raise Damaged(f"the index of directory {self.inode.ino} is not sorted", self.inode.ino)
         return hashes, [child & 0x0FFFFFFF for _, child in pairs]
 
     def store(self, number: int, rows: Rows) -> None:
@@ -145,13 +145,13 @@ class _Index:
         dirty(self.volume, self.inode, self.found.blocks[number])
 
     def walk(self, value: int) -> tuple[list[Frame], int]:
-        """The way to the leaf of a hash."""
+        """Return the path to the leaf of a hash, and the leaf."""
         frames: list[Frame] = []
         number = 0
         for _ in range(self.levels + 1):
             if any(frame.number == number for frame in frames):
                 raise Damaged(
-                    f"the index of directory {self.inode.ino} goes in a circle", self.inode.ino
+                    f"the index of directory {self.inode.ino} contains a loop", self.inode.ino
                 )
             hashes, children = self.entries(number)
             at = bisect_right(hashes, value) - 1
@@ -160,12 +160,12 @@ class _Index:
         inner = is_node(self.block(number), number, self.volume.super.block_size)
         if number == 0 or (inner and self.volume.super.csum):
             raise Damaged(
-                f"the index of directory {self.inode.ino} leads to no leaf", self.inode.ino
+                f"the index of directory {self.inode.ino} refers to no leaf", self.inode.ino
             )
         return frames, number
 
     def new_node(self) -> int:
-        """A block for the index. Raises OSError ENOSPC."""
+        """Append a block for the index, and return its number. Raises OSError ENOSPC."""
         number, block = directories.new_block(self.volume, self.inode, self.found)
         size = self.volume.super.block_size
         block[:] = bytes(size)
@@ -175,14 +175,14 @@ class _Index:
         return number
 
     def split_leaf(self, frames: list[Frame], number: int, value: int) -> int:
-        """Half of a leaf moves to a new one; returns the leaf that ``value`` belongs to."""
+        """Move half of a leaf to a new one; return the leaf that ``value`` belongs to."""
         names, size = self.found.names, self.volume.super.block_size
         rows = []
         for name, (_, _, place) in _in_block(self.volume, self.found, number):
             rows.append((self.hash(name), place, name))
         rows.sort()
         if len(rows) < 2:
-            raise Damaged(f"a leaf of directory {self.inode.ino}", self.inode.ino)
+            raise Damaged(f"a leaf is invalid in directory {self.inode.ino}", self.inode.ino)
         cut = _middle([8 + len(name) + 3 & ~3 for _, _, name in rows])
         first = rows[cut][0]
         continued = first == rows[cut - 1][0]
@@ -195,7 +195,7 @@ class _Index:
         return other if value >= first else number
 
     def insert(self, frames: list[Frame], value: int, child: int) -> None:
-        """An entry behind that of the last frame, which has room."""
+        """Insert an entry after that of the last frame, whose block must have space for it."""
         last = frames[-1]
         hashes, children = self.entries(last.number)
         hashes.insert(last.at + 1, value)
@@ -203,8 +203,10 @@ class _Index:
         self.store(last.number, (hashes, children))
 
     def make_room(self, frames: list[Frame]) -> bool:
-        """Have room for an entry in the last frame; True if the way is another now.
+        """Make space for an entry in the last frame.
 
+        Returns:
+            Whether the index has changed, so that the path must be looked up again.
         Raises:
             OSError: ENOSPC: the index is full.
         """
@@ -229,7 +231,7 @@ class _Index:
         return len(self.entries(number)[0]) >= _most(self.volume, number)
 
     def grow(self) -> None:
-        """One more level: the root's entries move to a node."""
+        """Add a level: move the entries of the root to a new node."""
         if self.levels + 1 >= self.most_levels:
             raise refused(errno.ENOSPC)
         rows = self.entries(0)
@@ -241,7 +243,7 @@ class _Index:
 
 
 def _middle(sizes: list[int]) -> int:
-    """Where to cut, so that both halves are about as large; neither is empty."""
+    """Return where to cut a list so that both halves have similar sizes and neither is empty."""
     half, total = sum(sizes) // 2, 0
     for at, size in enumerate(sizes):
         total += size
@@ -273,7 +275,7 @@ def _fill(
     entries: list[tuple[bytes, int, int]],
     size: int,
 ) -> None:
-    """Write a leaf anew."""
+    """Write a leaf with these entries."""
     place = found.blocks[number]
     block = volume.blocks.get(place)
     block[:] = bytes(size)
@@ -293,7 +295,7 @@ def _fill(
 
 
 def make(volume: Volume, inode: Inode) -> None:
-    """Give a directory of one block an index. Raises OSError ENOSPC."""
+    """Add an index to a directory that has one block. Raises OSError ENOSPC."""
     found, size = directories.load(volume, inode), volume.super.block_size
     entries = [(name, ino, kind) for name, (ino, kind, _) in found.names.items()]
     number, _ = directories.new_block(volume, inode, found)
@@ -313,7 +315,7 @@ def make(volume: Volume, inode: Inode) -> None:
 
 
 def add(volume: Volume, inode: Inode, name: bytes, ino: int, kind: int) -> None:
-    """A name that is not there. Raises OSError ENOSPC, EUCLEAN."""
+    """Add an entry that does not exist. Raises OSError ENOSPC, EUCLEAN."""
     index = _Index(volume, inode)
     value = index.hash(name)
     need = directories.space(len(name))

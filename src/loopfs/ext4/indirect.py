@@ -1,4 +1,4 @@
-"""Block maps on disk (fs/ext4/indirect.c): the files of ext2 and ext3."""
+"""Block maps on disk (fs/ext4/indirect.c): the mapping used by ext2 and ext3."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from loopfs.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from loopfs.ext4.volume import Volume
 
-DIRECT = 12  # blocks whose numbers are in the inode
+DIRECT = 12  # the number of blocks that the inode maps directly
 DEPTHS = (1, 2, 3)
 
 
 def most_blocks(block_size: int, *, huge: bool) -> int:
-    """Of a file; with its indirect blocks it is counted in 32 bits of sectors, or in 48 of blocks.
+    """Return the largest possible size of a file, in blocks.
+
+    The data and the indirect blocks together must fit into i_blocks: 32 bits of sectors, or 48 bits
+    of blocks.
 
     Args:
         huge: the filesystem has huge_file (ext4_max_bitmap_size).
@@ -40,12 +43,12 @@ def _span(per: int, depth: int) -> int:
 
 
 def _bases(per: int) -> tuple[int, int, int]:
-    """The first block that the indirect block of each depth maps."""
+    """Return the first block that the top indirect block of each depth maps."""
     return DIRECT, DIRECT + per, DIRECT + per + per * per
 
 
 def load(volume: Volume, inode: Inode) -> None:
-    """Fill ``inode.map`` and ``inode.indirect``. Raises OSError EUCLEAN."""
+    """Read the map into ``inode.map`` and ``inode.indirect``. Raises OSError EUCLEAN."""
     extents: list[Extent] = []
     seen: set[int] = set()
     numbers = struct.unpack("<15I", inode.block)
@@ -76,7 +79,7 @@ def _load(
 ) -> None:
     per = volume.super.block_size // 4
     if volume.blocks.check(place) in seen:
-        raise Damaged(f"the block map of inode {inode.ino} goes in a circle", inode.ino)
+        raise Damaged(f"the block map of inode {inode.ino} contains a loop", inode.ino)
     seen.add(place)
     _know(inode)[depth, first] = place
     numbers = struct.unpack(f"<{per}I", volume.blocks.get(place))
@@ -105,7 +108,7 @@ def _append(volume: Volume, extents: list[Extent], block: int, place: int) -> No
 
 
 def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
-    """The indirect blocks of a map: their depths and the first blocks that they map."""
+    """Return the indirect blocks that a map needs: depth, and first block that each maps."""
     needed = set()
     bases = _bases(per)
     for block, count, _, _ in extents:
@@ -122,10 +125,10 @@ def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
 
 
 def fit_nodes(volume: Volume, inode: Inode) -> None:
-    """Have the indirect blocks that the map needs.
+    """Allocate or release indirect blocks, so that the map has those that it needs.
 
     Raises:
-        OSError: ENOSPC; then it has those that it had.
+        OSError: ENOSPC; then the map has the same blocks as before.
     """
     extents = inode.map
     assert extents is not None
@@ -153,7 +156,7 @@ def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> N
 
 
 def store(volume: Volume, inode: Inode) -> None:
-    """Encode the map: blocks that stay as they are are not written."""
+    """Encode the map; a block whose contents stay the same is not written."""
     extents, indirect = inode.map, inode.indirect or {}
     assert extents is not None
     per = volume.super.block_size // 4

@@ -1,4 +1,4 @@
-"""Data inside of inodes (fs/ext4/inline.c): read, and given blocks before it changes."""
+"""Data in inodes (fs/ext4/inline.c): it is read there, and moved to blocks before it changes."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ if TYPE_CHECKING:
     from loopfs.ext4.dir import Directory
 
 _FIRST = 60  # bytes in i_block
-_PARENT = 4  # bytes of a directory's i_block: what ".." is
+_PARENT = 4  # bytes of a directory's i_block that hold the inode number of ".."
 
 
 def content(volume: Volume, inode: Inode) -> bytes:
-    """The data, ``inode.size`` bytes. Raises OSError EUCLEAN."""
+    """Return the data, ``inode.size`` bytes. Raises OSError EUCLEAN."""
     more = xattr.data(volume, inode)
     if inode.size > _FIRST + len(more):
-        raise Damaged(f"inode {inode.ino} has {inode.size} bytes inline", inode.ino)
+        raise Damaged(f"inode {inode.ino} has an inline size of {inode.size} bytes", inode.ino)
     return (inode.block + more)[: inode.size]
 
 
 def load_directory(volume: Volume, inode: Inode) -> Directory:
-    """What is in a directory. Raises OSError EUCLEAN."""
+    """Return the contents of an inline directory. Raises OSError EUCLEAN."""
     data = inode.block + xattr.data(volume, inode)
     (parent,) = struct.unpack_from("<I", data)
     found = directories.Directory(parent)
     if inode.size > len(data):
-        raise Damaged(f"directory {inode.ino} has {inode.size} bytes inline", inode.ino)
+        raise Damaged(f"directory {inode.ino} has an inline size of {inode.size} bytes", inode.ino)
     first, rest = bytearray(data[_PARENT:_FIRST]), bytearray(data[_FIRST : inode.size])
     directories.parse(volume, inode, found, first, _PARENT, len(first))
     directories.parse(volume, inode, found, rest, _FIRST, len(rest))
@@ -41,7 +41,7 @@ def load_directory(volume: Volume, inode: Inode) -> Directory:
 
 
 def change_entry(volume: Volume, inode: Inode, place: int, ino: int, kind: int) -> None:
-    """The entry at ``place`` is another inode's; 0: it is unused. It stays inline."""
+    """Make the entry at ``place`` refer to inode ``ino`` (0: make it unused); it stays inline."""
     number = struct.pack("<I", ino)
     typed = bytes([kind]) if ino and volume.super.incompat & INCOMPAT_FILETYPE else b""
     for at, part in ((place, number), (place + 7, typed)):
@@ -53,13 +53,13 @@ def change_entry(volume: Volume, inode: Inode, place: int, ino: int, kind: int) 
 
 
 def change_parent(volume: Volume, inode: Inode, parent: int) -> None:
-    """What ".." is; it stays inline."""
+    """Change the inode number of ".."; the directory stays inline."""
     inode.block = struct.pack("<I", parent) + inode.block[_PARENT:]
     volume.touch(inode)
 
 
 def _leave(volume: Volume, inode: Inode) -> None:
-    """It has no inline data any more, and no blocks yet."""
+    """Remove the inline data. The inode has no blocks yet afterwards."""
     attributes = xattr.load(volume, inode)
     if attributes.pop(xattr.DATA, None) is not None:
         inode.xattrs_changed = True
@@ -74,7 +74,7 @@ def _leave(volume: Volume, inode: Inode) -> None:
 
 
 def convert_file(volume: Volume, inode: Inode) -> None:
-    """Give a file blocks. Raises OSError ENOSPC, EUCLEAN."""
+    """Move a file's inline data to a block. Raises OSError ENOSPC, EUCLEAN."""
     data, size = content(volume, inode), volume.super.block_size
     group = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group]
     run = volume.allocate(group.first, 1) if data else None
@@ -90,7 +90,7 @@ def convert_file(volume: Volume, inode: Inode) -> None:
 
 
 def convert_directory(volume: Volume, inode: Inode) -> None:
-    """Give a directory a block. Raises OSError ENOSPC, EUCLEAN."""
+    """Move an inline directory to a block. Raises OSError ENOSPC, EUCLEAN."""
     found, size = directories.load(volume, inode), volume.super.block_size
     limit = directories.limit(volume)
     group = volume.groups.all[(inode.ino - 1) // volume.super.inodes_per_group]

@@ -1,4 +1,4 @@
-"""Inodes: in memory and as they are on disk (fs/ext4/inode.c: ext4_iget, ext4_do_update_inode)."""
+"""Inodes in memory and on disk (fs/ext4/inode.c: ext4_iget, ext4_do_update_inode)."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ FL_DAX = 0x2000000
 FL_ENCRYPT, FL_VERITY, FL_CASEFOLD = 0x800, 0x100000, 0x40000000
 FL_INHERITED = 0x8 | 0x2 | 0x4 | 0x1 | FL_NODUMP | FL_NOATIME | FL_DIRSYNC | FL_PROJINHERIT | FL_DAX
 FL_REGULAR = ~(FL_DIRSYNC | FL_TOPDIR | FL_PROJINHERIT)
-FL_OTHER = FL_NODUMP | FL_NOATIME  # of what is neither a file nor a directory
+FL_OTHER = FL_NODUMP | FL_NOATIME  # for what is neither a regular file nor a directory
 
 _BASE = struct.Struct("<HHIIIIIHHIII60sIIIIHHHHHH")
 _EXTRA = struct.Struct("<HHIIIII")
 _SECOND = 1_000_000_000
 GOOD_OLD_SIZE = 128
 
-Extent = tuple[int, int, int, bool]  # first block of the file, blocks, first on disk, unwritten
+Extent = tuple[int, int, int, bool]  # first block of file, count, first on disk, unwritten
 
 
 class Inode:
-    """A file, directory or anything else; the same object for as long as it is held.
+    """An inode in memory: there is one object for each inode, while it is in use.
 
     Attributes:
         atime, mtime, ctime: nanoseconds since the epoch.
-        sectors: of 512 bytes, those of the map's own blocks and of attributes with them.
+        sectors: the count of 512-byte sectors, including metadata blocks and attribute blocks.
         block: i_block, 60 bytes.
-        extra: what follows the first 128 bytes.
-        dtime: when it was removed (seconds), or the next of the list of orphans.
-        map: where its blocks are, sorted, once it was needed; changes are stored at a commit.
-        nodes: blocks of the tree of extents.
-        indirect: blocks of a block map, by their depth and the first block that they map; None: it
-            has none.
-        xattrs: the attributes, once they were needed.
-        known: by how many node ids the kernel knows it.
+        extra: the bytes that follow the first 128.
+        dtime: the time of deletion (seconds), or the next inode of the orphan list.
+        map: the extents, sorted; None until they are needed. Changes are stored by a commit.
+        nodes: blocks of the extent tree.
+        indirect: blocks of a block map, by their depth and the first block that they map; None if
+            there are none.
+        xattrs: the extended attributes; None until they are needed.
+        known: the number of node ids by which the kernel refers to it.
     """
 
     __slots__ = (
@@ -100,35 +100,35 @@ class Inode:
 
     @property
     def is_fast_link(self) -> bool:
-        """A symbolic link whose target is in the inode."""
+        """Whether this is a symbolic link whose target is in the inode."""
         return self.is_link and not self.has_extents and self.size < 60
 
     def check_readable(self) -> None:
-        """Raise OSError EOPNOTSUPP where what it holds is not as it is on the disk.
+        """Check that the contents can be read. Raises OSError EOPNOTSUPP.
 
-        It is encrypted, a directory whose names have no case, or a file to be verified.
+        They cannot if the inode is encrypted, a casefolded directory, or a verity file.
         """
         if self.flags & (FL_ENCRYPT | FL_VERITY) or (self.is_dir and self.flags & FL_CASEFOLD):
             raise refused(errno.EOPNOTSUPP)
 
     def check_changes(self) -> None:
-        """Raise OSError EPERM where the data can never change (fs/verity)."""
+        """Check that the data can be changed. Raises OSError EPERM (fs/verity), EOPNOTSUPP."""
         if self.flags & FL_VERITY:
             raise refused(errno.EPERM)
         self.check_readable()
 
     def count(self, sectors: int) -> None:
-        """It has so many more; an image that counts too few has none at last."""
+        """Add to the count of sectors. It cannot become negative, even if it is wrong on disk."""
         self.sectors = max(self.sectors + sectors, 0)
 
     def compute_seed(self, seed: int) -> None:
-        """The seed of the checksums of all that belongs to it."""
+        """Compute the seed of the checksums of the inode and its metadata blocks."""
         self.seed = crc32c(seed, struct.pack("<II", self.ino, self.generation))
 
     # --- on disk ----------------------------------------------------------------------
 
     def take(self, raw: bytes, block_size: int) -> None:
-        """From its bytes. Raises OSError EUCLEAN."""
+        """Decode an inode from its bytes. Raises OSError EUCLEAN."""
         mode, uid, size, at, ct, mt, dtime, gid, nlink, sectors, flags, version, *rest = (
             _BASE.unpack_from(raw)
         )
@@ -153,7 +153,7 @@ class Inode:
         if extra >= 16:
             _, _, cx, mx, ax, _, _ = _EXTRA.unpack_from(self.extra)
         self.mtime = _time(mt, mx)
-        # Mostly they are the same, which is to take no more memory.
+        # The three times are usually equal; sharing one object saves memory.
         self.ctime = self.mtime if (ct, cx) == (mt, mx) else _time(ct, cx)
         self.atime = self.mtime if (at, ax) == (mt, mx) else _time(at, ax)
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
@@ -165,7 +165,7 @@ class Inode:
     def pack_into(
         self, raw: bytearray, offset: int, size: int, csum: bool, block_size: int
     ) -> None:
-        """Write its ``size`` bytes."""
+        """Encode the inode into ``size`` bytes."""
         at, ax = _disk_time(self.atime, bool(self.extra))
         mt, mx = _disk_time(self.mtime, bool(self.extra))
         ct, cx = _disk_time(self.ctime, bool(self.extra))
@@ -192,7 +192,7 @@ class Inode:
                 struct.pack_into("<H", raw, offset + 130, value >> 16)
 
     def check_sum(self, raw: bytes) -> None:
-        """Raise OSError EBADMSG if the checksum in ``raw`` is wrong."""
+        """Check the checksum in ``raw``. Raises OSError EBADMSG."""
         bare = bytearray(raw)
         wanted = raw[124] | raw[125] << 8
         bare[124:126] = b"\0\0"
@@ -205,7 +205,7 @@ class Inode:
             raise BadChecksum(f"the checksum of inode {self.ino} is wrong", self.ino)
 
     def set_crtime(self, now: int, want_extra: int) -> None:
-        """Of a new inode: how much of the extra fields it has, and when it was made."""
+        """Set i_extra_isize and the creation time of a new inode."""
         if self.extra:
             struct.pack_into("<H", self.extra, 0, min(want_extra, len(self.extra)))
             if self.extra_size >= 24:
@@ -213,14 +213,14 @@ class Inode:
 
     @property
     def crtime(self) -> int | None:
-        """When it was made, nanoseconds; None where there is no room for it."""
+        """The creation time in nanoseconds, or None if the inode has no space for it."""
         if self.extra_size < 24:
             return None
         seconds, extra = struct.unpack_from("<II", self.extra, 16)
         return _time(seconds, extra)
 
     def set_rdev(self, rdev: int) -> None:
-        """A device's number, as stat(2) of FUSE has it (new_encode_dev)."""
+        """Set the device number, given as in FUSE's attributes (new_encode_dev)."""
         self.rdev = rdev
         major, minor = rdev >> 8 & 0xFFF, rdev & 0xFF | rdev >> 12 & 0xFFF00
         old = major < 256 and minor < 256
@@ -243,11 +243,11 @@ def _disk_time(time: int, extra: bool) -> tuple[int, int]:
 
 
 def clamped(time: int, extra: bool) -> int:
-    """A time as the disk can hold it."""
+    """Return a time in the range that the disk format can hold."""
     return _time(*_disk_time(time, extra)) if extra else _time(_disk_time(time, False)[0], 0)
 
 
 def check_number(ino: int, first: int, count: int) -> None:
-    """Raise OSError EUCLEAN if a directory cannot hold inode ``ino``."""
+    """Check that a directory entry can refer to inode ``ino``. Raises OSError EUCLEAN."""
     if ino != ROOT_INO and not first <= ino <= count:
         raise Damaged(f"inode {ino} cannot have a name", ino)

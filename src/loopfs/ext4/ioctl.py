@@ -1,4 +1,4 @@
-"""ioctls of files (linux/fs.h): flags, the label and the UUID, trimming."""
+"""ioctls of files (linux/fs.h): flags, the label and the UUID, FITRIM."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXT4_IOC_RESIZE_FS = 0x40086610
 
 _NOT_WITH_DAX = 0x100000 | 0x800 | 0x4000 | FL_INLINE_DATA
 _VISIBLE = 0x725BDFFF  # EXT4_FL_USER_VISIBLE
-_REFUSED = 0x4000 | 0x80000 | 0x40000000  # data=journal, another kind of map, casefold
+_REFUSED = 0x4000 | 0x80000 | 0x40000000  # data=journal, extents, casefold
 _MODIFIABLE = 0x624BC0FF & ~_REFUSED  # EXT4_FL_USER_MODIFIABLE
 _XFLAGS = {
     0x10: 0x8,
@@ -38,12 +38,16 @@ _LABEL_MAX, _FSLABEL_MAX = 16, 256
 
 
 def get_flags(inode: Inode) -> int:
-    """What lsattr(1) shows."""
+    """Return the flags as FS_IOC_GETFLAGS does (lsattr(1))."""
     return inode.flags & _VISIBLE
 
 
 def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
-    """chattr(1). Raises OSError EOPNOTSUPP, EROFS; rights were checked by the kernel."""
+    """Set the flags (chattr(1)). The kernel has checked permissions.
+
+    Raises:
+        OSError: EOPNOTSUPP, EROFS.
+    """
     volume.change()
     if flags & ~_VISIBLE or (flags ^ inode.flags) & _REFUSED:
         raise refused(errno.EOPNOTSUPP)
@@ -58,13 +62,13 @@ def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
 
 
 def get_fsxattr(inode: Inode) -> bytes:
-    """struct fsxattr; there are no projects."""
+    """Return a struct fsxattr. Project quotas are not supported."""
     value = sum(bit for flag, bit in _XFLAGS.items() if inode.flags & flag)
     return _FSXATTR.pack(value, 0, 0, 0, 0)
 
 
 def set_fsxattr(volume: Volume, inode: Inode, data: bytes) -> None:
-    """Raises OSError EOPNOTSUPP: a project, or an extent size."""
+    """Apply a struct fsxattr. Raises OSError EOPNOTSUPP for a project or an extent size."""
     value, extsize, _, project, _ = _FSXATTR.unpack_from(data)
     if project or extsize or value & ~sum(_XFLAGS.values()):
         raise refused(errno.EOPNOTSUPP)
@@ -73,17 +77,17 @@ def set_fsxattr(volume: Volume, inode: Inode, data: bytes) -> None:
 
 
 def get_label(volume: Volume) -> bytes:
-    """FS_IOC_GETFSLABEL."""
+    """Implement FS_IOC_GETFSLABEL."""
     return bytes(volume.super.raw[120 : 120 + _LABEL_MAX]).ljust(_FSLABEL_MAX, b"\0")
 
 
 def get_uuid(volume: Volume) -> bytes:
-    """struct fsuuid2."""
+    """Return a struct fsuuid2."""
     return b"\x10" + volume.super.uuid
 
 
 def set_label(volume: Volume, data: bytes) -> None:
-    """FS_IOC_SETFSLABEL: with the next commit. Raises OSError EINVAL: it is too long."""
+    """Implement FS_IOC_SETFSLABEL, with the next commit. Raises OSError EINVAL: too long."""
     volume.change()
     name = data.partition(b"\0")[0]
     if len(name) > _LABEL_MAX:
@@ -92,10 +96,12 @@ def set_label(volume: Volume, data: bytes) -> None:
 
 
 def trim(volume: Volume, data: bytes) -> bytes:
-    """FITRIM: discard what is free; struct fstrim_range with the bytes that were.
+    """Implement FITRIM: discard free blocks.
 
+    Returns:
+        struct fstrim_range, with the number of bytes discarded.
     Raises:
-        OSError: EINVAL, a range outside of the filesystem; EOPNOTSUPP.
+        OSError: EINVAL: the range is outside of the filesystem; EOPNOTSUPP.
     """
     start, length, least = _RANGE.unpack(data)
     sb = volume.super

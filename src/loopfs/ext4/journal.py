@@ -1,8 +1,9 @@
-"""The log of jbd2, for its writer (fs/jbd2; Documentation/filesystems/ext4/journal.rst).
+"""Writing the journal (fs/jbd2; Documentation/filesystems/ext4/journal.rst).
 
-A commit is appended; its blocks are then written where they belong. When the log is full, or a
-block that it holds may be used for data, all is synced and the log begins anew: so nothing needs to
-be revoked. :mod:`~loopfs.ext4.recovery` replays what others, or a crash of ours, have left.
+A commit appends a transaction; afterwards its blocks are written to their final locations. When the
+journal is full, or when a block that it holds may be reused for data, everything is flushed and the
+journal starts empty, so that no revoke records are needed. :mod:`~loopfs.ext4.recovery` replays a
+journal that another driver or a crash has left.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Transaction(NamedTuple):
     """What one commit writes.
 
     Args:
-        numbers: of its blocks, ascending.
+        numbers: the numbers of its blocks, ascending.
         blocks: their contents.
-        freed: runs of blocks that are free after it.
-        names: those of the blocks that directories have: without a log they are written last.
+        freed: runs of blocks that it frees.
+        names: numbers of the directory blocks; without a journal these are written last.
     """
 
     numbers: list[int]
@@ -47,12 +48,12 @@ class Transaction(NamedTuple):
 
 
 class JournalSuper:
-    """The log's superblock.
+    """The journal's superblock.
 
     Args:
-        places: where the blocks of the log are.
+        places: the numbers on disk of the journal's blocks.
     Raises:
-        OSError: EUCLEAN, EINVAL with a sentence.
+        OSError: EUCLEAN; EINVAL with a sentence.
     """
 
     def __init__(self, device: Device, sb: Super, places: list[int]) -> None:
@@ -66,39 +67,39 @@ class JournalSuper:
             struct.unpack_from(">8I", self.raw)
         )
         if magic != MAGIC or self.kind not in (SUPER_V1, SUPER_V2) or size != sb.block_size:
-            raise Damaged("the journal's superblock")
+            raise Damaged("the journal's superblock is invalid")
         if not 0 < self.first < length or length > len(places) or length - self.first < 16:
-            raise Damaged("the journal's size")
+            raise Damaged("the size of the journal is wrong")
         self.end = length
         self.compat, self.incompat, self.ro_compat = (
             struct.unpack_from(">III", self.raw, 36) if self.kind == SUPER_V2 else (0, 0, 0)
         )
         if self.incompat & ~INCOMPAT_KNOWN or self.ro_compat:
-            raise invalid("the journal has features that are not known")
+            raise invalid("the journal has features that are not supported")
         if self.start and not self.first <= self.start < self.end:
-            raise Damaged("the journal's start")
+            raise Damaged("the start of the journal is wrong")
         if self.is_checksummed and self.checksum() != struct.unpack_from(">I", self.raw, 0xFC)[0]:
-            raise Damaged("the checksum of the journal's superblock")
+            raise Damaged("the checksum of the journal's superblock is wrong")
         self.seed = crc32c(0xFFFFFFFF, self.raw[48:64])
 
     @property
     def is_checksummed(self) -> bool:
-        """Versions 2 and 3 of its checksums."""
+        """Whether the journal has checksums of version 2 or 3."""
         return bool(self.incompat & (INCOMPAT_CSUM_V2 | INCOMPAT_CSUM_V3))
 
     def checksum(self) -> int:
-        """That of the superblock itself."""
+        """Return the checksum of the superblock itself."""
         return crc32c(0xFFFFFFFF, self.raw[:0xFC] + bytes(4) + self.raw[0x100:])
 
     def write(self, sequence: int, start: int) -> None:
-        """Where the log begins, 0: it is empty."""
+        """Write the superblock, with the first block of the log in ``start``; 0: it is empty."""
         struct.pack_into(">II", self.raw, 24, sequence, start)
         if self.is_checksummed:
             struct.pack_into(">I", self.raw, 0xFC, self.checksum())
         self._device.write(self.places[0] * self.block_size, self.raw)
 
     def take_features(self, sb: Super) -> None:
-        """An empty log may have any features: those of the filesystem."""
+        """Set the features that suit the filesystem. The journal must be empty."""
         self.incompat = (INCOMPAT_64BIT if sb.is_64bit else 0) | (
             INCOMPAT_CSUM_V3 if sb.csum else 0
         )
@@ -111,11 +112,11 @@ class JournalSuper:
 
 
 class Journal:
-    """The log at work; its owner sees to the order of what else is written.
+    """The journal of a mounted filesystem. The caller orders the other writes.
 
     Attributes:
-        logged: the blocks that its live part holds.
-        most: blocks that one transaction should have at most.
+        logged: the blocks in transactions that a replay would write.
+        most: the number of blocks that one transaction should not exceed.
     """
 
     def __init__(self, device: Device, sb: Super, header: JournalSuper) -> None:
@@ -135,25 +136,25 @@ class Journal:
         return count + -(-count // per) + 1
 
     def fits(self, count: int) -> bool:
-        """A transaction of ``count`` blocks goes into an empty log."""
+        """Return whether a transaction of ``count`` blocks fits into the empty journal."""
         return bool(self._needed(count) <= self._header.end - self._header.first)
 
     def has_room(self, count: int) -> bool:
-        """It goes behind what is there."""
+        """Return whether a transaction of ``count`` blocks fits behind those in the journal."""
         return bool((self._head or self._header.first) + self._needed(count) <= self._header.end)
 
     def append(self, transaction: Transaction) -> None:
-        """Write a transaction; it counts once the device is synced."""
+        """Write a transaction; it is committed when the device is flushed."""
         header, tid = self._header, self._sequence
         at = self._head or header.first
         blocks = self._encode(transaction, tid)
         places = header.places[at : at + len(blocks)]
         last = bytes(blocks[-1])
-        # The commit's block is all zeros first: of what changes then, a part is the whole.
+        # The commit block is zeros at first; then only its first bytes change, in one sector.
         blocks[-1] = bytes(self._size)
         for begin, end in _ascending(places):
             write_blocks(self._device, self._size, places[begin:end], blocks[begin:end])
-        # Replay stops at a block whose checksum is wrong, and the filesystem is not mounted.
+        # Otherwise a replay may find the commit block and a block with a wrong checksum; it fails.
         self._device.barrier()
         self._device.write(places[-1] * self._size, last[:_COMMIT_SIZE])
         if not self._head:
@@ -208,7 +209,7 @@ class Journal:
                 struct.pack_into(">I", block, at + 8, high)
 
     def clear(self) -> None:
-        """All that it holds is on the disk where it belongs: it begins anew."""
+        """Empty the journal. All its blocks must have been written to their final locations."""
         if self._head:
             self._device.barrier()
             self._head = 0
@@ -218,6 +219,6 @@ class Journal:
 
 
 def _ascending(places: list[int]) -> list[tuple[int, int]]:
-    """Where a list can be cut so that each part ascends."""
+    """Return where to cut a list so that each part ascends: (begin, end) of the parts."""
     cuts = [0, *(n for n in range(1, len(places)) if places[n] < places[n - 1]), len(places)]
     return list(pairwise(cuts))

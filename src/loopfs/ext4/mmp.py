@@ -1,5 +1,5 @@
-"""Multiple mount protection (fs/ext4/mmp.c): one block in which who has mounted the filesystem
-for writing counts, so that another machine sees that it is in use.
+"""Multiple mount protection (fs/ext4/mmp.c): a block with a sequence number, which the machine that
+has mounted the filesystem for writing updates, so that other machines see that it is in use.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _CHECKSUM = 1020
 
 
 class MultipleMountProtection:
-    """The block at work.
+    """The multiple mount protection of a filesystem.
 
     Args:
-        wait: sleeps for so many seconds.
+        wait: a function that sleeps for a number of seconds.
 
     Attributes:
         interval: seconds between two updates.
 
     Raises:
-        OSError: EUCLEAN: there is no such block.
+        OSError: EUCLEAN: the number of the block is wrong.
     """
 
     def __init__(self, device: Device, sb: Super, wait: Callable[[float], None]) -> None:
         number = sb.u32(360) | sb.u32(364) << 32
         if not sb.first_data_block < number < sb.blocks:
-            raise Damaged(f"the block of the multiple mount protection is {number}")
+            raise Damaged(f"the block of multiple mount protection cannot be {number}")
         self._device, self._super, self._wait = device, sb, wait
         self._offset = number * sb.block_size
         self._sequence = _CLEAN
@@ -51,16 +51,16 @@ class MultipleMountProtection:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Have the filesystem for ourselves; waits where its last user has not unmounted it.
+        """Take the filesystem into use; wait if it was not unmounted cleanly.
 
         Raises:
-            OSError: EBUSY with a sentence: another has it; EUCLEAN, EBADMSG.
+            OSError: EBUSY with a sentence: it is in use; EUCLEAN, EBADMSG.
         """
         block = self._read()
         _, sequence, _ = _HEAD.unpack_from(block)
         (interval,) = struct.unpack_from("<H", block, _INTERVAL)
         if sequence == _FSCK:
-            why = "e2fsck is at work on it; if that was killed: tune2fs -f -E clear_mmp"
+            why = "e2fsck is at work on it; if that was killed, run tune2fs -f -E clear_mmp"
             raise OSError(errno.EBUSY, why)
         seconds = 0
         if sequence != _CLEAN:
@@ -75,7 +75,7 @@ class MultipleMountProtection:
         self._expect(self._sequence)
 
     def _expect(self, sequence: int) -> None:
-        """Raise OSError EBUSY if the block has another number."""
+        """Raise OSError EBUSY if the block has another sequence number."""
         block = self._read()
         if _HEAD.unpack_from(block)[1] != sequence:
             node = block[_NODE].partition(b"\0")[0].decode(errors="replace")
@@ -85,9 +85,9 @@ class MultipleMountProtection:
     def _read(self) -> bytes:
         block = self._device.read(self._offset, _SIZE)
         if _HEAD.unpack_from(block)[0] != _MAGIC:
-            raise Damaged("the block of the multiple mount protection")
+            raise Damaged("the block of multiple mount protection is invalid")
         if self._super.csum and self._sum(block) != struct.unpack_from("<I", block, _CHECKSUM)[0]:
-            raise BadChecksum("the checksum of the multiple mount protection is wrong")
+            raise BadChecksum("the checksum of the multiple mount protection block is wrong")
         return block
 
     def _sum(self, block: bytes | bytearray) -> int:
@@ -107,10 +107,11 @@ class MultipleMountProtection:
     # --- while it is mounted ---------------------------------------------------------
 
     def start(self, lost: Callable[[OSError], None]) -> None:
-        """Count from now on.
+        """Start the thread that updates the block.
 
         Args:
-            lost: called by a thread, once, when that cannot be done, or another has it.
+            lost: called by that thread, once, when an update fails, or when another machine has
+                taken the filesystem.
         """
         self._ended.clear()
         self._thread = threading.Thread(target=self._run, args=(lost,), name="ext4 mmp")
@@ -126,13 +127,17 @@ class MultipleMountProtection:
                 return
 
     def update(self) -> None:
-        """One step. Raises OSError EBUSY: another has it; and the device's."""
+        """Update the block. Raises OSError EBUSY: another machine has it; the device's errors."""
         self._expect(self._sequence)
         self._sequence = self._sequence + 1 if self._sequence < _LAST else 1
         self._write()
 
     def end(self) -> None:
-        """It is nobody's, unless another has taken it. Raises OSError of the device."""
+        """Stop updating, and mark the block as unused unless another machine has taken it.
+
+        Raises:
+            OSError: an error of the device.
+        """
         if self._thread is not None:
             self._ended.set()
             self._thread.join()

@@ -45,12 +45,12 @@ def mount(
     now: Callable[[], int] = time.time_ns,
     wait: Callable[[float], None] = time.sleep,
 ) -> tuple[Volume, Commits | None]:
-    """Take a filesystem into use: replay its journal, free what has no name.
+    """Mount a filesystem: replay its journal, free orphan inodes.
 
-    For reading only, nothing is written: what the journal holds is read from there.
+    A read-only mount writes nothing: the journal is replayed in memory only.
 
     Args:
-        wait: sleeps for so many seconds, to see whether another machine has it mounted.
+        wait: a function that sleeps for a number of seconds (multiple mount protection).
     Raises:
         OSError: EINVAL, EROFS, EBUSY with a sentence; EUCLEAN, EBADMSG.
     """
@@ -68,10 +68,10 @@ def mount(
 
 
 def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Commits:
-    """Take a filesystem into use for writing that was mounted for reading (ext4_remount).
+    """Remount for writing a filesystem that was mounted read-only (ext4_remount).
 
     Raises:
-        OSError: EROFS (it can only be read), EBUSY, EINVAL (its journal was left alone) with a
+        OSError: EROFS (it can only be read), EBUSY, EINVAL (its journal was not replayed) with a
             sentence; EUCLEAN, EBADMSG.
     """
     device, sb = volume.device, volume.super
@@ -82,7 +82,7 @@ def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Co
         header = recovery.journal_super(volume)
         if header is not None and header.start:
             if volume.options.noload:
-                raise OSError(errno.EINVAL, "its journal was not replayed; mount it anew")
+                raise OSError(errno.EINVAL, "its journal was not replayed; unmount and mount it")
             _replay(volume, header, read_only=False)
             device.overlay = {}
         volume.protection = protection
@@ -99,7 +99,7 @@ def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Co
 def _protected(
     device: Device, sb: Super, wait: Callable[[float], None]
 ) -> Iterator[MultipleMountProtection | None]:
-    """Others see that it is in use, if it has what tells them and nothing is raised within."""
+    """Begin multiple mount protection, if the filesystem has it; end it if the body raises."""
     if not sb.incompat & INCOMPAT_MMP:
         yield None
         return
@@ -127,12 +127,12 @@ def _read(
     header = recovery.journal_super(volume)
     if header is not None and header.start and not (options.noload and read_only):
         if options.noload:
-            raise invalid("its journal is to be replayed; with noload it can only be read")
+            raise invalid("its journal must be replayed; with noload, mount it read-only")
         _replay(volume, header, read_only)
         sb = Super(device, fstype, options.sb * _SB_UNIT)
         volume = Volume(device, sb, options, read_only=read_only, now=now)
     if not volume.get(2).is_dir:
-        raise Damaged("the root is no directory")
+        raise Damaged("the root is not a directory")
     return volume
 
 
@@ -142,7 +142,7 @@ def _begin_writing(volume: Volume) -> Commits:
     journal = None
     if header is not None:
         header.take_features(sb)
-        # A transaction that its writer has not finished may be there, with the same number.
+        # An unfinished transaction with the same number may be in the journal.
         header.sequence = header.sequence + 1 & 0xFFFFFFFF
         header.write(header.sequence, 0)
         journal = Journal(device, sb, header)
@@ -153,7 +153,7 @@ def _begin_writing(volume: Volume) -> Commits:
     except OSError as problem:
         if not damage.is_damage(problem):
             raise
-        volume.note(problem)  # they are in nobody's way
+        volume.note(problem)  # the orphans that remain do no harm
         volume.orphans_changed = True
     volume.orphans_changed |= sb.u32(232) != 0
     commits.commit_and_wait()
@@ -163,7 +163,7 @@ def _begin_writing(volume: Volume) -> Commits:
 def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
     device, sb = volume.device, volume.super
     if device.read_only:
-        why = "its journal is to be replayed, and the device is read-only; mount it with -o noload"
+        why = "its journal must be replayed, and the device is read-only; mount it with -o noload"
         raise OSError(errno.EROFS, why)
     replay = recovery.scan(device, sb, header)
     if read_only:
@@ -182,12 +182,12 @@ def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
 
 
 def _free_orphans(volume: Volume) -> None:
-    """What had no name, or was being cut, when its last server ended."""
+    """Free the inodes that were unlinked and open, and finish truncations, after a crash."""
     seen: set[int] = set()
     ino = volume.super.u32(232)
     while ino:
         if ino in seen:
-            raise Damaged("the list of orphans goes in a circle")
+            raise Damaged("the orphan list contains a loop")
         seen.add(ino)
         inode = _orphan(volume, ino)
         following, inode.dtime = inode.dtime, 0
@@ -206,14 +206,14 @@ def _orphan(volume: Volume, ino: int) -> Inode:
         or ino > volume.super.inodes
         or not volume.groups.is_used(ino)
     ):
-        raise Damaged(f"inode {ino} in the list of orphans is free", ino)
+        raise Damaged(f"inode {ino} in the orphan list is free", ino)
     return volume.get(ino, special=True)
 
 
 def _finish(volume: Volume, inode: Inode) -> None:
     if inode.nlink:
         unit = volume.super.block_size
-        # Behind the end of a verity file are its hashes.
+        # A verity file has its hashes beyond its size.
         if not inode.has_inline_data and not inode.is_fast_link and not inode.flags & FL_VERITY:
             volume.remove(inode, -(-inode.size // unit), MAX_BLOCK + 1)
         volume.touch(inode)
@@ -222,14 +222,14 @@ def _finish(volume: Volume, inode: Inode) -> None:
 
 
 def _free_orphan_file(volume: Volume) -> None:
-    """The numbers in the orphan file (fs/ext4/orphan.c)."""
+    """Free the inodes that are listed in the orphan file (fs/ext4/orphan.c)."""
     sb = volume.super
     holder = volume.get(sb.u32(640), special=True)
     for _, count, place, _ in volume.map(holder):
         for number in range(place, place + count):
             block = volume.blocks.get(number)
             if struct.unpack_from("<I", block, sb.block_size - _ORPHAN_TAIL)[0] != _ORPHAN_MAGIC:
-                raise Damaged("the file of orphans")
+                raise Damaged("a block of the orphan file is invalid")
             for (ino,) in struct.iter_unpack("<I", bytes(block[:-_ORPHAN_TAIL])):
                 if ino:
                     _finish(volume, _orphan(volume, ino))

@@ -1,4 +1,4 @@
-"""Names: create, link, unlink, rename (fs/ext4/namei.c), and what a new inode inherits."""
+"""Directory operations: create, link, unlink, rename (fs/ext4/namei.c), and what is inherited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT = 1, 2, 4
 
 
 def lookup(volume: Volume, parent: Inode, name: bytes) -> Inode:
-    """Raises OSError ENOENT, ENAMETOOLONG, ENOTDIR, EUCLEAN."""
+    """Return the inode that ``name`` refers to.
+
+    Raises:
+        OSError: ENOENT, ENAMETOOLONG, ENOTDIR, EUCLEAN.
+    """
     if name == b".":
         return parent
     if name == b"..":
@@ -65,16 +69,16 @@ def make(
     rdev: int = 0,
     target: bytes = b"",
 ) -> Inode:
-    """A new file of any kind.
+    """Make a new inode of any type, with a directory entry.
 
     Args:
-        name: None: it has none yet (O_TMPFILE).
-        mode: with the kind.
+        name: None: no directory entry (O_TMPFILE).
+        mode: with the file type.
         target: of a symbolic link.
     Raises:
         OSError: EEXIST, ENAMETOOLONG, ENOSPC, EMLINK, EPERM.
     """
-    _changing(volume, parent, 1)  # of a symbolic link's target
+    _changing(volume, parent, 1)  # a block for the target of a symbolic link
     if name is not None and directories.find(volume, parent, name) is not None:
         raise refused(errno.EEXIST)
     if stat.S_ISDIR(mode) and _is_full(volume, parent):
@@ -111,7 +115,7 @@ def make(
 def _inherit(
     volume: Volume, parent: Inode, mode: int, umask: int
 ) -> tuple[int, dict[bytes, bytes]]:
-    """The mode and the access control lists of what is made in a directory."""
+    """Return the mode and the access control lists of a new inode in a directory."""
     attributes: dict[bytes, bytes] = {}
     if stat.S_ISLNK(mode):
         return mode, attributes
@@ -136,7 +140,7 @@ def _fill(
     target: bytes,
     attributes: dict[bytes, bytes],
 ) -> None:
-    """What a new inode has at once. Raises OSError ENOSPC."""
+    """Set up the contents of a new inode. Raises OSError ENOSPC."""
     inherited = parent.flags & FL_INHERITED
     if not inode.is_dir:
         inherited &= FL_REGULAR if inode.is_regular else FL_OTHER
@@ -162,12 +166,12 @@ def _fill(
 
 
 def _is_full(volume: Volume, parent: Inode) -> bool:
-    """A directory can have no more directories (EXT4_DIR_LINK_MAX)."""
+    """Return whether a directory has as many subdirectories as possible (EXT4_DIR_LINK_MAX)."""
     return not volume.super.ro_compat & RO_COMPAT_DIR_NLINK and parent.nlink >= LINK_MAX
 
 
 def _count(volume: Volume, parent: Inode, by: int) -> None:
-    """Of a directory; 1 stands for more than can be counted (dir_nlink)."""
+    """Change a directory's link count; 1 stands for more than it can hold (dir_nlink)."""
     if parent.nlink == 1:
         return
     parent.nlink += by
@@ -177,7 +181,7 @@ def _count(volume: Volume, parent: Inode, by: int) -> None:
 
 
 def link(volume: Volume, inode: Inode, parent: Inode, name: bytes) -> None:
-    """One more name. Raises OSError EMLINK, EEXIST, EPERM, ENOSPC."""
+    """Add a name for an inode. Raises OSError EMLINK, EEXIST, EPERM, ENOSPC."""
     _changing(volume, parent)
     if inode.flags & (FL_IMMUTABLE | FL_APPEND):
         raise refused(errno.EPERM)
@@ -187,7 +191,7 @@ def link(volume: Volume, inode: Inode, parent: Inode, name: bytes) -> None:
         raise refused(errno.EEXIST)
     directories.add(volume, parent, name, inode.ino, FILE_TYPES[stat.S_IFMT(inode.mode)])
     inode.nlink += 1
-    if inode in volume.orphans:  # one without a name gets one
+    if inode in volume.orphans:  # made by O_TMPFILE
         volume.orphans.discard(inode)
         volume.orphans_changed = True
         inode.dtime = 0
@@ -197,7 +201,7 @@ def link(volume: Volume, inode: Inode, parent: Inode, name: bytes) -> None:
 
 
 def read_link(volume: Volume, inode: Inode) -> bytes:
-    """A symbolic link's target. Raises OSError EINVAL, EUCLEAN, EOPNOTSUPP."""
+    """Return the target of a symbolic link. Raises OSError EINVAL, EUCLEAN, EOPNOTSUPP."""
     if not inode.is_link:
         raise refused(errno.EINVAL)
     inode.check_readable()
@@ -233,7 +237,7 @@ def _may_go(parent: Inode, inode: Inode) -> None:
 
 
 def unlink(volume: Volume, parent: Inode, name: bytes) -> None:
-    """Raises OSError ENOENT, EISDIR, EPERM, EUCLEAN."""
+    """Remove a name of a file. Raises OSError ENOENT, EISDIR, EPERM, EUCLEAN."""
     _changing(volume, parent)
     inode = _victim(volume, parent, name)
     if inode.is_dir:
@@ -244,7 +248,7 @@ def unlink(volume: Volume, parent: Inode, name: bytes) -> None:
 
 
 def rmdir(volume: Volume, parent: Inode, name: bytes) -> None:
-    """Raises OSError ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EUCLEAN."""
+    """Remove a directory. Raises OSError ENOENT, ENOTDIR, ENOTEMPTY, EPERM, EUCLEAN."""
     _changing(volume, parent)
     inode = _victim(volume, parent, name)
     _check_empty(volume, inode)
@@ -262,7 +266,10 @@ def _check_empty(volume: Volume, inode: Inode) -> None:
 
 
 def _drop(volume: Volume, inode: Inode) -> None:
-    """A name of it is gone."""
+    """Account for a removed name: decrement the link count, and free the inode if it was the last.
+
+    While the kernel still refers to the inode, it becomes an orphan instead.
+    """
     inode.ctime = now_of(volume, inode)
     inode.nlink = 0 if inode.is_dir else inode.nlink - 1
     if inode.nlink > 0:
@@ -288,7 +295,7 @@ def rename(
     flags: int,
     caller: Caller,
 ) -> None:
-    """renameat2(2); the kernel has checked kinds and circles.
+    """Implement renameat2(2). The kernel has checked file types and that no loop results.
 
     Raises:
         OSError: ENOENT, EEXIST, ENOTEMPTY, EMLINK, EPERM, EINVAL, ENOSPC, ENAMETOOLONG.
@@ -371,13 +378,13 @@ def _exchange(
 
 
 def _check_moves(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:
-    """What :func:`_moved` needs is there. Raises OSError EUCLEAN, EBADMSG, EOPNOTSUPP."""
+    """Check that :func:`_moved` will succeed. Raises OSError EUCLEAN, EBADMSG, EOPNOTSUPP."""
     if inode.is_dir and parent is not to:
         directories.load(volume, inode)
 
 
 def _moved(volume: Volume, inode: Inode, parent: Inode, to: Inode) -> None:
-    """A directory's ".." is another."""
+    """Update ".." of a directory and the link counts of its old and its new parent."""
     if inode.is_dir and parent is not to:
         directories.change(volume, inode, b"..", to.ino, 2)
         _count(volume, parent, -1)

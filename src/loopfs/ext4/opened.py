@@ -1,4 +1,4 @@
-"""Open files: what the kernel asks by their handles (fs/ext4/file.c, dir.c, ioctl.c)."""
+"""Operations on open files (fs/ext4/file.c, dir.c, ioctl.c)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class FileHandle(Handle[Inode]):
     """An open file.
 
     Attributes:
-        privileged: who opened it may use the last blocks.
+        privileged: whether the process that opened it can use the reserved blocks.
     """
 
     __slots__ = ("privileged",)
@@ -43,7 +43,7 @@ class DirHandle(Handle[Inode]):
     """An open directory.
 
     Attributes:
-        listing: its names as they were when reading began; a place is an index of it.
+        listing: the names when reading began; a place in the directory is an index of it.
     """
 
     __slots__ = ("listing",)
@@ -54,11 +54,11 @@ class DirHandle(Handle[Inode]):
 
 
 class OpenFiles(Tree[Inode]):
-    """The half of a mounted filesystem that is about open files.
+    """The operations of a mounted filesystem on open files.
 
     Args:
-        commits: None: it is for reading only.
-        atime: what reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: as relatime.
+        commits: None if the mount is read-only.
+        atime: when atime is updated: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME; 0: relatime.
     """
 
     def __init__(self, volume: Volume, commits: Commits | None, *, atime: int) -> None:
@@ -68,7 +68,7 @@ class OpenFiles(Tree[Inode]):
         self._buffer = memoryview(bytearray(1 << 20))
 
     def by(self, caller: Caller) -> None:
-        """Who calls, for the last blocks."""
+        """Note whether the caller can use the reserved blocks."""
         self.volume.privileged = self.volume.may_use_reserve(caller.uid, caller.gid)
 
     def open(self, caller: Caller, node: Inode, flags: int) -> Handle[Inode]:
@@ -95,7 +95,7 @@ class OpenFiles(Tree[Inode]):
     def entries(
         self, handle: Handle[Inode], place: int
     ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
-        """A place is 0 to 2 for the dots, then the index of the listing and 3."""
+        """Yield entries; the place after one is 1 or 2 (the dots), or its index in listing + 3."""
         volume, node = self.volume, handle.node
         found = directories.load(volume, node)
         assert isinstance(handle, DirHandle)
@@ -113,16 +113,16 @@ class OpenFiles(Tree[Inode]):
                 continue
             ino, kind, _ = entry
             child = None
-            with suppress(OSError):  # a damaged one is listed; who looks at it hears of it
+            with suppress(OSError):  # a damaged inode is listed; accessing it fails
                 child = volume.get(ino)
-            # A device's name is looked up each time.
+            # Without attributes the kernel looks a name up; so it must for a memory device.
             told = child if child is None or devices.name_of(child) is None else None
             yield index + 3, listing[index], ino, directories.DT_OF_TYPE[kind], told
             if child is not None and not child.known:
                 volume.forget(child)
 
     def _accessed(self, handle: Handle[Inode]) -> None:
-        """relatime: at most once a day, but for what has changed since."""
+        """Update atime as relatime does: once a day, or if the file has changed since."""
         volume, node = self.volume, handle.node
         never = MS_NOATIME | MS_NODIRATIME if node.is_dir else MS_NOATIME
         if (
@@ -137,7 +137,7 @@ class OpenFiles(Tree[Inode]):
         changed = self._atime & MS_STRICTATIME or node.atime <= max(node.mtime, node.ctime)
         if changed or now - node.atime >= _DAY:
             node.atime = now
-            volume.changed.add(node)  # which no option has on the disk at once
+            volume.changed.add(node)  # not touch(): atime is never written synchronously
 
     def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
         if isinstance(handle, devices.DeviceHandle):
@@ -169,14 +169,14 @@ class OpenFiles(Tree[Inode]):
         return Later(self._commit(commits))
 
     def settle(self) -> Callable[[], None] | None:
-        """IS_SYNC(), IS_DIRSYNC() of what the call has changed."""
+        """Commit the changes of the call if they must be synchronous (IS_SYNC(), IS_DIRSYNC())."""
         commits, volume = self._commits, self.volume
         if not volume.sync_due or commits is None or volume.error:
             return None
         return self._commit(commits)
 
     def _commit(self, commits: Commits) -> Callable[[], None]:
-        """Returns what writes it, without the lock."""
+        """Commit; return a function that writes the transaction, to be called without the lock."""
         commits.commit()
 
         def write() -> None:
@@ -239,11 +239,11 @@ class OpenFiles(Tree[Inode]):
             xattr.remove(self.volume, node, xattr.CAPABILITY)
 
     def drop_privileges(self, node: Inode) -> None:
-        """Set-user-id and set-group-id of a file that a stranger changes."""
+        """Clear set-user-ID and set-group-ID after a change by a process without privileges."""
         if not node.is_dir:
             drop = stat.S_ISUID | (stat.S_ISGID if node.mode & stat.S_IXGRP else 0)
             if node.mode & drop:
                 node.mode &= ~drop
                 self.volume.touch(node)
-                # After a write the kernel asks for size and times only.
+                # After a write the kernel only asks for the size and the times.
                 self.server.attributes_changed(node.nodeid)

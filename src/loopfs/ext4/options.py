@@ -1,4 +1,4 @@
-"""The options of a mount of ext4 (ext4(5); ext4_param_specs of Linux 6.18)."""
+"""The mount options of ext4 (ext4(5); ext4_param_specs of Linux 6.18)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from loopfs.lean import TYPE_CHECKING
 if TYPE_CHECKING:
     from loopfs.ext4.super import Super
 
-# What is done anyway.
+# The default behaviour.
 _ALWAYS = frozenset(
     {"acl", "user_xattr", "barrier", "nobarrier", "data=ordered"}
     | {"bsddf", "nogrpid", "sysvgroups", "nodiscard"}
@@ -74,12 +74,12 @@ class Options:
     """The options, parsed.
 
     Args:
-        data: as mount(2) has them, with commas between.
+        data: as for mount(2), separated by commas.
         fstype: "ext2", "ext3" or "ext4".
 
     Attributes:
         sb: where the superblock is, in units of 1024 bytes.
-        without_effect: those that mean something to the kernel's driver only.
+        without_effect: options that only affect the kernel's driver.
 
     Raises:
         OSError: EINVAL with a sentence.
@@ -91,11 +91,11 @@ class Options:
         self.journal_checksum = self.journal_async_commit = self.delalloc = False
         self.prjquota = False
         self.commit = _COMMIT  # seconds
-        self.resuid: int | None = None  # who may use the last blocks, instead of whom the
-        self.resgid: int | None = None  # superblock names
+        self.resuid: int | None = None  # the user and the group that can use the reserved blocks;
+        self.resgid: int | None = None  # None: those in the superblock
         self.sb = 1
         self.debug_want_extra_isize: int | None = None
-        self.errors = ""  # as the superblock says
+        self.errors = ""  # empty: the behaviour in the superblock
         self.without_effect: list[str] = []
         self._given: dict[str, str] = {}
         for word in filter(None, data.split(",")):

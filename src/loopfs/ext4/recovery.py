@@ -1,4 +1,4 @@
-"""Replay of a journal (fs/jbd2/recovery.c): what was committed and may not be in its place yet."""
+"""Replay of a journal (fs/jbd2/recovery.c): reading the transactions that were committed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TAIL = 4  # bytes: the checksum of a descriptor or revoke block
 
 
 class _Logged(NamedTuple):
-    """A block in the log: where it belongs, its place in the log, whether its magic is left out."""
+    """A block in the journal: its final number, its place in the journal, whether it is escaped."""
 
     number: int
     at: int
@@ -29,11 +29,11 @@ class _Logged(NamedTuple):
 
 
 class Replay(NamedTuple):
-    """What is to be done.
+    """The result of reading a journal.
 
     Args:
-        blocks: contents by number.
-        sequence: of the next transaction.
+        blocks: the contents of blocks by their numbers.
+        sequence: the sequence number of the next transaction.
     """
 
     blocks: dict[int, bytes]
@@ -41,7 +41,7 @@ class Replay(NamedTuple):
 
 
 def journal_super(volume: Volume) -> JournalSuper | None:
-    """The log of a filesystem; None: it has none. Raises OSError EUCLEAN, EINVAL, EBADMSG."""
+    """Return the journal's superblock, or None. Raises OSError EUCLEAN, EINVAL, EBADMSG."""
     sb = volume.super
     if not sb.compat & COMPAT_HAS_JOURNAL:
         return None
@@ -53,7 +53,7 @@ def journal_super(volume: Volume) -> JournalSuper | None:
 
 
 def _journal_inode(volume: Volume) -> Inode:
-    """Read without looking at the groups' checksums: what was being written may be torn."""
+    """Read the inode without checking the groups, whose descriptors may be torn after a crash."""
     sb, blocks = volume.super, volume.blocks
     descriptor = blocks.get(sb.descriptor_block(0))
     low, high = struct.unpack_from("<I", descriptor, 8)[0], 0
@@ -72,9 +72,9 @@ def _journal_inode(volume: Volume) -> Inode:
 
 
 def scan(device: Device, sb: Super, header: JournalSuper) -> Replay:
-    """What a log holds. Raises OSError EINVAL, EIO."""
+    """Read the committed transactions of a journal. Raises OSError EINVAL, EIO."""
     if header.incompat & journal.INCOMPAT_FAST_COMMIT:
-        raise invalid("its journal has fast commits, which are not supported: run e2fsck first")
+        raise invalid("its journal has fast commits, which are not supported; run e2fsck first")
     reader = _Reader(device, sb, header)
     transactions, revoked = reader.transactions()
     blocks: dict[int, bytes] = {}
@@ -109,7 +109,7 @@ class _Reader:
         return at + 1 if at + 1 < self._header.end else self._header.first
 
     def transactions(self) -> tuple[list[tuple[int, list[_Logged]]], dict[int, int]]:
-        """Those that are whole, and which block was revoked last by which."""
+        """Return the complete transactions, and for each revoked block the last that revokes it."""
         whole: list[tuple[int, list[_Logged]]] = []
         revoked: dict[int, int] = {}
         at, tid = self._header.start, self._header.sequence
@@ -171,7 +171,7 @@ class _Reader:
         return all(crc32c(seed, self.block(one.at)) & mask == one.checksum for one in logged)
 
     def _tags(self, block: bytes, tid: int) -> list[tuple[int, int, int]] | None:
-        """(number, flags, checksum) of a descriptor block; None: it is damaged."""
+        """Return (number, flags, checksum) of each tag of a descriptor block."""
         size = 16 if self._v3 else 8 + 4 * self._wide + 2 * self._v2
         end = self._size - (_TAIL if self._header.is_checksummed else 0)
         at, tags = HEADER.size, []
@@ -200,5 +200,5 @@ class _Reader:
 
 
 def _crc32_be(state: int, data: bytes) -> int:
-    """CRC-32, highest bit first, kept with its bits reversed: so zlib can compute it."""
+    """Continue a CRC-32, most significant bit first; the state is bit-reversed, as zlib needs."""
     return zlib.crc32(data.translate(_REVERSED), state ^ 0xFFFFFFFF) ^ 0xFFFFFFFF

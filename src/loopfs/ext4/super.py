@@ -1,4 +1,4 @@
-"""The superblock (fs/ext4/super.c; Documentation/filesystems/ext4/super.rst), checked."""
+"""The superblock (fs/ext4/super.c; Documentation/filesystems/ext4/super.rst)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _INCOMPAT_NAMES = {
     0x8: "journal_dev",
     0x1000: "dirdata",
 }
-# What the drivers of the older types know (fs/ext4/super.c: ext2_feature_set_ok, ext3_...).
+# The features that the drivers of the older types support (ext2_feature_set_ok, ext3_...).
 _INCOMPAT_OF = {
     "ext2": INCOMPAT_FILETYPE | INCOMPAT_META_BG,
     "ext3": INCOMPAT_FILETYPE | INCOMPAT_META_BG | INCOMPAT_RECOVER,
@@ -69,15 +69,15 @@ _U16, _U32 = struct.Struct("<H"), struct.Struct("<I")
 
 
 class Super:
-    """The superblock.
+    """The superblock, decoded and checked.
 
     Attributes:
-        lock: held while that is written of it which tools may change, or is changed by them.
-        raw: its 1024 bytes; setters change these, and :meth:`sealed` the checksum.
-        blocks: of the filesystem, ``block_size`` bytes each.
+        lock: held while the fields that tools may change are written or changed.
+        raw: its 1024 bytes; setters change these, and :meth:`sealed` updates the checksum.
+        blocks: the size of the filesystem, in blocks of ``block_size`` bytes.
 
     Args:
-        device: what it is on.
+        device: the device that it is on.
         fstype: "ext2", "ext3" or "ext4".
         place: where it is, in bytes: itself, or a copy.
     Raises:
@@ -91,10 +91,10 @@ class Super:
         self.raw = bytearray(device.read(place, SIZE))
         self.lock = threading.Lock()
         if self.u16(56) != MAGIC:
-            raise invalid("there is no ext2, ext3 or ext4 filesystem")
+            raise invalid("there is no ext2, ext3 or ext4 filesystem on it")
         revision = self.u32(76)
         if revision > 1:
-            raise invalid(f"revision {revision} of the filesystem is not known")
+            raise invalid(f"revision {revision} of the filesystem is not supported")
         self.compat, self.incompat, self.ro_compat = (
             (self.u32(92), self.u32(96), self.u32(100)) if revision else (0, 0, 0)
         )
@@ -125,7 +125,7 @@ class Super:
         self.groups = -(-(self.blocks - self.first_data_block) // self.blocks_per_group)
         self.inodes = self.u32(0)
         if self.inodes != self.groups * self.inodes_per_group:
-            raise Damaged(f"{self.inodes} inodes, but {self.groups} groups")
+            raise Damaged(f"{self.inodes} inodes do not fit {self.groups} groups")
         self.itable_blocks = -(-self.inodes_per_group * self.inode_size // self.block_size)
         self._take_hash()
 
@@ -138,12 +138,12 @@ class Super:
         beyond = self.incompat & ~_INCOMPAT_OF.get(fstype, self.incompat)
         beyond |= self.ro_compat & ~_RO_COMPAT_OF.get(fstype, self.ro_compat)
         if beyond or (fstype == "ext3" and not self.compat & COMPAT_HAS_JOURNAL):
-            raise invalid(f"it has features that {fstype} has not; mount it as ext4")
+            raise invalid(f"it has features that {fstype} does not have; mount it as ext4")
         if self.incompat & INCOMPAT_CSUM_SEED and not self.ro_compat & RO_COMPAT_METADATA_CSUM:
-            raise invalid("metadata_csum_seed without metadata_csum")
+            raise invalid("it has metadata_csum_seed without metadata_csum")
 
     def refuse_writing(self) -> None:
-        """Raise OSError EROFS with a sentence where it can be read only."""
+        """Check that the features allow writing. Raises OSError EROFS with a sentence."""
         unknown = self.ro_compat & ~sum(_RO_COMPAT_KNOWN)
         if unknown:
             names = _names(unknown, _RO_COMPAT_NAMES)
@@ -154,7 +154,7 @@ class Super:
         if not self.csum:
             return
         if self.raw[373] != _CRC32C:
-            raise invalid("the kind of checksum is not known")
+            raise invalid("its type of checksum is not supported")
         if crc32c(0xFFFFFFFF, self.raw[:1020]) != self.u32(1020):
             raise BadChecksum("the superblock's checksum is wrong")
 
@@ -162,23 +162,23 @@ class Super:
         block, per_group = self.block_size, self.blocks_per_group
         inode = self.inode_size
         if not _INODE_MIN <= inode <= min(block, _INODE_MAX) or inode & (inode - 1):
-            raise Damaged(f"inodes of {inode} bytes")
+            raise Damaged(f"an inode cannot have {inode} bytes")
         if self.is_64bit and (self.desc_size < 64 or self.desc_size & (self.desc_size - 1)):
-            raise Damaged(f"group descriptors of {self.desc_size} bytes")
+            raise Damaged(f"a group descriptor cannot have {self.desc_size} bytes")
         if self.desc_size > block:
-            raise Damaged(f"group descriptors of {self.desc_size} bytes")
+            raise Damaged(f"a group descriptor cannot have {self.desc_size} bytes")
         if self.first_data_block != (1 if block == 1024 else 0):
-            raise Damaged(f"the first data block is {self.first_data_block}")
+            raise Damaged(f"the first data block cannot be {self.first_data_block}")
         if not 8 <= per_group <= block * 8 or per_group & 7:
-            raise Damaged(f"{per_group} blocks in a group")
+            raise Damaged(f"{per_group} blocks in a group are impossible")
         if self.u32(36) != per_group:
-            raise Damaged("clusters in a group are not its blocks")
+            raise Damaged("a cluster is not a block, without the feature bigalloc")
         if not block // inode <= self.inodes_per_group <= block * 8 or self.inodes_per_group & 7:
-            raise Damaged(f"{self.inodes_per_group} inodes in a group")
+            raise Damaged(f"{self.inodes_per_group} inodes in a group are impossible")
         if not self.first_data_block < self.blocks <= size // block:
             raise invalid(f"it has {self.blocks} blocks and does not fit on its device")
         if self.first_inode < 11:
-            raise Damaged(f"the first inode is {self.first_inode}")
+            raise Damaged(f"the first inode cannot be {self.first_inode}")
 
     def _take_hash(self) -> None:
         seed = struct.unpack_from("<4I", self.raw, 236)
@@ -189,12 +189,12 @@ class Super:
     # --- fields --------------------------------------------------------------------
 
     def u16(self, offset: int) -> int:
-        """The number of 16 bits at ``offset`` bytes."""
+        """Return the 16-bit number at ``offset`` bytes."""
         value: int = _U16.unpack_from(self.raw, offset)[0]
         return value
 
     def u32(self, offset: int) -> int:
-        """The number of 32 bits at ``offset`` bytes."""
+        """Return the 32-bit number at ``offset`` bytes."""
         value: int = _U32.unpack_from(self.raw, offset)[0]
         return value
 
@@ -211,14 +211,14 @@ class Super:
             self.set_u32(344, blocks >> 32)
 
     def sealed(self) -> bytes:
-        """All of it, with its checksum, as it is to be written."""
+        """Return all of it with a correct checksum, for writing."""
         with self.lock:
             if self.csum:
                 self.set_u32(1020, crc32c(0xFFFFFFFF, self.raw[:1020]))
             return bytes(self.raw)
 
     def with_settable(self, raw: bytes | bytearray) -> bytes:
-        """Another state of it (1024 bytes), with what a tool may change as it is in this one."""
+        """Return another superblock, with the fields that a tool may change taken from this one."""
         out = bytearray(raw)
         for part in tune.SETTABLE:
             out[part] = self.raw[part]
@@ -227,7 +227,7 @@ class Super:
         return bytes(out)
 
     def take(self, after: bytes) -> None:
-        """Go on with what a tool has changed of it (:mod:`loopfs.ext4.tune`). With the lock."""
+        """Take over the fields that a tool may change. The caller holds the lock."""
         for part in tune.SETTABLE:
             self.raw[part] = after[part]
         self._take_reserve()
@@ -240,7 +240,7 @@ class Super:
 
     @property
     def gdt_blocks(self) -> int:
-        """Blocks of group descriptors, without those of meta_bg."""
+        """The number of blocks of group descriptors, without those of meta_bg."""
         blocks = -(-self.groups * self.desc_size // self.block_size)
         return blocks if self.first_meta_bg is None else min(blocks, self.first_meta_bg)
 
@@ -253,7 +253,7 @@ class Super:
         return bool(self.ro_compat & _RO_COMPAT_PROJECT)
 
     def has_super(self, group: int) -> bool:
-        """A copy of the superblock is in ``group`` (ext4_bg_has_super)."""
+        """Return whether a group has a copy of the superblock (ext4_bg_has_super)."""
         if group == 0:
             return True
         if self.compat & COMPAT_SPARSE_SUPER2:
@@ -263,7 +263,7 @@ class Super:
         return any(_is_power(group, base) for base in (3, 5, 7))
 
     def copies(self, group: int) -> int:
-        """Blocks at a group's start that hold copies of the superblock and of descriptors."""
+        """Return how many blocks at a group's start hold the superblock's copy and descriptors."""
         per_block = self.block_size // self.desc_size
         count = int(self.has_super(group))
         if self.first_meta_bg is None or group // per_block < self.first_meta_bg:
@@ -274,12 +274,12 @@ class Super:
         return count
 
     def descriptor_block(self, number: int) -> int:
-        """Where the ``number``th block of group descriptors is (descriptor_loc)."""
+        """Return where block ``number`` of the group descriptors is (descriptor_loc)."""
         if self.first_meta_bg is None or number < self.first_meta_bg:
             return self._at + 1 + number
         group = number * (self.block_size // self.desc_size)
         first = self.first_data_block + group * self.blocks_per_group
-        # A block of 1 KiB before the first superblock: see descriptor_loc().
+        # With blocks of 1 KiB the superblock of group 0 is in block 1: see descriptor_loc().
         return first + int(self.has_super(group))
 
 

@@ -1,6 +1,6 @@
-"""A mounted filesystem (fs/ext4/super.c): its parts, its inodes, and what is freed.
+"""A mounted filesystem (fs/ext4/super.c): its parts, its inodes, and freed blocks.
 
-One thread at a time uses it: the server's lock is held.
+It must only be used with the server's lock held.
 """
 
 from __future__ import annotations
@@ -38,29 +38,32 @@ if TYPE_CHECKING:
     from loopfs.ext4.mmp import MultipleMountProtection
 
 LINK_MAX = 65000
-_METADATA = 32  # blocks: more than one call needs beside the data
+_METADATA = 32  # blocks: more than one call needs besides the data
 _SECOND = 1_000_000_000
 _MOST_SAID = 10
 _BEHAVIOURS = {2: "remount-ro", 3: "panic"}  # s_errors
 
 
 class Volume:
-    """A filesystem in use.
+    """A mounted filesystem.
 
     Attributes:
-        inodes: those in memory, by number.
-        changed: those that the next commit stores.
-        orphans: inodes without a name that the kernel still knows.
-        protection: what others see that it is in use by; None: it has none.
-        freed: runs of blocks that nobody may have before the commit that frees them.
-        error: an errno, once something could not be written: nothing is changed any more.
-        ends: an error was found, after which nothing is to be changed: once the call is answered.
-        super_changed: by what is not a call: a tool, an error.
-        synchronous, dirsync: the mount's options sync and dirsync.
-        sync_due: what was changed is to be on the disk before the call is answered.
+        inodes: the inodes in memory, by number.
+        changed: the inodes that the next commit stores.
+        orphans: inodes without a name that the kernel still refers to.
+        protection: the multiple mount protection; None if it has none.
+        freed: runs of blocks that cannot be reused before the transaction that frees them is on
+            disk.
+        error: the errno of a failed write; 0: none. Afterwards nothing can be changed.
+        ends: an error was found after which the filesystem becomes read-only (errors=), once the
+            current call is answered.
+        super_changed: the superblock was changed by something other than a call: a tool or an
+            error.
+        synchronous, dirsync: the mount options sync and dirsync.
+        sync_due: the changes must be on disk before the current call is answered.
 
     Args:
-        now: the time, in nanoseconds since the epoch.
+        now: returns the time, in nanoseconds since the epoch.
     """
 
     def __init__(
@@ -79,7 +82,7 @@ class Volume:
         self.now = now
         self.error = 0
         self.ends = False
-        self._said = 0  # sentences of errors
+        self._said = 0  # the number of errors logged
         self.blocks = Blocks(device, sb)
         self.blocks.read_only = read_only
         self.inodes: dict[int, Inode] = {}
@@ -91,23 +94,23 @@ class Volume:
         self.freed: list[tuple[int, int]] = []
         self.protection: MultipleMountProtection | None = None
         self.wait_for_blocks: Callable[[], None] = lambda: None
-        self.privileged = True  # whoever calls may use the last blocks
+        self.privileged = True  # whether the current caller can use the reserved blocks
 
     @cached_property
     def groups(self) -> Groups:
-        """The block groups, read when they are first needed: a journal is replayed before."""
+        """The block groups. They are read on first use, which is after the replay of a journal."""
         return Groups(self.super, self.blocks)
 
     # --- changing -------------------------------------------------------------------
 
     def change(self) -> None:
-        """Something is going to be changed. Raises OSError EROFS."""
+        """Check that the filesystem can be changed. Raises OSError EROFS."""
         if self.read_only or self.error:
             raise refused(errno.EROFS)
 
     def note(self, problem: OSError) -> None:
-        """Of an error in the image the superblock is to tell (ext4_error)."""
-        if self._said < _MOST_SAID:  # a program may come upon it again and again
+        """Log an error, and record one found in the image in the superblock (ext4_error)."""
+        if self._said < _MOST_SAID:  # the same error may be found again and again
             log_to_stderr(problem.strerror or "")
             self._said += 1
         if not isinstance(problem, (Damaged, BadChecksum)):
@@ -118,7 +121,7 @@ class Volume:
             self.ends = True
 
     def touch(self, inode: Inode) -> None:
-        """A call has changed ``inode``."""
+        """Mark an inode as changed by the current call."""
         self.changed.add(inode)
         if (
             inode.flags & (FL_SYNC | FL_DIRSYNC)
@@ -128,7 +131,7 @@ class Volume:
             self.sync_due = True
 
     def may_use_reserve(self, uid: int, gid: int) -> bool:
-        """ext4_has_free_clusters(): root, and whom the superblock names."""
+        """Return whether a user can use the reserved blocks (ext4_has_free_clusters())."""
         options = self.options
         resuid = self.super.u16(80) if options.resuid is None else options.resuid
         resgid = self.super.u16(82) if options.resgid is None else options.resgid
@@ -137,10 +140,10 @@ class Volume:
     # --- blocks -----------------------------------------------------------------------
 
     def reserve(self, count: int = 0) -> None:
-        """Have so many blocks that can be given away, and what metadata may need, if there are.
+        """Commit freed blocks if fewer than ``count``, plus some for metadata, are available.
 
-        To be called before anything is changed: what was freed can only be given away after a
-        commit, which must find no call half done. Raises OSError of the commit.
+        To be called before anything is changed: freed blocks only become available by a commit, and
+        a commit must not store half of a call. Raises OSError as the commit does.
         """
         groups = self.groups
         if self.freed or groups.held:
@@ -149,32 +152,32 @@ class Volume:
                 self.wait_for_blocks()
 
     def _keep(self, *, metadata: bool) -> int:
-        """Blocks that must stay free."""
+        """Return the number of blocks that must stay free."""
         if metadata:
             return 0
         return self.groups.keep + (0 if self.privileged else self.super.reserved_blocks)
 
     def allocate(self, goal: int, want: int, *, metadata: bool = False) -> tuple[int, int]:
-        """Blocks in a row, at most ``want``. Raises OSError ENOSPC."""
+        """Allocate a run of at most ``want`` blocks: (first, count). Raises OSError ENOSPC."""
         return self.groups.allocate(goal, want, self._keep(metadata=metadata))
 
     def release(self, place: int, count: int) -> None:
-        """Blocks are used no more.
+        """Free a run of blocks.
 
-        They are given to nobody before the commit that frees them is on the disk: a crash would
-        bring back their file.
+        They are not reused before the transaction that frees them is on disk: after a crash before
+        that, the file that owned them exists again.
         """
         self.freed.append((place, count))
         self.blocks.drop(place, count)
 
     def free_blocks(self) -> int:
-        """Free, or freed."""
+        """Return how many blocks are free, including those that the next commit frees."""
         freed = sum(count for _, count in self.freed)
         return int(self.groups.free_blocks + freed)
 
     @cached_property
     def overhead(self) -> int:
-        """Blocks that no file can have (ext4_calculate_overhead)."""
+        """The number of blocks that no file can have (ext4_calculate_overhead)."""
         sb = self.super
         if sb.u32(584):
             return sb.u32(584)
@@ -185,7 +188,7 @@ class Volume:
         return own
 
     def goal(self, inode: Inode, block: int) -> int:
-        """Where block ``block`` of a file should be."""
+        """Return the preferred location of block ``block`` of a file."""
         mapped = self.map(inode)
         at, _ = extents_status.find(mapped, block)
         if at and mapped:
@@ -197,7 +200,7 @@ class Volume:
     # --- maps --------------------------------------------------------------------------
 
     def map(self, inode: Inode) -> list[Extent]:
-        """Where its blocks are. Raises OSError EUCLEAN, EBADMSG."""
+        """Return the extents of an inode, read if necessary. Raises OSError EUCLEAN, EBADMSG."""
         if inode.map is None:
             if inode.has_extents:
                 extents.load(self, inode)
@@ -211,7 +214,7 @@ class Volume:
         return inode.map
 
     def insert(self, inode: Inode, block: int, run: tuple[int, int], unwritten: bool) -> None:
-        """Map ``run`` (place, count) at ``block``. Raises OSError ENOSPC; then it is released."""
+        """Map ``run`` (first, count) at ``block``. Raises OSError ENOSPC after releasing it."""
         place, count = run
         mapped = self.map(inode)
         extents_status.insert(mapped, block, count, place, unwritten)
@@ -228,7 +231,7 @@ class Volume:
     def _fit(self, inode: Inode, spare: int = 0) -> None:
         if inode.has_extents:
             extents.fit_nodes(self, inode, spare)
-        elif not spare:  # where less is mapped, no more indirect blocks are needed
+        elif not spare:  # a block map never needs more indirect blocks when blocks are unmapped
             indirect.fit_nodes(self, inode)
 
     def _map_changed(self, inode: Inode) -> None:
@@ -239,7 +242,7 @@ class Volume:
         """Unmap and release the blocks from ``start`` up to ``end``.
 
         Raises:
-            OSError: ENOSPC: an extent is to become two, and there is no room for that.
+            OSError: ENOSPC: an extent must be split, and there is no space for another node.
         """
         mapped = self.map(inode)
         _, extent = extents_status.find(mapped, start)
@@ -256,7 +259,7 @@ class Volume:
         self._fit(inode)
 
     def written(self, inode: Inode, block: int, count: int) -> None:
-        """Unwritten blocks have data now. Raises OSError ENOSPC."""
+        """Mark unwritten blocks as written. Raises OSError ENOSPC."""
         mapped = self.map(inode)
         before = list(mapped)
         for place, length in extents_status.remove(mapped, block, block + count):
@@ -270,7 +273,7 @@ class Volume:
             raise
 
     def most_blocks(self, inode: Inode) -> int:
-        """Of a file."""
+        """Return the largest possible size of a file, in blocks."""
         size, huge = self.super.block_size, bool(self.super.ro_compat & RO_COMPAT_HUGE_FILE)
         most = extents.MAX_BLOCK if huge else min(extents.MAX_BLOCK, 0xFFFFFFFF // (size // 512))
         if inode.has_extents or inode.has_inline_data:
@@ -285,18 +288,18 @@ class Volume:
         return self.groups.all[group].inode_table + block, offset
 
     def get(self, ino: int, *, special: bool = False, value: bool = False) -> Inode:
-        """An inode that a name is of.
+        """Return an inode that a directory entry refers to, read if necessary.
 
         Args:
-            special: one of the filesystem's own, or any.
-            value: one that holds the value of an attribute, which has no name.
+            special: it may be a reserved inode, or one without a name.
+            value: it holds an extended attribute value, and has no directory entry.
         Raises:
-            OSError: EUCLEAN, also when it is free; EBADMSG.
+            OSError: EUCLEAN, also if the inode is free; EBADMSG.
         """
         found = self.inodes.get(ino)
         if found is not None:
             if not special and bool(found.flags & FL_EA_INODE) != value:
-                raise Damaged(f"inode {ino} is of another kind", ino)
+                raise Damaged(f"inode {ino} is of the wrong kind", ino)
             return found
         sb = self.super
         if not 1 <= ino <= sb.inodes or (not special and ino != 2 and ino < sb.first_inode):
@@ -309,34 +312,32 @@ class Volume:
             inode.compute_seed(sb.seed)
             inode.check_sum(raw)
         if not inode.nlink and not special:
-            raise Damaged(f"inode {ino} is free, and has a name", ino)
+            raise Damaged(f"inode {ino} is free, but has a directory entry", ino)
         self._check(inode)
         if not special and bool(inode.flags & FL_EA_INODE) != value:
-            raise Damaged(f"inode {ino} is of another kind", ino)
+            raise Damaged(f"inode {ino} is of the wrong kind", ino)
         if inode.flags & FL_EA_INODE and (inode.file_acl or not inode.is_regular):
-            raise Damaged(f"inode {ino} is no value of an attribute", ino)
+            raise Damaged(f"inode {ino} cannot be an attribute value", ino)
         self.inodes[ino] = inode
         return inode
 
     def _check(self, inode: Inode) -> None:
         kind = inode.mode >> 12
         if kind not in (1, 2, 4, 6, 8, 10, 12) and inode.ino >= self.super.first_inode:
-            raise Damaged(f"inode {inode.ino} has the mode {inode.mode:o}", inode.ino)
+            raise Damaged(f"inode {inode.ino} has the invalid mode {inode.mode:o}", inode.ino)
         if inode.file_acl:
             self.blocks.check(inode.file_acl)
         if inode.has_extents and not self.super.incompat & 0x40:
-            raise Damaged(f"inode {inode.ino} has extents, the filesystem has not", inode.ino)
+            raise Damaged(f"inode {inode.ino} has extents without the feature", inode.ino)
         if inode.has_inline_data and not self.super.incompat & 0x8000:
-            raise Damaged(
-                f"inode {inode.ino} has its data inline, the filesystem has not", inode.ino
-            )
+            raise Damaged(f"inode {inode.ino} has inline data without the feature", inode.ino)
         if inode.is_dir and inode.size >> 40:
             raise Damaged(f"directory {inode.ino} has {inode.size} bytes", inode.ino)
         if inode.flags & FL_CASEFOLD and not self.super.incompat & INCOMPAT_CASEFOLD:
-            raise Damaged(f"inode {inode.ino} ignores case, the filesystem does not", inode.ino)
+            raise Damaged(f"inode {inode.ino} is casefolded without the feature", inode.ino)
 
     def make(self, parent: Inode, mode: int, uid: int, gid: int) -> Inode:
-        """A new inode without a name. Raises OSError ENOSPC."""
+        """Make an inode without a directory entry. Raises OSError ENOSPC."""
         sb, now = self.super, self.now()
         directory = mode & 0xF000 == 0x4000
         ino = self.groups.new_inode(parent.ino, directory)
@@ -356,7 +357,7 @@ class Volume:
         return inode
 
     def store(self, inode: Inode) -> None:
-        """Encode an inode, and what of it has changed."""
+        """Encode an inode, its map and its extended attributes, as far as they have changed."""
         if inode.map_changed:
             inode.map_changed = False
             if inode.has_extents:
@@ -374,10 +375,10 @@ class Volume:
         self.blocks.dirty.add(number)
 
     def free(self, inode: Inode) -> None:
-        """Its last name and its last user are gone.
+        """Free an inode that has no name and is not in use.
 
         Raises:
-            OSError: EUCLEAN, EBADMSG: the image is damaged there; some of it may be freed.
+            OSError: EUCLEAN, EBADMSG: the image is damaged; a part of it may have been freed.
         """
         from loopfs.ext4 import xattr
 
@@ -403,9 +404,9 @@ class Volume:
         self.inodes.pop(inode.ino, None)
 
     def end(self, inode: Inode) -> None:
-        """Free an inode, or, where that fails, leave it as one without a name to the next mount.
+        """Free an inode; if that fails, leave it to the next mount as an orphan.
 
-        What the call is about has been done by then.
+        The failure is not reported to the caller, whose operation itself has succeeded.
         """
         inode.nlink = 0
         try:
@@ -417,7 +418,7 @@ class Volume:
             self.touch(inode)
 
     def forget(self, inode: Inode) -> None:
-        """The kernel does not know it any more."""
+        """Account for the kernel's last reference to an inode being dropped (FUSE_FORGET)."""
         if inode.nlink == 0 and not self.read_only:
             if not self.error:
                 self.end(inode)
@@ -426,11 +427,11 @@ class Volume:
 
 
 def now_of(volume: Volume, inode: Inode) -> int:
-    """The time, as ``inode`` can hold it."""
+    """Return the time, rounded to what ``inode`` can store."""
     now = volume.now()
     return now if inode.extra else now - now % _SECOND
 
 
 def log_to_stderr(sentence: str) -> None:
-    """A sentence for the log of the engine."""
+    """Write a sentence to the engine's log."""
     os.write(2, f"ext4: {sentence}\n".encode())

@@ -1,4 +1,4 @@
-"""Extended attributes (fs/ext4/xattr.c): in the inode, in one block more, and large values in
+"""Extended attributes (fs/ext4/xattr.c): in the inode, in one additional block, and large values in
 inodes of their own (:mod:`~loopfs.ext4.ea_inode`)."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loopfs.ext4.inode import FL_EA_INODE, Inode
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.lean import Iterable, Mapping
 
-DATA = b"system.data"  # of inline files: not to be seen
+DATA = b"system.data"  # inline data of a file; not visible as an attribute
 CAPABILITY = b"security.capability"
 _MAGIC = 0xEA020000
 _PREFIXES = {
@@ -31,11 +31,11 @@ _ENTRY = struct.Struct("<BBHIII")
 _HEADER = struct.Struct("<IIIII")  # magic, users, blocks, hash, checksum
 _HEADER_SIZE = 32
 Value = bytes | Large
-Row = tuple[int, int, bytes, Value]  # name index, length of the rest, rest, value as on disk
+Row = tuple[int, int, bytes, Value]  # prefix index, length of suffix, suffix, value as on disk
 
 
 def load(volume: Volume, inode: Inode) -> dict[bytes, Value]:
-    """All attributes, those not to be seen too. Raises OSError EUCLEAN, EBADMSG."""
+    """Return all attributes, also the invisible ones. Raises OSError EUCLEAN, EBADMSG."""
     if inode.xattrs is None:
         found: dict[bytes, Value] = {}
         if has_body(inode):
@@ -50,7 +50,7 @@ def load(volume: Volume, inode: Inode) -> dict[bytes, Value]:
 
 
 def has_body(inode: Inode) -> bool:
-    """There are attributes in the inode."""
+    """Return whether the inode itself holds attributes."""
     at = inode.extra_size
     return inode.extra[at : at + 4] == _MAGIC.to_bytes(4, "little")
 
@@ -58,7 +58,7 @@ def has_body(inode: Inode) -> bool:
 def _check_block(volume: Volume, inode: Inode, block: bytes) -> None:
     magic, users, count, _, value = _HEADER.unpack_from(block)
     if magic != _MAGIC or count != 1 or not users:
-        raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
+        raise Damaged(f"the attribute block is invalid in inode {inode.ino}", inode.ino)
     if volume.super.csum and _sum(volume, inode.file_acl, block) != value:
         raise BadChecksum(
             f"the checksum of the attributes of inode {inode.ino} is wrong", inode.ino
@@ -75,14 +75,14 @@ def _parse(
 ) -> None:
     while at + 4 <= len(raw) and raw[at : at + 4] != bytes(4):
         if at + _ENTRY.size > len(raw):
-            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
+            raise Damaged(f"an attribute is invalid in inode {inode.ino}", inode.ino)
         length, index, offset, holder, size, total = _ENTRY.unpack_from(raw, at)
         rest = raw[at + 16 : at + 16 + length]
         begin = base + offset
         if len(rest) != length or (not holder and size and begin + size > len(raw)):
-            raise Damaged(f"the attributes of inode {inode.ino}", inode.ino)
+            raise Damaged(f"an attribute is invalid in inode {inode.ino}", inode.ino)
         if holder and not ea_inode.is_possible(volume):
-            raise Damaged(f"an attribute of inode {inode.ino} is in another one", inode.ino)
+            raise Damaged(f"inode {inode.ino} has an ea_inode without the feature", inode.ino)
         inner = raw[begin : begin + size]
         value: Value = acl.from_disk(inner) if index in (2, 3) and not holder else inner
         if holder:
@@ -98,7 +98,7 @@ def _parse(
 
 
 def find(volume: Volume, inode: Inode, name: bytes) -> bytes | None:
-    """The value of an attribute; None: there is none. Raises OSError EUCLEAN, EBADMSG."""
+    """Return the value of an attribute, or None. Raises OSError EUCLEAN, EBADMSG."""
     value = load(volume, inode).get(name)
     if not isinstance(value, Large):
         return value
@@ -107,10 +107,10 @@ def find(volume: Volume, inode: Inode, name: bytes) -> bytes | None:
 
 
 def data(volume: Volume, inode: Inode) -> bytes:
-    """What is inline of a file, behind what i_block has. Raises OSError EUCLEAN, EBADMSG."""
+    """Return the inline data that is not in i_block. Raises OSError EUCLEAN, EBADMSG."""
     value = load(volume, inode).get(DATA, b"")
     if isinstance(value, Large):
-        raise Damaged(f"the inline data of inode {inode.ino} is in another one", inode.ino)
+        raise Damaged(f"the inline data of inode {inode.ino} is in an ea_inode", inode.ino)
     return value
 
 
@@ -118,7 +118,7 @@ def data(volume: Volume, inode: Inode) -> bytes:
 
 
 def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
-    """Raises OSError EINVAL, ENODATA, EOPNOTSUPP, EUCLEAN."""
+    """Return the value of an attribute. Raises OSError EINVAL, ENODATA, EOPNOTSUPP, EUCLEAN."""
     _check_name(name)
     if inode.xattrs is not None and not inode.xattrs:
         raise refused(errno.ENODATA)
@@ -131,17 +131,17 @@ def get(volume: Volume, inode: Inode, name: bytes) -> bytes:
 def _check_name(name: bytes) -> None:
     if name not in (acl.ACCESS, acl.DEFAULT) and not name.startswith(_KNOWN):
         raise refused(errno.EOPNOTSUPP)
-    if name in _KNOWN:  # and nothing behind it
+    if name in _KNOWN:  # a prefix only
         raise refused(errno.EINVAL)
 
 
 def names(volume: Volume, inode: Inode) -> list[bytes]:
-    """Those to be seen."""
+    """Return the names of the visible attributes."""
     return [name for name in load(volume, inode) if name != DATA and name[0]]
 
 
 def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: int) -> None:
-    """setxattr(2). Raises OSError EEXIST, EINVAL, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
+    """Set an attribute. Raises OSError EEXIST, EINVAL, ENODATA, ENOSPC, EOPNOTSUPP, ERANGE."""
     attributes = dict(load(volume, inode))
     mode = inode.mode
     _check_name(name)
@@ -153,7 +153,7 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
     if name == acl.ACCESS:
         stored, bits = acl.with_mode(value, 0o777, masked=True)
         mode = mode & ~0o777 | bits
-        if stored is None:  # it says no more than the mode
+        if stored is None:  # the mode expresses all of it
             del attributes[name]
     elif name == acl.DEFAULT and not inode.is_dir:
         raise refused(errno.EACCES)
@@ -162,7 +162,7 @@ def set_value(volume: Volume, inode: Inode, name: bytes, value: bytes, flags: in
 
 
 def remove(volume: Volume, inode: Inode, name: bytes) -> None:
-    """removexattr(2). Raises OSError EINVAL, ENODATA, EOPNOTSUPP."""
+    """Remove an attribute. Raises OSError EINVAL, ENODATA, EOPNOTSUPP."""
     _check_name(name)
     attributes = dict(load(volume, inode))
     if attributes.pop(name, None) is None:
@@ -179,7 +179,7 @@ def _change(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> 
 
 
 def blocks_of(volume: Volume, attributes: Mapping[bytes, Value]) -> int:
-    """Blocks that they may need outside of the inode and its block."""
+    """Return how many blocks the attributes may need besides the attribute block."""
     if not ea_inode.is_possible(volume):
         return 0
     sizes = [len(value) for value in attributes.values() if isinstance(value, bytes)]
@@ -187,10 +187,10 @@ def blocks_of(volume: Volume, attributes: Mapping[bytes, Value]) -> int:
 
 
 def replace(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> None:
-    """Give it these attributes, and no others.
+    """Replace all attributes of an inode.
 
     Raises:
-        OSError: ENOSPC, EUCLEAN, EBADMSG, and the device's: it has those that it had.
+        OSError: ENOSPC, EUCLEAN, EBADMSG, or an error of the device; nothing is changed then.
     """
     planned, outside = _planned(volume, inode, attributes)
     uses = _uses(volume, inode, planned.values())
@@ -230,7 +230,7 @@ def replace(volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]) -> 
 def _planned(
     volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]
 ) -> tuple[dict[bytes, Value], list[Row]]:
-    """The attributes, those Large that will be; and what goes into a block.
+    """Return the attributes, with Large for large values, and the rows that go into a block.
 
     Raises:
         OSError: ENOSPC.
@@ -253,26 +253,26 @@ def _planned(
 
 
 def _large(volume: Volume, name: bytes, value: Value, size: int) -> Large:
-    """What is to be made for a value."""
+    """Return a reference to a large value that is not stored yet."""
     one = _hash(_split_name(name)[1], ea_inode.checksum(volume, _encoded(name, value)))
     return Large(0, size, one)
 
 
 def _own(volume: Volume, inode: Inode) -> list[Large]:
-    """The large values that its own entries name: those of a shared block are all its users'."""
+    """Return the large values that only this inode's entries refer to (not by a shared block)."""
     shared = bool(inode.file_acl) and _users(volume, inode) > 1
     values = (inode.xattrs or {}).values()
     return [one for one in values if isinstance(one, Large) and not (one.in_block and shared)]
 
 
 def _counted(volume: Volume, values: Iterable[Value]) -> int:
-    """The sectors of large values: they are counted as the file's, too."""
+    """Return the sectors of large values, which i_blocks of their owner includes."""
     unit = volume.super.block_size
     return sum(-(-one.size // unit) * (unit // 512) for one in values if isinstance(one, Large))
 
 
 def _uses(volume: Volume, inode: Inode, after: Iterable[Value]) -> list[tuple[Inode, int]]:
-    """How many more entries will name which inodes. Raises OSError EUCLEAN, EBADMSG."""
+    """Return the changes of the reference counts of values. Raises OSError EUCLEAN, EBADMSG."""
     uses: dict[int, int] = {}
     for one in after:
         if isinstance(one, Large) and one.ino:
@@ -283,7 +283,7 @@ def _uses(volume: Volume, inode: Inode, after: Iterable[Value]) -> list[tuple[In
 
 
 def release(volume: Volume, inode: Inode) -> None:
-    """The inode goes, its attributes with it. Raises OSError EUCLEAN, EBADMSG."""
+    """Release the attributes of an inode that is being freed. Raises OSError EUCLEAN, EBADMSG."""
     uses: list[tuple[Inode, int]] = []
     if ea_inode.is_possible(volume) and not inode.flags & FL_EA_INODE:
         attributes = load(volume, inode)
@@ -297,11 +297,11 @@ def release(volume: Volume, inode: Inode) -> None:
 
 def _users(volume: Volume, inode: Inode) -> int:
     users: int = _HEADER.unpack_from(volume.blocks.get(inode.file_acl))[1]
-    return users or 1  # one that is new has none yet
+    return users or 1  # a new block, not written yet, has 0
 
 
 def release_block(volume: Volume, inode: Inode) -> None:
-    """The block belongs to it no more."""
+    """Remove an inode's reference to its attribute block, and free the block if unused."""
     if not inode.file_acl:
         return
     block = volume.blocks.get(inode.file_acl)
@@ -325,7 +325,7 @@ def _seal(volume: Volume, place: int, block: bytearray) -> None:
 
 
 def _split_name(name: bytes) -> tuple[int, bytes]:
-    """As an entry has it: the index of its prefix, and the rest."""
+    """Split a name as an entry stores it: the index of the prefix, and the suffix."""
     if name in (acl.ACCESS, acl.DEFAULT):
         return (2 if name == acl.ACCESS else 3), b""
     if not name[0]:
@@ -335,7 +335,7 @@ def _split_name(name: bytes) -> tuple[int, bytes]:
 
 
 def _encoded(name: bytes, value: Value) -> bytes:
-    """As the disk has it."""
+    """Return a value in the disk format."""
     assert isinstance(value, bytes)
     return acl.to_disk(value) if name in (acl.ACCESS, acl.DEFAULT) else value
 
@@ -350,16 +350,16 @@ def _rows(attributes: Mapping[bytes, Value]) -> list[Row]:
 
 
 def _inner_size(value: Value) -> int:
-    """Bytes of a value beside its entry."""
+    """Return the number of bytes that a value needs, besides its entry."""
     return 0 if isinstance(value, Large) else len(value) + 3 & ~3
 
 
 def _layout(
     volume: Volume, inode: Inode, attributes: Mapping[bytes, Value]
 ) -> tuple[list[Row], list[Row]]:
-    """What goes into the inode, and what into a block.
+    """Divide the attributes between the inode and a block.
 
-    What was in the inode comes first, so that it stays there: what did fit fits again.
+    Those in the inode come first, so that they stay there: what fitted before still fits.
 
     Raises:
         OSError: ENOSPC.
@@ -391,7 +391,7 @@ def _split(volume: Volume, inode: Inode, rows: list[Row]) -> tuple[list[Row], li
 
 
 def store(volume: Volume, inode: Inode) -> None:
-    """Encode the attributes; :func:`replace` has made room for them."""
+    """Encode the attributes; :func:`replace` has allocated space for them."""
     inode.xattrs_changed = False
     inside, outside = _layout(volume, inode, load(volume, inode))
     if inode.extra:
@@ -408,7 +408,7 @@ def store(volume: Volume, inode: Inode) -> None:
 
 
 def change_data(inode: Inode, at: int, part: bytes) -> None:
-    """Change some bytes of what is inline, in their place."""
+    """Change some bytes of the inline data in place."""
     assert inode.xattrs is not None
     stored = inode.xattrs[DATA]
     assert isinstance(stored, bytes)
@@ -428,7 +428,7 @@ def change_data(inode: Inode, at: int, part: bytes) -> None:
 
 
 def _write(raw: bytearray, at: int, base: int, rows: list[Row]) -> int:
-    """Entries from ``at`` on, values from the end; returns the hash of all."""
+    """Write entries from ``at`` on and values from the end; return the hash of all entries."""
     total, end = 0, len(raw)
     for index, length, rest, value in rows:
         if isinstance(value, Large):

@@ -1,4 +1,4 @@
-"""The server's descriptor of a FUSE mount: how to wait for it, and how to let go of it."""
+"""The server's file descriptor of a FUSE mount: waiting for requests, and ending the connection."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from time import perf_counter
 
 from loopfs.lean import Callable
 
-_MOMENT = 30e-6  # seconds
+_MOMENT = 30e-6  # seconds of polling before sleeping
 
 
 class Connection(int):
-    """A descriptor of /dev/fuse that is closed when nothing refers to it any more.
+    """A file descriptor of /dev/fuse that is closed when nothing refers to it any more.
 
-    Not when the session ends: a thread may still answer a request then, and must not find
-    another file under the number.
+    It is not closed when the session ends: another thread may still answer a request then, and
+    must not write to another file that has got the same number.
     """
 
     def __del__(self) -> None:
@@ -23,11 +23,11 @@ class Connection(int):
 
 
 def watch(fd: int) -> Callable[[], None]:
-    """Have reads of an open /dev/fuse not block, and give a function that waits for a request.
+    """Set /dev/fuse to non-blocking mode and return a function that waits for the next request.
 
-    It looks for a moment before it sleeps: the next request of a program comes some microseconds
-    after the last answer, and a processor that has gone idle takes several times that to wake.
-    What it yields meanwhile is for the program, which may be on the same processor.
+    The function polls for 30 µs before it sleeps: a program usually sends its next request within
+    microseconds of the last reply, and waking an idle CPU takes several times as long. While
+    polling it yields the CPU, which the program may be waiting for.
     """
     os.set_blocking(fd, False)
     poller = select.poll()
@@ -46,10 +46,10 @@ def watch(fd: int) -> Callable[[], None]:
 
 
 def abort(fd: int) -> None:
-    """Let go of an open /dev/fuse, whoever still has the descriptor: what they answer goes nowhere.
+    """Replace an open /dev/fuse by /dev/null, so that no reply of this process reaches the kernel.
 
-    When nobody else has it open and no thread reads it any more, the kernel ends the connection,
-    and everybody who waits for an answer has one (ECONNABORTED).
+    When no other process has it open and no thread reads it, the kernel ends the connection, and
+    every request that waits for a reply fails (ECONNABORTED).
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -59,10 +59,13 @@ def abort(fd: int) -> None:
 
 
 def abort_all() -> None:
-    """As :func:`abort`, for all that this process has: its end cannot wait for its own answers."""
+    """Call :func:`abort` for every /dev/fuse of this process.
+
+    Otherwise its exit may block on a request that only it could answer.
+    """
     for name in os.listdir("/proc/self/fd"):
         try:
             if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
                 abort(int(name))
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime

@@ -1,6 +1,6 @@
-"""A handler for each request that a :class:`loopfs.fuse.server.Server` passes to its tree.
+"""The handlers of the requests that :class:`loopfs.fuse.server.Server` passes to its tree.
 
-A handler takes structures apart, calls the tree and puts the answer together.
+A handler decodes the request, calls the tree and encodes the reply.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     Answer = Buffer | Later
     Handler = Callable[[Server[Any], int, Caller, bytes], Answer]
 
-ATTR_VALID = 3600  # seconds for which attributes may be remembered: the kernel changes them
+ATTR_VALID = 3600  # seconds for which attributes are cached: only the kernel changes them
 _NO_ATTR = bytes(uapi.ATTR.size)
 _NO_ENTRY = bytes(uapi.ENTRY_OUT.size + uapi.ATTR.size)
 _SECOND = 1_000_000_000
 
 
 def pack_entry(server: Server[N], found: tuple[N, int], face: int | None = None) -> bytes:
-    """struct fuse_entry_out, which the kernel counts as one lookup.
+    """Return a struct fuse_entry_out, and count the lookup.
 
     Args:
-        face: the node id, if it need not be the node's own.
+        face: the node id in the reply; None: the node's own.
     """
     node, valid = found
     nodeid = node.nodeid if face is None else face
@@ -43,12 +43,12 @@ def pack_entry(server: Server[N], found: tuple[N, int], face: int | None = None)
 
 
 def _attr_valid(nodeid: int) -> int:
-    """Those of another face change by the node's own, too."""
+    """Return how long attributes are cached: not at all for a face, which its node may change."""
     return 0 if nodeid & FACE else ATTR_VALID
 
 
 def _pack_attr(server: Server[N], node: N, nodeid: int) -> bytes:
-    """struct fuse_attr_out."""
+    """Return a struct fuse_attr_out."""
     head = uapi.ATTR_OUT.pack(_attr_valid(nodeid), 0, 0)
     return head + server.attr(node, nodeid).pack()
 
@@ -58,7 +58,7 @@ _NOT_TIMES = uapi.FATTR_MODE | uapi.FATTR_UID | uapi.FATTR_GID | uapi.FATTR_SIZE
 
 
 def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
-    """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
+    """Decode a struct fuse_setattr_in; ``now`` (nanoseconds) replaces times set to "now"."""
     valid, _, fh, size, _, atime, mtime, ctime, an, mn, cn, mode, _, uid, gid, _ = (
         uapi.SETATTR_IN.unpack_from(body)
     )
@@ -68,7 +68,7 @@ def unpack_changes(server: Server[N], body: bytes, now: int) -> Changes:
             return now
         return value if valid & given else None
 
-    # With the writeback cache the kernel gives its own now as mtime, and as ctime.
+    # With the writeback cache the kernel sends its current time as mtime and as ctime.
     mtime_is_now = valid & uapi.FATTR_MTIME_NOW or (mtime, mn) == (ctime, cn)
     touch = valid & _NOT_TIMES == 0 and valid & _TOUCH == _TOUCH and bool(mtime_is_now)
     return Changes(
@@ -128,7 +128,7 @@ def _getattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
 
 
 def _statx(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes:
-    """The kernel asks for when a file was made; it takes all else from it, too."""
+    """Reply to STATX, which the kernel sends for the birth time; it uses the other fields too."""
     flags, _, fh, _, _ = uapi.STATX_IN.unpack_from(body)
     node = server.handle(fh).node if flags & uapi.FUSE_GETATTR_FH else server.node(nodeid)
     born = server.tree.birth(node)
@@ -161,7 +161,7 @@ def _setattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> Ans
     changes = unpack_changes(server, body, time.time_ns())
     node = server.node(nodeid)
     valid = uapi.SETATTR_IN.unpack_from(body)[0]
-    owned = valid & (uapi.FATTR_UID | uapi.FATTR_GID)  # whoever changes that
+    owned = valid & (uapi.FATTR_UID | uapi.FATTR_GID)  # chown(2) clears the bits for every caller
     if valid & uapi.FATTR_KILL_SUIDGID and (caller.uid or owned):
         server.tree.drop_privileges(node)
     later = server.tree.setattr(caller, node, changes)
@@ -203,7 +203,7 @@ def _mknod(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> bytes
     attr = server.tree.getattr(found[0])
     if stat.S_IFMT(attr.mode) == stat.S_IFMT(mode):
         return pack_entry(server, found)
-    # The kernel takes only what it has asked for.
+    # The kernel only accepts a file of the type that it has asked for.
     attr = attr._replace(mode=stat.S_IFMT(mode) | stat.S_IMODE(attr.mode), rdev=0)
     return uapi.ENTRY_OUT.pack(server.new_stand_in(), 0, 0, 0, 0, 0) + attr.pack()
 
@@ -290,7 +290,7 @@ def _listxattr(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> b
 
 
 def _sized(value: bytes, room: int) -> bytes:
-    """As getxattr(2) has it: a room of 0 asks for the size."""
+    """Return a reply as for getxattr(2): the size alone if ``room`` is 0."""
     if not room:
         return uapi.GETXATTR_OUT.pack(len(value))
     if len(value) > room:
@@ -349,7 +349,7 @@ def _readdirplus(server: Server[N], nodeid: int, caller: Caller, body: bytes) ->
         if node is not None:
             try:
                 entry = pack_entry(server, (node, ATTR_VALID))
-            except OSError:  # a damaged one is listed all the same; who looks at it hears of it
+            except OSError:  # a damaged node is listed without attributes; accessing it fails
                 entry = _NO_ENTRY
         out += entry, packed
     return b"".join(out)
@@ -383,8 +383,8 @@ def _nothing(server: Server[N], nodeid: int, caller: Caller, body: bytes) -> byt
     return b""
 
 
-# What is not here is answered ENOSYS, after which the kernel stops asking or does the work
-# itself: FLUSH, ACCESS, POLL, COPY_FILE_RANGE.
+# Other requests are answered with ENOSYS, after which the kernel does not send them again and does
+# the work itself: FLUSH, ACCESS, POLL, COPY_FILE_RANGE.
 HANDLERS: dict[int, Handler] = {
     uapi.FUSE_LOOKUP: _lookup,
     uapi.FUSE_FORGET: _forget,

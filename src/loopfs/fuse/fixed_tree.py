@@ -1,8 +1,8 @@
-"""A tree of which nothing ever changes: so all that the kernel is told it may remember.
+"""A tree that never changes, so that the kernel can cache everything.
 
-A file is known by its place in the image, from which it can be read again; only what the kernel
-knows is kept. Names of one file can be many (case, dots at the end); each is a name of the same
-node.
+An inode is identified by its place in the image, from which it can be read again; only inodes that
+the kernel refers to are kept in memory. Several spellings of a name (case, trailing dots) can refer
+to the same node.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME_VALID = 3600  # seconds
-MOST_ENTRIES = 1 << 18  # of a directory, and of those that are held together
+MOST_ENTRIES = 1 << 18  # in one directory, and in all cached listings together
 LONGEST_LINK = 4095  # bytes
 _DT_UNKNOWN, _DT_DIR = 0, 4
 
@@ -28,10 +28,10 @@ Place = tuple[int, int]
 
 
 class FixedNode(Protocol):
-    """What the tree needs of an inode.
+    """What the tree requires of an inode.
 
     Attributes:
-        known: by how many node ids the kernel knows it.
+        known: the number of node ids by which the kernel refers to it.
         up: the inode number of a directory in which it was found.
     """
 
@@ -47,7 +47,7 @@ F = TypeVar("F", bound=FixedNode)
 
 
 class Entry(NamedTuple):
-    """A name in a directory, and the place of what it is of; ``is_first``: a lookup finds it."""
+    """A directory entry; ``is_first``: a lookup of the name finds it."""
 
     name: bytes
     place: Place
@@ -55,11 +55,11 @@ class Entry(NamedTuple):
 
 
 class Listing:
-    """A directory's names.
+    """The entries of a directory.
 
     Attributes:
-        found: by folded name.
-        damage: what comes after the last entry: an errno, or 0.
+        found: places by folded name.
+        damage: the errno with which reading fails after the last entry, or 0.
     """
 
     __slots__ = ("damage", "entries", "found")
@@ -70,10 +70,10 @@ class Listing:
         self.damage = 0
 
     def add(self, name: bytes, key: bytes, place: Place, most: int) -> None:
-        """A name, if a caller could say it.
+        """Add an entry, unless its name cannot be used in a path.
 
         Raises:
-            OSError: EIO: there are ``most`` already.
+            OSError: EIO: the directory has ``most`` entries already.
         """
         if not name or name in (b".", b"..") or b"/" in name or b"\0" in name:
             return
@@ -84,10 +84,10 @@ class Listing:
 
 
 class Listings:
-    """Those that are held: so many entries at most, unless one directory has more.
+    """A cache of listings, with a limit on their entries; a single directory may exceed it.
 
     Args:
-        most: entries.
+        most: the limit.
     """
 
     def __init__(self, most: int) -> None:
@@ -96,48 +96,48 @@ class Listings:
         self.count = 0
 
     def get(self, place: Place) -> Listing | None:
-        """A directory's, which is dropped last from now on."""
+        """Return the listing of a directory, which becomes the most recently used, or None."""
         if (listing := self._held.pop(place, None)) is not None:
             self._held[place] = listing
         return listing
 
     def hold(self, place: Place, listing: Listing) -> None:
-        """One that was read."""
+        """Add a listing that was read, and drop the least recently used ones above the limit."""
         self._held[place] = listing
         self.count += len(listing.entries)
         while self.count > self._most and len(self._held) > 1:
             self.drop(next(iter(self._held)))
 
     def drop(self, place: Place) -> None:
-        """It is not needed any more."""
+        """Drop the listing of a directory."""
         if (listing := self._held.pop(place, None)) is not None:
             self.count -= len(listing.entries)
 
 
 class FixedVolume(Protocol, Generic[F]):
-    """Where a tree's files are. Methods raise OSError."""
+    """The source of a tree's files. Methods raise OSError."""
 
     @property
     def root(self) -> F: ...
 
     def inode(self, place: Place) -> F:
-        """Read it."""
+        """Read an inode."""
 
     def number(self, place: Place) -> int:
-        """The inode number of what is at a place, which may be no inode."""
+        """Return the inode number for a place, even if the inode cannot be read."""
 
     def listing(self, node: F) -> Listing:
-        """A directory's names."""
+        """Return the entries of a directory."""
 
     def let_go(self, node: F) -> None:
-        """The kernel does not know it any more."""
+        """Drop an inode: the kernel does not refer to it any more."""
 
     def fold(self, name: bytes) -> bytes:
-        """What spellings of a name have in common."""
+        """Return the form of a name that is the same for all its spellings."""
 
 
 class FixedTree(Tree[F], Generic[F]):
-    """The names and nodes of a volume; files are derived classes'."""
+    """The names and nodes of a volume; derived classes implement reading of files."""
 
     negative_valid = NAME_VALID
 
@@ -178,7 +178,7 @@ class FixedTree(Tree[F], Generic[F]):
         if place is None:
             raise _refused(errno.ENOENT)
         node = self._node(place, parent)
-        if node is self._root:  # which has no name
+        if node is self._root:  # the root must not have a name
             raise _refused(errno.ELOOP)
         return node, NAME_VALID
 
@@ -196,7 +196,7 @@ class FixedTree(Tree[F], Generic[F]):
     def entries(
         self, handle: Handle[F], place: int
     ) -> Iterator[tuple[int, bytes, int, int, F | None]]:
-        """A place is 0 to 2 for the dots, then the number of the entry and 3."""
+        """Yield entries; the place after one is 1 or 2 (the dots), or its index + 3."""
         directory, listing = handle.node, self._volume.listing(handle.node)
         if listing.damage and place >= len(listing.entries) + 2:
             raise _refused(listing.damage)
@@ -211,7 +211,7 @@ class FixedTree(Tree[F], Generic[F]):
         name, place, is_first = entry
         try:
             node = self._node(place, directory)
-        except OSError:  # it is listed all the same; who looks at it hears of it
+        except OSError:  # it is listed without attributes; accessing it fails
             return name, self._volume.number(place), _DT_UNKNOWN, None
         told = node if is_first and node is not self._root else None
         return name, node.ino, stat.S_IFMT(node.mode) >> 12, told

@@ -1,14 +1,14 @@
-"""The answers that every server of ours gives in the same way."""
+"""Replies that are the same for every FUSE server of loopfs."""
 
 from __future__ import annotations
 
 from loopfs.uapi import fuse as uapi
 
-MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
+MAX_PAGES = 256  # 1 MiB per request, the most that the kernel allows (FUSE_MAX_MAX_PAGES)
 MAX_WRITE = MAX_PAGES * 4096
 BUFFER_SIZE = MAX_WRITE + 4096
-# Seconds for which the kernel may remember attributes. What changes them passes through
-# the kernel, or is followed by Session.invalidate().
+# Seconds for which the kernel may cache attributes. Every change of them is made through the kernel
+# or followed by Session.invalidate().
 ATTR_VALID = 3600
 
 WANTED = (
@@ -22,7 +22,7 @@ WANTED = (
 
 
 def pack_init(body: bytes, wanted: int = WANTED) -> bytes:
-    """struct fuse_init_out, for the fuse_init_in in ``body``; ``wanted`` are FUSE_* flags."""
+    """Return a struct fuse_init_out for the fuse_init_in in ``body``; ``wanted``: FUSE_* flags."""
     _, _, readahead, flags = uapi.INIT_IN.unpack_from(body)
     version = uapi.FUSE_KERNEL_VERSION, uapi.FUSE_KERNEL_MINOR_VERSION
     background = 64, 48
@@ -31,10 +31,10 @@ def pack_init(body: bytes, wanted: int = WANTED) -> bytes:
 
 
 def pack_entry(nodeid: int, attr: uapi.Attr, valid: int, attr_valid: int = ATTR_VALID) -> bytes:
-    """struct fuse_entry_out; the kernel may remember the name for ``valid`` seconds."""
+    """Return a struct fuse_entry_out; the kernel may cache the name for ``valid`` seconds."""
     return uapi.ENTRY_OUT.pack(nodeid, 0, valid, attr_valid, 0, 0) + attr.pack()
 
 
 def pack_attr(attr: uapi.Attr, valid: int = ATTR_VALID) -> bytes:
-    """struct fuse_attr_out."""
+    """Return a struct fuse_attr_out."""
     return uapi.ATTR_OUT.pack(valid, 0, 0) + attr.pack()

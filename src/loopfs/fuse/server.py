@@ -1,8 +1,9 @@
-"""A server: one FUSE mount of a whole filesystem, a :class:`loopfs.fuse.tree.Tree`.
+"""A server: one FUSE mount of a whole filesystem, which is a :class:`loopfs.fuse.tree.Tree`.
 
-One thread reads the requests and answers them in the order in which the kernel queues them; what
-may take long has a thread of its own, so that an fsync stops nobody's reads. Notifications that
-may wait for the kernel are sent by another thread: the kernel may want an answer first.
+One thread reads the requests and answers them in the order in which the kernel queues them. Work
+that may take long is done in a thread of its own, so that fsync(2) does not block reads.
+Notifications that may wait for the kernel are sent by another thread: the kernel may need a reply
+first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from loopfs.fuse.dispatch import Answer
     from loopfs.uapi.fuse import Attr
 
-MAX_PAGES = 256  # 1 MiB a request: the most that the kernel grants (FUSE_MAX_MAX_PAGES)
+MAX_PAGES = 256  # 1 MiB per request, the most that the kernel allows (FUSE_MAX_MAX_PAGES)
 MAX_WRITE = MAX_PAGES * 4096
 BUFFER_SIZE = MAX_WRITE + 4096
 
@@ -44,7 +45,7 @@ _FLAGS = (
 _HEADER = uapi.IN_HEADER.size
 _WRITE_DATA = _HEADER + uapi.WRITE_IN.size
 _UNANSWERED = frozenset({uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT})
-_GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; the latter: just now
+_GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; the latter: during the read
 _AGAIN = (errno.ENOENT, errno.EINTR)  # the request was interrupted before it was read
 
 
@@ -52,15 +53,15 @@ class Server(Generic[N]):
     """The server's end of one mount.
 
     Args:
-        fd: an open /dev/fuse that has been or will be mounted; it stays the caller's, and must be
-            open until :meth:`serve` has returned.
-        tree: what answers.
-        idle: called when no request waits, if ``fd`` does not block; returns when one may.
+        fd: an open /dev/fuse that has been or will be mounted. It belongs to the caller, and must
+            stay open until :meth:`serve` has returned.
+        tree: the filesystem.
+        idle: called when no request waits, if ``fd`` is non-blocking; returns when one may.
 
     Attributes:
-        lock: held while the tree is called; a thread of the tree's own that uses what calls change
-            takes it, :class:`Later` work too.
-        new_stand_in: gives a node id that is nothing's.
+        lock: held while the tree is called. Another thread of the tree, and :class:`Later` work,
+            must take it to use what calls change.
+        new_stand_in: returns a new node id that belongs to no node.
     """
 
     def __init__(self, fd: int, tree: Tree[N], idle: Callable[[], object] | None = None) -> None:
@@ -68,7 +69,7 @@ class Server(Generic[N]):
         self._fd = fd
         self._idle = idle
         root = tree.root()
-        self._nodes: dict[int, N] = {uapi.FUSE_ROOT_ID: root}  # that the kernel knows
+        self._nodes: dict[int, N] = {uapi.FUSE_ROOT_ID: root}  # nodes the kernel refers to
         self._lookups: dict[int, int] = {uapi.FUSE_ROOT_ID: 1}
         self._handles: dict[int, Handle[N]] = {}
         self._new_handle = count(1)
@@ -85,11 +86,11 @@ class Server(Generic[N]):
     def serve(self) -> None:
         """Answer requests until the filesystem is unmounted or the connection aborted.
 
-        To be called once. When it returns no thread of the server runs any more, and the
-        tree has been destroyed.
+        To be called once. When it returns, all threads of the server have ended and the tree has
+        been destroyed.
 
         Raises:
-            OSError: of the tree's end.
+            OSError: an error of the tree's destruction.
         """
         try:
             self._serve()
@@ -102,7 +103,7 @@ class Server(Generic[N]):
         self.tree.destroy()
 
     def _serve(self) -> None:
-        buffer = mmap.mmap(-1, BUFFER_SIZE)  # of which only what is read takes memory
+        buffer = mmap.mmap(-1, BUFFER_SIZE)  # only the pages that are used take memory
         view, buffers = memoryview(buffer), [buffer]
         unpack, fd = uapi.IN_HEADER.unpack_from, self._fd
         while True:
@@ -132,13 +133,13 @@ class Server(Generic[N]):
                 self._fail(opcode, unique, problem.errno or errno.EIO)
                 with self.lock:
                     self.tree.failed(problem)
-            except Exception:  # a bug of ours: one caller's error, not everybody's end
+            except Exception:  # a bug in loopfs: fails one request, must not end the server
                 sys.excepthook(*sys.exc_info())
                 self._fail(opcode, unique, errno.EIO)
             if opcode == uapi.FUSE_DESTROY:
                 return
 
-    # The two that carry data stay apart: they neither copy nor look up a handler.
+    # READ and WRITE are separate: they need no copy of the data and no lookup of a handler.
 
     def _read(self, view: memoryview) -> Buffer:
         fh, offset, size, *_ = uapi.READ_IN.unpack_from(view, _HEADER)
@@ -151,7 +152,7 @@ class Server(Generic[N]):
             self.tree.drop_privileges(self._handles[fh].node)
         done = self.tree.write(self._handles[fh], offset, data)
         if done < size and flags & uapi.FUSE_WRITE_CACHE:
-            # Of pages of a mapping the kernel does not look at the count: msync(2) would say 0.
+            # The kernel ignores a short count for mapped pages: msync(2) would return 0.
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         return uapi.WRITE_OUT.pack(done, 0)
 
@@ -202,7 +203,7 @@ class Server(Generic[N]):
     # --- answers -------------------------------------------------------------
 
     def reply(self, unique: int, *parts: Buffer) -> None:
-        """Answer a request with success."""
+        """Send a reply that reports success."""
         length = uapi.OUT_HEADER.size + sum(map(len, parts))
         self._send(uapi.OUT_HEADER.pack(length, 0, unique), *parts)
 
@@ -214,14 +215,14 @@ class Server(Generic[N]):
         try:
             os.writev(self._fd, parts)
         except OSError as problem:
-            # ENOENT: nobody waits for it, or the kernel does not know the node; ENODEV: unmounted.
+            # ENOENT: the request was interrupted, or the node is unknown; ENODEV: unmounted.
             if problem.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
     # --- nodes and handles -----------------------------------------------------
 
     def node(self, nodeid: int) -> N:
-        """What the kernel names.
+        """Return the node for a node id of the kernel.
 
         Raises:
             OSError: ESTALE.
@@ -232,12 +233,12 @@ class Server(Generic[N]):
         return node
 
     def attr(self, node: N, nodeid: int) -> Attr:
-        """The attributes of a node as the kernel knows it by a node id."""
+        """Return the attributes that a node has under a node id."""
         attr = self.tree.getattr(node)
         return self.tree.attr_of_face(node, attr) if nodeid & FACE else attr
 
     def count_lookup(self, node: N, face: int | None = None) -> None:
-        """The answer that is being made tells the kernel of a node; ``face``: by that node id."""
+        """Count a lookup: the reply refers to a node, by node id ``face`` if that is given."""
         nodeid = node.nodeid if face is None else face
         if nodeid not in self._lookups:
             self._nodes[nodeid] = node
@@ -246,8 +247,8 @@ class Server(Generic[N]):
         self._lookups[nodeid] += 1
 
     def forget(self, nodeid: int, times: int) -> None:
-        """The kernel forgets so many answers."""
-        if nodeid not in self._lookups:  # it stood for another
+        """Decrement the lookup count of a node id by ``times``."""
+        if nodeid not in self._lookups:  # a stand-in
             return
         left = self._lookups[nodeid] - times
         if left > 0 or nodeid == uapi.FUSE_ROOT_ID:
@@ -257,37 +258,37 @@ class Server(Generic[N]):
         self.tree.forgotten(self._nodes.pop(nodeid))
 
     def handle(self, fh: int) -> Handle[N]:
-        """An open file by its number."""
+        """Return an open file by its number."""
         return self._handles[fh]
 
     def add_handle(self, handle: Handle[N]) -> int:
-        """Its number from now on."""
+        """Register an open file, and return its number."""
         fh = next(self._new_handle)
         self._handles[fh] = handle
         return fh
 
     def drop_handle(self, fh: int) -> Handle[N]:
-        """It has none any more."""
+        """Remove an open file from the table, and return it."""
         return self._handles.pop(fh)
 
     # --- notifications ------------------------------------------------------------
 
     def attributes_changed(self, nodeid: int) -> None:
-        """Have the kernel ask for a node's attributes again. Waits for nothing."""
+        """Invalidate the attributes of a node that the kernel has cached. Does not block."""
         body = uapi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, -1, 0)
         self._send(_notice(uapi.FUSE_NOTIFY_INVAL_INODE, body))
 
     def drop_pages(self, nodeid: int, offset: int = 0, length: int = 0) -> None:
-        """Have the kernel drop what it has cached of a file, soon.
+        """Invalidate pages of a file that the kernel has cached, asynchronously.
 
         Args:
-            offset, length: bytes; a length of 0 is all to the end.
+            offset, length: bytes; a length of 0 means up to the end.
         """
         body = uapi.NOTIFY_INVAL_INODE_OUT.pack(nodeid, offset, length)
         self._notify(_notice(uapi.FUSE_NOTIFY_INVAL_INODE, body))
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Have the kernel ask for a name again, soon: it may remember it."""
+        """Invalidate a name that the kernel has cached, asynchronously."""
         body = uapi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
         self._notify(_notice(uapi.FUSE_NOTIFY_INVAL_ENTRY, body))
 
@@ -301,7 +302,7 @@ class Server(Generic[N]):
         while (message := self._notices.get()) is not None:
             try:
                 self._send(message)
-            except OSError:  # nobody waits for it; the next one may do
+            except OSError:  # no caller waits for it, and later notices must still be sent
                 sys.excepthook(*sys.exc_info())
 
 

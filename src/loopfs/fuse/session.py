@@ -1,8 +1,8 @@
-"""A session: one FUSE mount served by one reading thread.
+"""A session: one FUSE mount that is served by one reading thread.
 
-Requests are dispatched in the order in which the kernel queues them. That order is a
-promise: a close(2) has queued its RELEASE before the caller's next system call, so the
-filesystem sees them in the caller's order too, if it answers in this thread.
+Requests are dispatched in the order in which the kernel queues them. Filesystems rely on
+this: close(2) queues its RELEASE before the caller's next system call, so a filesystem that answers
+in this thread sees requests in the order of the caller's system calls.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Handler = Callable[["Session", "Request", bytes], Answer]
 
 
 class Request:
-    """One request of the kernel, to be answered once."""
+    """A request of the kernel, which must be answered exactly once."""
 
     __slots__ = ("_fd", "from_cache", "gid", "nodeid", "pid", "uid", "unique")
 
@@ -44,40 +44,40 @@ class Request:
         self.nodeid = nodeid
         self.pid = pid
         self.uid, self.gid = uid, gid
-        self.from_cache = False  # a FUSE_WRITE of dirty pages, not of a write(2)
+        self.from_cache = False  # whether a FUSE_WRITE is of dirty pages, not of a write(2)
 
     @property
     def connection(self) -> int:
-        """The descriptor of /dev/fuse that it came through."""
+        """The file descriptor of /dev/fuse from which it was read."""
         return self._fd
 
     def reply(self, *parts: Buffer) -> None:
-        """Answer with success and the structures in ``parts``."""
+        """Reply with success and the structures in ``parts``."""
         self._send((self._success(*parts), *parts))
 
     def reply_from(self, view: memoryview) -> None:
-        """Answer with what the kernel finds in a mapping; EIO if part of it is not there."""
+        """Reply with the contents of a mapping; with EIO if a part of it cannot be read."""
         try:
             self._write((self._success(view), view))
         except OSError as problem:
-            if problem.errno != errno.EFAULT:  # then it has answered EIO itself
+            if problem.errno != errno.EFAULT:  # then the kernel itself has failed it with EIO
                 raise
 
     def fail(self, code: int) -> None:
-        """Answer with the errno ``code``."""
+        """Reply with the errno ``code``."""
         self._send((self._failure(code),))
 
     def fail_with(self, problem: Exception) -> None:
-        """Answer with what an exception says; one that is no error of the system is told."""
+        """Reply with the errno of an exception; report one that is not a system error."""
         if not isinstance(problem, OSError | MemoryError):
-            sys.excepthook(*sys.exc_info())  # a bug of ours: one caller's error
+            sys.excepthook(*sys.exc_info())  # a bug in loopfs: fails one request
         self.fail(errno_of(problem))
 
     def _failure(self, code: int) -> bytes:
         return uapi.OUT_HEADER.pack(uapi.OUT_HEADER.size, -code, self.unique)
 
     def reply_ioctl(self, result: int) -> None:
-        """Answer FUSE_IOCTL with what ioctl(2) returns."""
+        """Reply to FUSE_IOCTL with the return value of ioctl(2)."""
         self.reply(uapi.IOCTL_OUT.pack(result, 0, 0, 0))
 
     def _success(self, *parts: Buffer) -> bytes:
@@ -85,8 +85,10 @@ class Request:
         return uapi.OUT_HEADER.pack(length, 0, self.unique)
 
     def _send(self, parts: tuple[Buffer, ...]) -> None:
-        """Answer, and if the kernel does not take that (a bug of ours, or no memory) with EIO: a
-        request without an answer is a caller that hangs for good."""
+        """Send a reply; if the kernel rejects it (a bug in loopfs, or no memory), reply with EIO.
+
+        Without a reply the caller would block forever.
+        """
         try:
             self._write(parts)
         except OSError:
@@ -100,7 +102,7 @@ class Request:
         try:
             os.writev(self._fd, parts)
         except OSError as problem:
-            # ENOENT: the caller was killed meanwhile, or it has an answer; ENODEV: unmounted.
+            # ENOENT: the request was interrupted or already answered; ENODEV: unmounted.
             if problem.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
 
@@ -109,13 +111,13 @@ class Session:
     """The server's end of one mount.
 
     Args:
-        fd: an open /dev/fuse that has been or will be mounted; a :class:`Connection` when
-            it is to be closed in the end.
-        filesystem: what answers.
-        writeback: the kernel keeps what is written until fsync(2) or close(2), and then it alone
-            knows how long a file is.
-        watched: requests are watched for; not in a program, which is seen to be idle by what its
-            thread reads (:mod:`loopfs.engines.sync_job`).
+        fd: an open /dev/fuse that has been or will be mounted; a :class:`Connection` if it is to be
+            closed when it is no longer used.
+        filesystem: the operations.
+        writeback: the kernel caches writes until fsync(2) or close(2), and then only the kernel
+            knows the size of a file.
+        watched: poll for requests. Not for an engine that is a program, whose idleness is detected
+            by the read(2) of its thread (:mod:`loopfs.engines.sync_job`).
     """
 
     def __init__(
@@ -136,19 +138,19 @@ class Session:
         try:
             self._serve(self.fd)
         except BaseException:
-            self.abort()  # nobody is left who would answer
+            self.abort()  # no thread would answer
             raise
         finally:
             self.fd = None
 
     def abort(self) -> None:
-        """End the connection: every request of it fails."""
+        """End the connection: all its requests fail."""
         if (fd := self.fd) is not None:
             abort(fd)
             self.fd = None
 
     def _serve(self, fd: int) -> None:
-        buffer = mmap.mmap(-1, BUFFER_SIZE)  # of which only what is read takes memory
+        buffer = mmap.mmap(-1, BUFFER_SIZE)  # only the pages that are used take memory
         view = memoryview(buffer)
         buffers = [buffer]
         unpack = uapi.IN_HEADER.unpack_from
@@ -160,10 +162,10 @@ class Session:
                 if wait is not None:
                     self._busy = False
                     wait()
-                    self._busy = True  # before the request is taken, which idle() sees until then
+                    self._busy = True  # before the request is read; until then idle() sees it
                 continue
             except OSError as problem:
-                if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: just now
+                if problem.errno in (errno.ENODEV, errno.ECONNABORTED):  # the latter: in the read
                     return
                 if problem.errno in (errno.ENOENT, errno.EINTR, errno.ENOMEM):
                     continue
@@ -187,14 +189,14 @@ class Session:
                 return
 
     def idle(self) -> bool:
-        """No request waits or is being answered by the thread that reads them."""
+        """Return whether no request waits, or is being answered by the reading thread."""
         if (fd := self.fd) is None:
             return True
         poller = select.poll()
         poller.register(fd, select.POLLIN)
         return not poller.poll(0) and not self._busy
 
-    # The two that carry data stay apart: they neither copy nor look up a handler.
+    # READ and WRITE are separate: they need no copy of the data and no lookup of a handler.
 
     def _read(self, request: Request, view: memoryview) -> None:
         handle, offset, size, _, _, flags, _ = uapi.READ_IN.unpack_from(view, _HEADER)
@@ -223,14 +225,14 @@ class Session:
             request.reply(answer)
 
     def invalidate(self, nodeid: int, offset: int = 0, length: int = 0) -> None:
-        """Drop a node's cached attributes and pages (FUSE_NOTIFY_INVAL_INODE).
+        """Invalidate the cached attributes and pages of a node (FUSE_NOTIFY_INVAL_INODE).
 
-        It waits for reads and writes that are under way, so never call it from the
+        Blocks until reads and writes in progress have ended, so it must not be called by the
         thread that serves them.
 
         Args:
-            offset: bytes from the file's start; negative to keep the pages.
-            length: bytes; 0 for all to the end.
+            offset: bytes from the start of the file; negative to keep the pages.
+            length: bytes; 0 means up to the end.
         """
         self._notify(
             uapi.FUSE_NOTIFY_INVAL_INODE,
@@ -238,19 +240,20 @@ class Session:
         )
 
     def grow(self, nodeid: int, size: int) -> None:
-        """Tell the kernel that a file is now at least ``size`` bytes (FUSE_NOTIFY_STORE).
+        """Tell the kernel that a file now has at least ``size`` bytes (FUSE_NOTIFY_STORE).
 
-        Nothing else makes it believe so before somebody asks for the attributes, which a page
-        fault does not. The byte to be stored cannot be read: the kernel has taken the size when
-        it says EFAULT, and no page has changed.
+        Otherwise it learns the size when it asks for the attributes, which a page fault does not
+        do. The byte to be stored is unreadable: the write fails with EFAULT after the kernel has
+        taken the size, and before it changes a page.
         """
         store = uapi.NOTIFY_STORE_OUT.pack(nodeid, size - 1, 1)
         self._notify(uapi.FUSE_NOTIFY_STORE, store, _unreadable())
 
     def forget_name(self, parent: int, name: bytes) -> None:
-        """Have the kernel ask again for a name that it may remember (FUSE_NOTIFY_INVAL_ENTRY).
+        """Invalidate a name that the kernel may have cached (FUSE_NOTIFY_INVAL_ENTRY).
 
-        It waits for lookups in that directory, so never call it from the thread that serves them.
+        Blocks until lookups in that directory have ended, so it must not be called by the thread
+        that serves them.
         """
         body = uapi.NOTIFY_INVAL_ENTRY_OUT.pack(parent, len(name), 0) + name + b"\0"
         self._notify(uapi.FUSE_NOTIFY_INVAL_ENTRY, body)
@@ -297,7 +300,7 @@ class Session:
         return self.filesystem.readlink(request.nodeid)
 
     def _listxattr(self, request: Request, body: bytes) -> bytes:
-        """There are none, which is no error."""
+        """Reply with an empty list: there are no attributes, which is not an error."""
         (room,) = uapi.GETXATTR_IN.unpack_from(body)
         return b"" if room else uapi.GETXATTR_OUT.pack(0)
 
@@ -308,7 +311,7 @@ class Session:
         self.filesystem.rmdir(request, request.nodeid, _name(body))
 
     def _create(self, request: Request, body: bytes) -> None:
-        # ENOSYS: the kernel does without, by MKNOD and OPEN.
+        # After ENOSYS the kernel uses MKNOD and OPEN instead.
         request.fail(errno.ENOSYS if self.filesystem.makes_files else errno.EACCES)
 
     def _mknod(self, request: Request, body: bytes) -> bytes:
@@ -371,7 +374,7 @@ class Session:
     def _entries(
         self, request: Request, handle: int, offset: int
     ) -> Iterator[tuple[int, bytes, int, int]]:
-        """The entries of a directory from ``offset`` on, with the offset after each."""
+        """Yield the entries of a directory from ``offset`` on, with the offset after each."""
         own = self.filesystem.getattr(request.nodeid).ino
         dots = (b".", b"..")
         for index in range(offset, len(dots)):
@@ -433,11 +436,11 @@ _HANDLERS: dict[int, Handler] = {
     uapi.FUSE_DESTROY: Session._destroy,
 }
 _UNANSWERED = frozenset({uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT})
-# What the VFS says of a special file, or of a directory that has no such operation; else
-# ENOSYS, after which the kernel stops asking or does the work itself.
+# What the VFS returns for a special file, or for a directory without the operation. For others
+# ENOSYS, after which the kernel does not send them again and does the work itself.
 _REFUSED = {
-    uapi.FUSE_LSEEK: errno.EINVAL,  # SEEK_DATA and SEEK_HOLE: no file of ours has holes
-    uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # or the kernel would copy by itself
+    uapi.FUSE_LSEEK: errno.EINVAL,  # SEEK_DATA and SEEK_HOLE: these files have no holes
+    uapi.FUSE_COPY_FILE_RANGE: errno.EINVAL,  # otherwise the kernel would copy by itself
     uapi.FUSE_COPY_FILE_RANGE_64: errno.EINVAL,
     uapi.FUSE_TMPFILE: errno.EOPNOTSUPP,
 }
@@ -445,7 +448,7 @@ _REFUSED = {
 
 @cache
 def _unreadable() -> memoryview:
-    """A byte that no system call can read."""
+    """Return a byte that no system call can read."""
     from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
     return memoryview(mmap(-1, 1, MAP_PRIVATE | MAP_ANONYMOUS, prot=0))
@@ -456,7 +459,7 @@ def _name(body: bytes) -> bytes:
 
 
 def unpack_setattr(body: bytes, now: int) -> SetAttr:
-    """struct fuse_setattr_in; ``now`` (nanoseconds) stands for the times set to "now"."""
+    """Decode a struct fuse_setattr_in; ``now`` (nanoseconds) replaces times set to "now"."""
     valid, _, _, size, _, atime, mtime, _, an, mn, _, mode, _, uid, gid, _ = (
         uapi.SETATTR_IN.unpack_from(body)
     )

@@ -1,11 +1,11 @@
-"""What a whole filesystem answers: typed operations on its nodes (linux/fs.h: inode_operations).
+"""The interface of a whole filesystem: operations on its nodes (linux/fs.h: inode_operations).
 
-:class:`loopfs.fuse.server.Server` turns the requests of the FUSE protocol into these calls, one
-after the other and in one thread, and keeps what the protocol needs: node ids with their lookup
-counts and the handles of open files.
+:class:`loopfs.fuse.server.Server` turns FUSE requests into these calls, one at a time and in one
+thread. It keeps what the protocol requires: node ids with their lookup counts, and the handles of
+open files.
 
-A method returns its answer. What may take long (an fsync) is returned as :class:`Later`: it is
-done in a thread of its own, and must touch nothing that other calls change. A method raises
+A method returns its reply. Work that may take long (fsync) is returned as :class:`Later`: it is
+done in a thread of its own and must not use anything that other calls change. A method raises
 OSError to refuse.
 """
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from loopfs.fuse.server import Server
 
 Buffer = bytes | bytearray | memoryview
-FACE = 1 << 62  # in a node id by which the kernel knows a node as another kind of file
-STAND_IN = 1 << 63  # from here on are node ids of which the kernel hears once
+FACE = 1 << 62  # bit in a node id by which the kernel knows a node as another type of file
+STAND_IN = 1 << 63  # the first of the node ids that are used in one reply only
 
 
 class Node(Protocol):
     """A file, directory or anything else that has an inode.
 
     Attributes:
-        nodeid: what the kernel is to know it by from now on. The filesystem gives the numbers; no
-            two nodes ever have had the same. 1 is the root's. They are below FACE.
+        nodeid: the number by which the kernel refers to it, assigned by the filesystem. It is
+            below FACE, is never reused for another node, and is 1 for the root.
     """
 
     nodeid: int
@@ -42,11 +42,11 @@ N = TypeVar("N", bound=Node)
 
 
 class Handle(Generic[N]):
-    """An open file or directory. A filesystem may use a class of its own derived from it.
+    """An open file or directory. A filesystem may derive its own class.
 
     Attributes:
         flags: FOPEN_* for the kernel.
-        noatime: reading changes no time (O_NOATIME).
+        noatime: whether it was opened with O_NOATIME.
     """
 
     __slots__ = ("flags", "noatime", "node")
@@ -58,7 +58,7 @@ class Handle(Generic[N]):
 
 
 class Caller(NamedTuple):
-    """Who asks; ids are those of the mount's user namespace, ``pid`` a thread's."""
+    """The caller: ids in the mount's user namespace; ``pid`` is a thread's id."""
 
     uid: int
     gid: int
@@ -67,10 +67,10 @@ class Caller(NamedTuple):
 
 
 class Changes(NamedTuple):
-    """What SETATTR changes: None for what stays.
+    """The attributes that SETATTR changes; None for those that stay.
 
-    ``size`` is bytes, times are nanoseconds since the epoch; ``handle`` is the open file, when
-    the caller named one; ``touch`` says that both times become now, and nothing else changes.
+    ``size`` is in bytes, times are nanoseconds since the epoch. ``handle`` is the open file if the
+    caller named one. ``touch``: both times are set to now, and nothing else is changed.
     """
 
     mode: int | None = None
@@ -85,7 +85,7 @@ class Changes(NamedTuple):
 
 
 class Space(NamedTuple):
-    """statfs(2): sizes in bytes, counts in blocks of ``frsize``."""
+    """The result of statfs(2): sizes in bytes, counts of blocks in units of ``frsize``."""
 
     blocks: int
     free: int
@@ -98,21 +98,21 @@ class Space(NamedTuple):
 
 
 class Later(NamedTuple):
-    """An answer that may take long.
+    """A reply that may take long.
 
     Attributes:
-        work: returns the answer, or raises OSError.
+        work: returns the reply, or raises OSError.
     """
 
     work: Callable[[], Buffer | None]
 
 
 class Tree(Generic[N]):
-    """A filesystem. Override what it can do; the rest is refused as the VFS would."""
+    """A filesystem. Override what it supports; the rest fails with the VFS's errno."""
 
     server: Server[N]
-    init_flags = 0  # FUSE_* of INIT that it can do with, beside those of the server
-    negative_valid = 0  # seconds for which it may be remembered that a name is not there
+    init_flags = 0  # FUSE_* flags of INIT that it supports, in addition to those of the server
+    negative_valid = 0  # seconds for which the kernel may cache that a name does not exist
 
     # --- nodes ------------------------------------------------------------------
 
@@ -120,43 +120,46 @@ class Tree(Generic[N]):
         raise NotImplementedError
 
     def is_stale(self, node: N, nodeid: int) -> bool:
-        """The kernel is to look its name up again, which it does after ESTALE."""
+        """Return whether to fail with ESTALE, after which the kernel looks the name up again."""
         return False
 
     def known(self, node: N) -> None:
-        """The kernel knows it by one more node id."""
+        """Account for one more node id by which the kernel refers to the node."""
 
     def forgotten(self, node: N) -> None:
-        """The kernel knows it by one node id less."""
+        """Account for one node id less by which the kernel refers to the node."""
 
     def getattr(self, node: N) -> Attr:
         raise NotImplementedError
 
     def birth(self, node: N) -> int | None:
-        """When it was made, in nanoseconds since the epoch; None where that is not kept.
+        """Return the birth time in nanoseconds since the epoch; None if the node has none.
 
         Raises:
-            OSError: ENOSYS: of no file; it is not asked again.
+            OSError: ENOSYS: no node has one; the kernel does not ask again.
         """
         raise _refused(errno.ENOSYS)
 
     def face(self, caller: Caller, node: N) -> int:
-        """By which node id a lookup of a name that may not be remembered is answered: the node's
-        own; or that with FACE, and it is another kind of file."""
+        """Return the node id with which to answer a lookup of a name that is not cached.
+
+        It is the node's own, or that with FACE, which is another type of file.
+        """
         return node.nodeid
 
     def attr_of_face(self, node: N, attr: Attr) -> Attr:
-        """A node's attributes as that other kind of file has them."""
+        """Return the attributes that a node has under its node id with FACE."""
         raise NotImplementedError
 
     def setattr(self, caller: Caller, node: N, changes: Changes) -> Later | None:
         raise _refused(errno.EPERM)
 
     def drop_privileges(self, node: N) -> None:
-        """Set-user-id and set-group-id go (with FUSE_HANDLE_KILLPRIV_V2); the call itself comes.
+        """Clear set-user-ID and set-group-ID (FUSE_HANDLE_KILLPRIV_V2) before an operation.
 
-        The kernel asks for it unless the caller has CAP_FSETID on the machine. The root of the
-        mount's user namespace has it there, so it is not asked of the tree then.
+        The kernel asks for it unless the caller has CAP_FSETID in the initial user namespace. The
+        server does not pass it on for root of the mount's user namespace, which has CAP_FSETID
+        there.
         """
 
     def statfs(self) -> Space:
@@ -165,20 +168,20 @@ class Tree(Generic[N]):
     # --- names -----------------------------------------------------------------
 
     def lookup(self, parent: N, name: bytes) -> tuple[N, int]:
-        """What a name is of, and the seconds for which the kernel may remember that.
+        """Return the node that a name refers to, and for how many seconds the kernel may cache it.
 
-        So it is in the answer of all that make names.
+        The methods that make names return the same.
         """
         raise NotImplementedError
 
     def create(
         self, caller: Caller, parent: N, name: bytes, mode: int, flags: int
     ) -> tuple[tuple[N, int], Handle[N]]:
-        """open(2) with O_CREAT of a name that was not there when it was looked up."""
+        """Create and open a file whose name did not exist at the lookup (open(2) with O_CREAT)."""
         raise _refused(errno.EACCES)
 
     def mknod(self, caller: Caller, parent: N, name: bytes, mode: int, rdev: int) -> tuple[N, int]:
-        """What is made may be of another kind: then the kernel looks its name up again."""
+        """Make a node. If it is of another type than requested, the kernel looks it up again."""
         raise _refused(errno.EPERM)
 
     def mkdir(self, caller: Caller, parent: N, name: bytes, mode: int) -> tuple[N, int]:
@@ -209,7 +212,7 @@ class Tree(Generic[N]):
     def readlink(self, node: N) -> bytes:
         raise _refused(errno.EINVAL)
 
-    # --- extended attributes: after ENOSYS the kernel says EOPNOTSUPP and asks no more ---
+    # --- extended attributes: after ENOSYS the kernel returns EOPNOTSUPP without asking ---
 
     def getxattr(self, node: N, name: bytes) -> bytes:
         raise _refused(errno.ENOSYS)
@@ -221,7 +224,7 @@ class Tree(Generic[N]):
         raise _refused(errno.ENOSYS)
 
     def listxattr(self, node: N) -> list[bytes]:
-        """There are none, which is no error."""
+        """Return an empty list: there are no attributes, which is not an error."""
         return []
 
     # --- open files -------------------------------------------------------------
@@ -235,56 +238,57 @@ class Tree(Generic[N]):
     def entries(
         self, handle: Handle[N], place: int
     ) -> Iterable[tuple[int, bytes, int, int, N | None]]:
-        """A directory's entries, with the dots, from a place on (0, then what came before).
+        """Return the entries of a directory, with the dots, from ``place`` on (0: the start).
 
-        Of each the place of the next one, its name, inode number and DT_*; and the node, so that
-        the kernel need not look it up, or None.
+        Each has the place after it, its name, inode number and DT_*, and its node, so that the
+        kernel need not look it up, or None.
         """
         raise _refused(errno.ENOTDIR)
 
     def release(self, handle: Handle[N]) -> None:
-        """An open file's, or directory's, last reference is gone."""
+        """Release a handle: the last reference to the open file or directory was closed."""
 
     def read(self, handle: Handle[N], offset: int, size: int) -> Buffer:
-        """What is there, up to ``size`` bytes; valid until the next call."""
+        """Return at most ``size`` bytes; they are valid until the next call."""
         raise _refused(errno.EIO)
 
     def write(self, handle: Handle[N], offset: int, data: memoryview) -> int:
-        """How many bytes were stored; ``data`` is valid until the method returns."""
+        """Return how many bytes were written; ``data`` is valid until the method returns."""
         raise _refused(errno.EIO)
 
     def fsync(self, handle: Handle[N], datasync: bool) -> Later | None:
-        """Of a file or a directory."""
+        """Write a file or directory to disk (fsync(2))."""
         return None
 
     def fallocate(self, handle: Handle[N], mode: int, offset: int, length: int) -> Later | None:
         raise _refused(errno.EOPNOTSUPP)
 
     def lseek(self, handle: Handle[N], offset: int, whence: int) -> int:
-        """SEEK_DATA and SEEK_HOLE; after ENOSYS the kernel takes all to be data."""
+        """Implement SEEK_DATA and SEEK_HOLE. After ENOSYS the kernel treats everything as data."""
         raise _refused(errno.ENOSYS)
 
     def ioctl(
         self, caller: Caller, handle: Handle[N], cmd: int, arg: int, data: bytes, compat: bool
     ) -> tuple[int, bytes]:
-        """What ioctl(2) returns, and what is copied out; ``data`` is what was copied in."""
+        """Return the result of ioctl(2) and the data to copy out; ``data`` was copied in."""
         raise _refused(errno.ENOTTY)
 
     def settle(self) -> Callable[[], None] | None:
-        """What must be done before the call that was just carried out is answered, as it may not
-        be forgotten in a crash any more. It is done in a thread of its own, and may raise OSError.
+        """Return work that must be done before the call that was just carried out is answered.
+
+        It makes the effect of the call durable, runs in a thread of its own, and may raise OSError.
+        None: there is none.
         """
         return None
 
     def answered(self) -> None:
-        """The kernel has the answer of a call, and knows what it tells of: the time for work that
-        must find no call half done."""
+        """Do work between two calls. The reply to the last one has been sent."""
 
     def failed(self, problem: OSError) -> None:
-        """The same of a call that was refused."""
+        """Do work between two calls. The last one has failed."""
 
     def destroy(self) -> None:
-        """The mount is gone; nothing else is asked."""
+        """Clean up: the mount is gone and there are no more calls."""
 
 
 def _refused(code: int) -> OSError:
