@@ -19,8 +19,8 @@ FIRST_EXTENDED = 1 << 19
 
 
 def longest_gap(taken: Iterable[int]) -> int:
-    """The first number of the longest run of minors that are not ``taken``: after the highest of
-    them, unless that is near the last minor."""
+    """Return the first number of the longest range of minors that are not ``taken``. It is after
+    the highest of them, unless that is near the last minor."""
     used = sorted({-1, MINORMASK + 1, *taken})
     _, after = max((end - start, start) for start, end in pairwise(used))
     return after + 1

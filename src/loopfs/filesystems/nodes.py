@@ -94,8 +94,9 @@ class Node:
         return self.device.disk.block_size if self.device else 4096
 
     def touch(self) -> None:
-        """What is in the device has changed: by a write (file_update_time()), or in a way that has
-        udevd touch the node. blkid(8) trusts its cache while st_mtime is older than that."""
+        """Update mtime and ctime after a change of the device's data: by a write (as
+        file_update_time() does), or in another way after which udevd touches the node. blkid(8)
+        uses its cache while st_mtime is older than that."""
         now = time.time_ns()
         self.times = (self.times[0], now, now)
 
