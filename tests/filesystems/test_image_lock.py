@@ -366,7 +366,7 @@ def test_a_file_that_cannot_be_opened_anew(image: Path, bound: Bound) -> None:
     passed, opened = bound(image, fd=fd), bound(image)
     with nobody(image):
         lock = take(passed)
-        assert "cannot be opened once more (Permission denied)" in lock.without
+        assert "cannot be reopened (Permission denied)" in lock.without
         assert refused(opened)
         assert refused(opened, write=False)
         lock.release()  # though fd is still open
@@ -378,7 +378,7 @@ def test_a_descriptor_for_reading_that_cannot_be_opened_anew(image: Path, bound:
     device = bound(image, flags=os.O_RDONLY)
     other = bound(image)
     with nobody(image), held(device, write=False) as lock:
-        assert "cannot be opened once more" in lock.without
+        assert "cannot be reopened" in lock.without
         assert refused(other)
         assert not refused(other, write=False)
 

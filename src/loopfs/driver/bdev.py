@@ -17,7 +17,7 @@ PAGE_SIZE = 4096
 MAX_BLOCK_SIZE = 65536  # BLK_MAX_BLOCK_SIZE
 
 
-# Where a transfer lands: the backing file, the offset in it and the length, in bytes.
+# Where a transfer is made: the backing file, the offset in it and the length, in bytes.
 Extent = tuple[Backing, int, int]
 
 
@@ -34,11 +34,11 @@ class Opener:
 
 
 class Use(NamedTuple):
-    """What a filesystem that is mounted for writing uses of its disk.
+    """The bytes of a disk that a filesystem mounted for writing uses.
 
     Args:
-        name: of the device that it is mounted from.
-        start, end: bytes from the disk's start.
+        name: the device that the filesystem is mounted from.
+        start, end: bytes from the start of the disk.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Use(NamedTuple):
 
 
 class BlockDevice:
-    """What a disk and a partition have in common.
+    """The common part of a disk and a partition.
 
     Args:
-        name: of its node.
+        name: the name of its node.
         major, minor: its device number.
-        events: where it appends what the world must do.
+        events: the list to which the device appends its events.
     """
 
     def __init__(self, name: str, major: int, minor: int, events: list[Event]) -> None:
@@ -67,12 +67,12 @@ class BlockDevice:
         self.statistics = Statistics()
 
     def tell(self, event: Event) -> None:
-        """Have the world do something for it."""
+        """Append an event, which the user of the driver carries out."""
         self._events.append(event)
 
     @property
     def disk(self) -> LoopDevice:
-        """The whole disk; itself if it is one."""
+        """The whole disk: the device itself, if it is a disk."""
         raise NotImplementedError
 
     @property
@@ -82,12 +82,12 @@ class BlockDevice:
 
     @property
     def start(self) -> int:
-        """Bytes from the disk's beginning to its own."""
+        """The offset of the device on its disk, in bytes."""
         return 0
 
     @property
     def read_only(self) -> bool:
-        """BLKROGET: writes get EPERM."""
+        """Whether writes fail with EPERM (BLKROGET)."""
         disk = self.disk
         return disk.read_only_disk or disk.marked_read_only or self.marked_read_only
 
@@ -95,25 +95,25 @@ class BlockDevice:
         """Open the device's node.
 
         Args:
-            write: opened for writing.
+            write: open for writing.
             exclusive: O_EXCL: claim the device for this opener alone.
         Raises:
-            DriverError: EBUSY (it, its disk or a partition of it is claimed, or writing is
-                blocked), ENXIO (the disk is going away, or the partition is gone).
+            DriverError: EBUSY (the device, its disk or a partition of it is claimed, or writing
+                is blocked), ENXIO (the disk is being detached, or the partition does not exist).
         """
         raise NotImplementedError
 
     def extent(self, position: int, length: int) -> Extent | None:
-        """Where a transfer lands; its length is cut at the device's end.
+        """Return where a transfer is made; it is truncated at the end of the device.
 
         Args:
-            position: bytes from the device's start.
-            length: bytes asked for.
+            position: bytes from the start of the device.
+            length: bytes requested.
         Returns:
-            None when nothing is left of it.
+            None if nothing remains of the transfer.
         Raises:
-            DriverError: EIO where the disk has no data: it is being detached, or a
-                partition reaches beyond its end.
+            DriverError: EIO if the disk has no data there: it is being detached, or the
+                partition extends beyond the end of the disk.
         """
         raise NotImplementedError
 
@@ -121,19 +121,19 @@ class BlockDevice:
 
     @property
     def held(self) -> bool:
-        """Some opener has this very device exclusively."""
+        """Whether an opener has claimed this device itself."""
         return any(opener.exclusive for opener in self.openers)
 
     @property
     def claimed(self) -> bool:
-        """Held, or what it is part of, or a part of it (bd_may_claim)."""
+        """Whether the device, its disk or a partition of it is claimed (bd_may_claim)."""
         raise NotImplementedError
 
     def block_writers(self) -> None:
-        """Refuse writes while the opener that claims the device has it open (bdev_block_writes).
+        """Refuse writes as long as the opener that claims the device is open (bdev_block_writes).
 
         Raises:
-            DriverError: EBUSY: nobody claims it any more.
+            DriverError: EBUSY if the device is not claimed any more.
         """
         holders = [opener for opener in self.openers if opener.exclusive]
         if not holders:
@@ -143,17 +143,17 @@ class BlockDevice:
         self.writes_blocked = True
 
     def check_may_open_for_writing(self) -> None:
-        """Raises DriverError EBUSY: a mounted filesystem of the kernel's relies on the data."""
+        """Raise DriverError EBUSY if a filesystem of the kernel is mounted from the device."""
         if self.writes_blocked:
             raise DriverError(errno.EBUSY, f"{self.name} is mounted by the kernel")
 
     def mounted(self, start: int, end: int) -> Use:
-        """An engine serves the device for writing, until :meth:`unmounted`.
+        """Record that an engine serves the device for writing, until :meth:`unmounted`.
 
         Args:
-            start, end: what the filesystem uses of it, in bytes.
+            start, end: the bytes of the device that the filesystem uses.
         Raises:
-            DriverError: EBUSY: another one uses a part of that.
+            DriverError: EBUSY if another filesystem uses some of these bytes.
         """
         use = Use(self.name, self.start + start, self.start + end)
         disk = self.disk
@@ -162,27 +162,29 @@ class BlockDevice:
         return use
 
     def uses_less(self, use: Use, start: int, end: int) -> Use:
-        """The engine uses only a part of what :meth:`mounted` was told.
+        """Reduce a use that :meth:`mounted` has recorded: the engine uses only a part of it.
 
         Args:
-            use: that.
-            start, end: the part, in bytes of it.
+            use: the recorded use.
+            start, end: the part, in bytes from the start of ``use``.
         Returns:
-            what is unmounted once the engine has let go.
+            the use to pass to :meth:`unmounted` when the engine has released the device.
         """
         less = Use(use.name, use.start + start, use.start + end)
         self.disk.uses = tuple(less if each is use else each for each in self.disk.uses)
         return less
 
     def unmounted(self, use: Use) -> None:
-        """The engine has let go of the device."""
+        """Remove a recorded use: the engine has released the device."""
         self.disk.uses = tuple(each for each in self.disk.uses if each is not use)
 
     def claim_as(self, openers: set[Opener]) -> frozenset[Opener]:
-        """Who has opened the device serves and mounts it: it is claimed until they close it.
+        """Claim the device for openers that are one process, which serves a filesystem from it.
+
+        The claim ends when they close the device.
 
         Raises:
-            DriverError: EBUSY: others claim it.
+            DriverError: EBUSY if another opener has claimed the device.
         """
         if self.claimed and not any(opener.exclusive for opener in openers):
             raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
@@ -191,13 +193,13 @@ class BlockDevice:
         return frozenset(openers)
 
     def check_may_write(self, position: int, length: int) -> None:
-        """What a node may be written to: the bytes that no mounted filesystem uses.
+        """Check that a node may be written: no mounted filesystem uses the bytes.
 
         Args:
-            position: bytes from the device's start.
+            position: bytes from the start of the device.
             length: bytes.
         Raises:
-            DriverError: EBUSY.
+            DriverError: EBUSY if a mounted filesystem uses some of the bytes.
         """
         self.check_may_open_for_writing()
         if self.disk.uses:
@@ -205,13 +207,13 @@ class BlockDevice:
             _check_unused(self.disk, start, start + length)
 
     def unused(self, position: int, length: int) -> list[tuple[int, int]]:
-        """The parts of a range that no mounted filesystem uses.
+        """Return the parts of a range that no mounted filesystem uses.
 
         Args:
-            position: bytes from the device's start.
+            position: bytes from the start of the device.
             length: bytes.
         Returns:
-            position and length of each.
+            position and length of each part.
         """
         if self.writes_blocked:
             return []
@@ -225,13 +227,13 @@ class BlockDevice:
         return parts
 
     def closed(self, opener: Opener) -> None:
-        """An opener is gone."""
+        """Remove an opener that has closed the device."""
         self.openers.discard(opener)
         if opener.blocks_writers:
             self.writes_blocked = any(other.blocks_writers for other in self.openers)
 
     def opened(self, *, write: bool, exclusive: bool) -> Opener:
-        """A new opener; what may refuse it has been asked."""
+        """Add an opener; the caller has made all checks."""
         if not self.openers:
             self.soft_block_size = _fitting_block_size(self.disk.block_size, self.capacity)
         opener = Opener(self, write=write, exclusive=exclusive)
@@ -239,32 +241,32 @@ class BlockDevice:
         return opener
 
     def check_claim(self, opener: Opener) -> None:
-        """What only the holder may do while there is one.
+        """Check that no other opener has claimed the device.
 
         Raises:
-            DriverError: EBUSY: another opener has claimed the device.
+            DriverError: EBUSY if another opener has claimed the device.
         """
         if self.claimed and not opener.exclusive:
             raise DriverError(errno.EBUSY, f"{self.name} is claimed by another opener")
 
-    # --- what any block device can be told ---------------------------------------
+    # --- ioctls of every block device --------------------------------------------
 
     def flush_buffers(self) -> None:
-        """BLKFLSBUF: what was cached of it is read anew."""
+        """Drop the cached pages of the device (BLKFLSBUF)."""
         self._events.append(Invalidate(self))
 
     def set_soft_block_size(self, opener: Opener, size: int) -> None:
-        """BLKBSZSET: the unit, in bytes, in which the kernel would cache the device.
+        """Set the unit in which the kernel would cache the device, in bytes (BLKBSZSET).
 
         Raises:
-            DriverError: EBUSY (claimed by another opener, or going away: the kernel opens
-                it once more), EINVAL (no power of two from the disk's block size to 64 KiB).
+            DriverError: EBUSY (claimed by another opener, or being detached: the kernel opens the
+                device again), EINVAL (not a power of two from the disk's block size to 64 KiB).
         """
         self.check_claim(opener)
         if self.disk.going_away and not opener.exclusive:
             raise DriverError(errno.EBUSY, f"{self.name} is being detached")
         if not valid_block_size(size) or size < self.disk.block_size:
-            raise DriverError(errno.EINVAL, f"{size} is no block size")
+            raise DriverError(errno.EINVAL, f"{size} is not a valid block size")
         if size != self.soft_block_size:
             self.soft_block_size = size
             self._events.append(Invalidate(self))
@@ -277,12 +279,13 @@ def _check_unused(disk: LoopDevice, start: int, end: int) -> None:
 
 
 def valid_block_size(size: int) -> bool:
-    """A power of two from a sector to 64 KiB, in bytes (blk_validate_block_size)."""
+    """Whether a size in bytes is a power of two from 512 to 64 KiB (blk_validate_block_size)."""
     return 512 <= size <= MAX_BLOCK_SIZE and size & (size - 1) == 0
 
 
 def _fitting_block_size(logical: int, capacity: int) -> int:
-    """The largest up to a page that divides the device (set_init_blocksize); all in bytes."""
+    """Return the largest size in bytes, up to a page, that divides the device
+    (set_init_blocksize)."""
     size = logical
     while size < PAGE_SIZE and not capacity & size:
         size *= 2

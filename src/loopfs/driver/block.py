@@ -1,4 +1,4 @@
-"""The ioctls that every block device answers (block/ioctl.c), for a loop device."""
+"""The ioctls of all block devices (block/ioctl.c), for a loop device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loopfs.errors import DriverError
 from loopfs.uapi import block as uapi
 
 HDIO_GETGEO = 0x0301
-MAX_SECTORS = 2560  # BLK_DEF_MAX_SECTORS_CAP, what the kernel gives a loop queue
+MAX_SECTORS = 2560  # BLK_DEF_MAX_SECTORS_CAP, the kernel's value for the queue of a loop device
 _PAGE_SECTORS = 8  # read-ahead is kept in pages
 _LLONG_MAX = 2**63 - 1
 
@@ -37,7 +37,7 @@ def _ushort(value: Value) -> Handler:
 
 
 def _long(value: Value) -> Handler:
-    """A number whose upper half a 32-bit program does not get (compat_put_long)."""
+    """Return a number truncated to the caller's long (compat_put_long)."""
 
     def handler(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
         layout = uapi.LONG[caller.word]
@@ -86,9 +86,9 @@ def _erase_securely(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int)
 
 
 def _reserve(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    """IOC_PR_*, persistent reservations."""
+    """IOC_PR_*: persistent reservations, which a loop device does not support."""
     if bdev is not bdev.disk or not (opener.write or caller.capable()):
-        raise DriverError(errno.EPERM, "a reservation is of a whole disk, by who may write")
+        raise DriverError(errno.EPERM, "a reservation requires write access to a whole disk")
     raise DriverError(errno.EOPNOTSUPP, "a loop device has no reservations")
 
 
@@ -120,7 +120,7 @@ def _get_size(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> in
 
 
 def _set_read_ahead(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    # The kernel turns it into bytes first, modulo 2^64.
+    # The kernel converts the argument to bytes first, modulo 2^64.
     sectors = arg % (1 << 64 - uapi.SECTOR_SHIFT)
     bdev.disk.read_ahead = sectors - sectors % _PAGE_SECTORS
     return 0
@@ -142,13 +142,13 @@ def _partition(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> i
     data = caller.read(address, uapi.BLKPG_PARTITION.size)
     start, size, number = uapi.BLKPG_PARTITION.unpack(data)
     if bdev is not bdev.disk or number <= 0:
-        raise DriverError(errno.EINVAL, "no partition of a whole disk")
+        raise DriverError(errno.EINVAL, "not a partition number of a whole disk")
     partitions = bdev.disk.partitions
     if operation == uapi.BLKPG_DEL_PARTITION:
         partitions.delete(number)
         return 0
     if start < 0 or size <= 0 or start + size > _LLONG_MAX:
-        raise DriverError(errno.EINVAL, "no range of bytes")
+        raise DriverError(errno.EINVAL, "not a valid range of bytes")
     if (start | size) % bdev.disk.block_size:
         raise DriverError(errno.EINVAL, "not aligned to blocks")
     if operation == uapi.BLKPG_ADD_PARTITION:
@@ -166,12 +166,12 @@ def _check_writer(opener: Opener) -> None:
 
 
 def zero_range(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> tuple[int, int]:
-    """The start and length in bytes that BLKZEROOUT is given.
+    """Return the start and length in bytes of a BLKZEROOUT request.
 
     Raises:
-        DriverError: EBADF (opened for reading), EINVAL (not aligned to the block size,
-            empty, or past the end), EPERM (read-only disk), EBUSY (a mounted filesystem
-            uses some of it).
+        DriverError: EBADF (opened read-only), EINVAL (not aligned to the block size, empty,
+            or beyond the end), EPERM (the device is read-only), EBUSY (a mounted filesystem
+            uses some of the bytes).
         OSError: EFAULT.
     """
     _check_writer(opener)
@@ -183,10 +183,10 @@ def zero_range(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> t
 
 
 def discard_range(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> tuple[int, int]:
-    """The start and length in bytes that BLKDISCARD is given.
+    """Return the start and length in bytes of a BLKDISCARD request.
 
     Raises:
-        DriverError: EOPNOTSUPP (never bound), and as :func:`zero_range` in another order.
+        DriverError: EOPNOTSUPP (never bound); else as :func:`zero_range`, in another order.
         OSError: EFAULT.
     """
     start, length = uapi.RANGE.unpack(caller.read(arg, uapi.RANGE.size))
@@ -207,7 +207,7 @@ def _check_writable(bdev: BlockDevice) -> None:
 def _check_range(bdev: BlockDevice, start: int, length: int) -> None:
     mask = bdev.disk.block_size - 1
     if start & mask or length & mask or not length or start + length > bdev.capacity:
-        raise DriverError(errno.EINVAL, "a range that is not aligned or past the end")
+        raise DriverError(errno.EINVAL, "the range is not aligned or beyond the end")
 
 
 _no_zones = _refuse(errno.ENOTTY, "a loop device has no zones")
@@ -244,20 +244,21 @@ BLOCK_IOCTLS: dict[int, Handler] = {
     uapi.BLKCLOSEZONE: _no_zones,
     uapi.BLKFINISHZONE: _no_zones,
     HDIO_GETGEO: _with_argument(_refuse(errno.ENOTTY, "a loop device has no geometry")),
-    **dict.fromkeys(uapi.BLKTRACE, _refuse(errno.EINVAL, "nobody traces the device")),
+    **dict.fromkeys(uapi.BLKTRACE, _refuse(errno.EINVAL, "the device is not traced")),
     **dict.fromkeys(uapi.IOC_PR, _reserve),
-    **dict.fromkeys(uapi.BLKCRYPTO, _refuse(errno.ENOTTY, "a loop device encrypts nothing")),
+    **dict.fromkeys(uapi.BLKCRYPTO, _refuse(errno.ENOTTY, "a loop device does not encrypt")),
 }
 
-# Three numbers carry sizeof(size_t) of the caller, who can only use his own; what they transfer
-# has one size for all. The kernel's compat_blkdev_ioctl has BLKBSZGET say what BLKSSZGET says.
+# These three command numbers contain sizeof(size_t) of the caller, which can use only its own
+# form; the data has the same size in both. In compat_blkdev_ioctl() BLKBSZGET returns what
+# BLKSSZGET returns.
 _SIZED = (uapi.BLKBSZGET, uapi.BLKBSZSET, uapi.BLKGETSIZE64)
 _FOR_32_BITS = {cmd - uapi.WORDS_APART: BLOCK_IOCTLS[cmd] for cmd in _SIZED}
 _FOR_32_BITS[uapi.BLKBSZGET - uapi.WORDS_APART] = BLOCK_IOCTLS[uapi.BLKSSZGET]
 
 
 def find(cmd: int, word: int) -> Handler | None:
-    """What answers a command of a caller whose unsigned long has ``word`` bytes, if anything."""
+    """Return the handler of a command for a caller whose long has ``word`` bytes, or None."""
     if word == 8:
         return BLOCK_IOCTLS.get(cmd)
     return _FOR_32_BITS.get(cmd) or (None if cmd in _SIZED else BLOCK_IOCTLS.get(cmd))

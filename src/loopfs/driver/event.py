@@ -1,4 +1,4 @@
-"""What the driver tells the world, as values."""
+"""The events of the driver, as values. The user of the driver carries them out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Uevent(NamedTuple):
     """A kobject uevent of a disk or a partition.
 
     ``action`` is add, change or remove, or what was written to the attribute uevent;
-    ``environment`` are the variables that the cause brings along; ``diskseq`` is the disk's
-    sequence number at the time.
+    ``environment`` has the variables that depend on the cause; ``diskseq`` is the sequence
+    number of the disk when the event occurred.
     """
 
     action: str
@@ -24,18 +24,18 @@ class Uevent(NamedTuple):
 
 
 def uevent(action: str, device: BlockDevice, *environment: str) -> Uevent:
-    """A uevent of now."""
+    """Return a uevent with the disk's current sequence number."""
     return Uevent(action, device, environment, device.disk.diskseq)
 
 
 class Invalidate(NamedTuple):
-    """What the device reads or its size has changed: cached pages must go."""
+    """The data or the size of the device has changed: drop its cached pages."""
 
     device: BlockDevice
 
 
 class ReadPartitions(NamedTuple):
-    """The partition table is to be read, and told to the device's ``partitions``."""
+    """Read the partition table and pass its entries to ``partitions.scanned`` of the device."""
 
     device: LoopDevice
 

@@ -1,7 +1,7 @@
-"""A filesystem context: what fsopen(2), fspick(2) and mount(2) collect before they act.
+"""A filesystem context: the parameters that fsopen(2), fspick(2) and mount(2) collect.
 
-Phases and refusals are those of struct fs_context (fs/fsopen.c). A context that has made its
-superblock is the kernel's from then on; one of a superblock that is there can be used again.
+The phases and errors are those of struct fs_context (fs/fsopen.c). When a context has created its
+superblock, the kernel takes over the context; a context of an existing superblock can be reused.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from loopfs.uapi import mount as uapi
 
 UINT_MAX = 2**32 - 1
 
-# Flags of the superblock as parameters (common_set_sb_flag, common_clear_sb_flag).
+# Parameters that set or clear a flag of the superblock (common_set_sb_flag, common_clear_sb_flag).
 _SET = {
     "dirsync": uapi.MS_DIRSYNC,
     "lazytime": uapi.MS_LAZYTIME,
@@ -33,7 +33,7 @@ _CLEARED = {
 
 
 class Phase(Enum):
-    """enum fs_context_phase, as far as it is seen here."""
+    """The phases of enum fs_context_phase that are used here."""
 
     CREATE_PARAMS = 0
     RECONF_PARAMS = 4
@@ -41,22 +41,22 @@ class Phase(Enum):
 
 
 class Parameters:
-    """What a filesystem type takes besides the source and the superblock's flags."""
+    """The parameters of a filesystem type besides the source and the superblock's flags."""
 
     def parse(self, key: str, value: str | None) -> None:
-        """Take a parameter; ``value`` is None when it is no string.
+        """Set a parameter; ``value`` is None if it is not a string.
 
         Raises:
-            OSError: EINVAL.
+            OSError: EINVAL if the parameter or its value is unknown.
         """
         raise NotImplementedError
 
 
 class ShownParameters(Parameters):
-    """Those that mountinfo shows, which mount(8) gives back when it remounts.
+    """The parameters shown in mountinfo, which mount(8) passes back when it remounts.
 
     Args:
-        shown: "key" or "key=value" of each; they change nothing.
+        shown: each parameter as "key" or "key=value"; setting one has no effect.
     """
 
     def __init__(self, shown: frozenset[str]) -> None:
@@ -68,13 +68,15 @@ class ShownParameters(Parameters):
 
 
 class LoopParameters(Parameters):
-    """Those of type loop: ``max``, the most devices; None when it was not given. ``links``:
-    beside the mount point, links to its nodes are kept (ours alone; for a new mount).
+    """The parameters of type loop.
 
-    (The posted series forgets the limit at a remount that does not give it.)
+    ``max`` is the limit of devices, or None if it was not given. ``links`` (not in the posted
+    series) keeps links to the nodes beside the mount point; it is meant for a new mount.
+
+    (In the posted series a remount without ``max`` removes the limit.)
 
     Args:
-        others: what takes the parameters that are not loop's.
+        others: takes the parameters that are not those of type loop.
     """
 
     def __init__(self, others: Parameters | None = None) -> None:
@@ -98,12 +100,12 @@ class LoopParameters(Parameters):
 
 
 class FsContext:
-    """One context.
+    """A filesystem context.
 
     Args:
         fstype: the filesystem's type.
-        parameters: makes what takes the parameters of that type.
-        phase: CREATE_PARAMS, or RECONF_PARAMS for a superblock that is there.
+        parameters: creates the object that takes the parameters of that type.
+        phase: CREATE_PARAMS, or RECONF_PARAMS for an existing superblock.
     """
 
     def __init__(
@@ -117,16 +119,16 @@ class FsContext:
         self.phase = phase
         self.source: str | None = None
         self.sb_flags = 0
-        self.sb_flags_mask = 0  # those that were given, set or cleared
+        self.sb_flags_mask = 0  # the flags that were given, set or cleared
         self.parameters = self._new_parameters()
 
     # --- parameters ----------------------------------------------------------------
 
     def set(self, key: str, value: str | None) -> None:
-        """fsconfig(2) with a parameter; ``value`` is None when it is no string.
+        """Set a parameter (fsconfig(2)); ``value`` is None if it is not a string.
 
         Raises:
-            OSError: EBUSY in another phase; EINVAL.
+            OSError: EBUSY if the context has failed; EINVAL for a bad parameter.
         """
         if self.phase is Phase.FAILED:
             raise DriverError(errno.EBUSY)
@@ -149,7 +151,7 @@ class FsContext:
         self.source = value
 
     def set_all(self, data: str) -> None:
-        """The data argument of mount(2) (generic_parse_monolithic)."""
+        """Set the parameters in the data argument of mount(2) (generic_parse_monolithic)."""
         for option in filter(None, data.split(",")):
             key, equals, value = option.partition("=")
             if key:
@@ -158,21 +160,21 @@ class FsContext:
     # --- commands ------------------------------------------------------------------
 
     def check_phase(self, phase: Phase) -> None:
-        """What a command asks: CREATE_PARAMS or RECONF_PARAMS. Raises DriverError EBUSY."""
+        """Check that the context is in the phase a command requires. Raises DriverError EBUSY."""
         if self.phase is not phase:
             raise DriverError(errno.EBUSY)
 
     def fail(self) -> None:
-        """A command has failed: nothing more can be done with the context."""
+        """Mark the context as failed, after which it cannot be used."""
         self.phase = Phase.FAILED
 
     def clean(self) -> None:
-        """A superblock was reconfigured: the next parameters begin anew."""
+        """Discard all parameters, after the superblock has been reconfigured."""
         self._begin(Phase.RECONF_PARAMS)
 
 
 def parse_uint(text: str) -> int | None:
-    """A number as kstrtouint with base 0 reads it; None if it is none."""
+    """Convert text to a number as kstrtouint() with base 0 does; return None if it is not one."""
     digits = text.removesuffix("\n").removeprefix("+").lower()
     if digits.startswith("0x"):
         base, digits = 16, digits[2:]

@@ -1,8 +1,8 @@
-"""An instance: one loopfs superblock with its control node, devices and limit.
+"""An instance: one loopfs superblock with its control node, its devices and their limit.
 
-Minor numbers are global over all instances (patch 2/8), so instances share their
-:class:`~loopfs.driver.minors.Minors`. The node names, inode numbers and the ``max`` option
-are loopfs.c's.
+Minor numbers are unique across all instances (patch 2/8), so the instances share one
+:class:`~loopfs.driver.minors.Minors`. The names of the nodes, the inode numbers and the option
+``max`` are those of loopfs.c.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from loopfs.errors import DriverError
 
 
 class Instance:
-    """One mount of type loop: its devices and how many it may have.
+    """A mount of type loop: its devices and the limit of their number.
 
     Args:
-        minors: the numbers it shares with the other instances.
+        minors: the numbers, shared with the other instances.
         max_devices: the mount option ``max``.
-        owner: the user namespace that its devices count for, with those around that.
+        owner: the user namespace; the devices count for it and its ancestors.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Instance:
         self._renamed: dict[str, LoopDevice] = {}
 
     def take_events(self) -> list[Event]:
-        """What the world must do since the last call."""
+        """Return the events since the last call, and remove them from the list."""
         events = list(self.events)
         self.events.clear()
         return events
@@ -48,21 +48,21 @@ class Instance:
     # --- the control node's ioctls -------------------------------------------
 
     def ctl_add(self, number: int) -> int:
-        """LOOP_CTL_ADD: make the device ``number``, or the next free one if negative.
+        """Create the device ``number``, or the next free one if it is negative (LOOP_CTL_ADD).
 
         Returns:
             the device's number.
         Raises:
-            DriverError: EEXIST (the number is in use by an instance), EINVAL (beyond
-                the last minor), ENOSPC (the instance has ``max`` devices, or a user
-                namespace what it may have).
+            DriverError: EEXIST (an instance or the host uses the number), EINVAL (beyond the
+                last minor number), ENOSPC (the instance has ``max`` devices, or a user namespace
+                has reached its limit).
         """
         if number > MINORMASK:
             raise DriverError(errno.EINVAL, f"{number} is beyond the last minor number")
         if number >= 0 and self.minors.taken(number):
             raise DriverError(errno.EEXIST, f"loop{number} exists")
         if len(self.devices) >= self.max_devices:
-            raise DriverError(errno.ENOSPC, f"the instance has its {self.max_devices} devices")
+            raise DriverError(errno.ENOSPC, f"the instance already has {self.max_devices} devices")
         if number < 0:
             number = self.minors.lowest_free()
         if f"loop{number}" in self._renamed:
@@ -75,49 +75,49 @@ class Instance:
         return number
 
     def ctl_remove(self, number: int) -> int:
-        """LOOP_CTL_REMOVE: remove a device that is unbound and closed.
+        """Remove a device that is unbound and closed (LOOP_CTL_REMOVE).
 
         Raises:
-            DriverError: EINVAL (negative), ENODEV (no such device), EACCES (it is of
-                another instance or the host's, patch 2/8), EBUSY (bound or open).
+            DriverError: EINVAL (negative number), ENODEV (no such device), EACCES (the device
+                belongs to another instance or to the host, patch 2/8), EBUSY (bound or open).
         """
         if number < 0:
-            raise DriverError(errno.EINVAL, "a device number is not negative")
+            raise DriverError(errno.EINVAL, "a device number cannot be negative")
         device = self.devices.get(number)
         if device is None:
             if self.minors.taken(number):
-                raise DriverError(errno.EACCES, f"loop{number} is not of this instance")
+                raise DriverError(errno.EACCES, f"loop{number} does not belong to this instance")
             raise DriverError(errno.ENODEV, f"there is no loop{number}")
         self.remove_unused(device)
         return 0
 
     def ctl_get_free(self) -> int:
-        """LOOP_CTL_GET_FREE: the lowest unbound device, made if there is none.
+        """Return the lowest unbound device; create one if there is none (LOOP_CTL_GET_FREE).
 
         Raises:
-            DriverError: ENOSPC.
+            DriverError: ENOSPC, as :meth:`ctl_add`.
         """
         number = self._unbound.lowest()
         return self.ctl_add(-1) if number is None else number
 
     def detach_unused(self) -> None:
-        """Nobody is left to detach the devices: each is detached when it is not open."""
+        """Detach each device at once or at its last close, when nobody is left to detach it."""
         for device in list(self.devices.values()):
             device.detach_when_unused()
 
     def shut_down(self) -> None:
-        """The superblock goes away: every device with it."""
+        """Remove all devices together with the superblock."""
         for device in list(self.devices.values()):
             device.shut_down()
             self._remove(device)
 
-    # --- its directory (patch 2/8) ---------------------------------------------
+    # --- the directory (patch 2/8) ---------------------------------------------
 
     def remove_unused(self, device: LoopDevice) -> None:
-        """unlink(2) of the node: remove the device.
+        """Remove the device, as unlink(2) of its node does.
 
         Raises:
-            DriverError: EBUSY when it is bound or open.
+            DriverError: EBUSY if it is bound or open.
         """
         if device.state is not State.Lo_unbound or device.open_count:
             raise DriverError(errno.EBUSY, f"{device.name} is bound or open")
@@ -125,7 +125,7 @@ class Instance:
         self._remove(device)
 
     def rename(self, device: LoopDevice, name: str) -> None:
-        """Give its node another name; nothing else changes."""
+        """Change the name of a device's node; the device itself keeps its name."""
         self._forget_name(device)
         if name != device.name:
             self._renamed[name] = device

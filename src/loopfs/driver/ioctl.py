@@ -1,8 +1,8 @@
-"""The ioctls of a loop device and of the control node, as tables.
+"""Tables of the ioctls of a loop device and of the control node.
 
-A handler gets the device, the opener, the caller and the bare argument; it reads
-and writes the caller's memory through :class:`~loopfs.driver.world.Caller`, in the
-order in which the kernel does, and returns what ioctl(2) returns.
+A handler receives the device, the opener, the caller and the argument as a number. It reads
+and writes the caller's memory through :class:`~loopfs.driver.world.Caller`, in the same
+order as the kernel, and returns the result of ioctl(2).
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ Handler = Callable[[LoopDevice, Opener, Caller, int], int]
 
 
 def ioctl(bdev: BlockDevice, opener: Opener, caller: Caller, cmd: int, arg: int) -> int:
-    """ioctl(2) on an open device; the loop driver's own work on a partition's disk.
+    """Carry out ioctl(2) on an open device; ioctls of the loop driver act on a partition's disk.
 
     Raises:
-        DriverError: the driver's refusal; for a command it does not know EINVAL, which the
-            kernel's compat layer makes ENOTTY for a 32-bit caller.
-        OSError: EFAULT or EBADF from the caller's side.
+        DriverError: the error of the driver; EINVAL for an unknown command, or ENOTTY for a
+            32-bit caller, as the kernel's compat layer returns.
+        OSError: EFAULT or EBADF for the caller's memory or descriptor.
     """
     if own := LOOP_IOCTLS.get(cmd):
         return own(bdev.disk, opener, caller, arg)
     if common := block.find(cmd, caller.word):
         return common(bdev, opener, caller, arg)
     unknown = errno.EINVAL if caller.word == 8 else errno.ENOTTY
-    raise DriverError(unknown, f"no loop ioctl {cmd:#x}")
+    raise DriverError(unknown, f"unknown loop ioctl {cmd:#x}")
 
 
 def control_ioctl(instance: Instance, cmd: int, arg: int) -> int:
-    """ioctl(2) on the control node.
+    """Carry out ioctl(2) on the control node.
 
     Args:
         arg: the argument as a signed long.
     Raises:
-        DriverError: ENOSYS for a command it does not know, else the driver's refusal.
+        DriverError: ENOSYS for an unknown command, else the error of the driver.
     """
     if cmd == uapi.LOOP_CTL_ADD:
         return instance.ctl_add(arg)
@@ -51,17 +51,17 @@ def control_ioctl(instance: Instance, cmd: int, arg: int) -> int:
         return instance.ctl_remove(arg)
     if cmd == uapi.LOOP_CTL_GET_FREE:
         return instance.ctl_get_free()
-    raise DriverError(errno.ENOSYS, f"no control ioctl {cmd:#x}")
+    raise DriverError(errno.ENOSYS, f"unknown control ioctl {cmd:#x}")
 
 
 def _check_may_change(opener: Opener, caller: Caller) -> None:
-    """What changes a bound device asks first (patch 3/8).
+    """Check that the caller may change a bound device (patch 3/8).
 
     Raises:
-        DriverError: EPERM: opened for reading by a caller without the capability.
+        DriverError: EPERM if the device is open read-only and the caller lacks the capability.
     """
     if not opener.write and not caller.capable():
-        raise DriverError(errno.EPERM, "the device is open for reading only")
+        raise DriverError(errno.EPERM, "the device is open read-only")
 
 
 def _set_fd(device: LoopDevice, opener: Opener, caller: Caller, arg: int) -> int:
@@ -129,7 +129,7 @@ def _get_status64(device: LoopDevice, opener: Opener, caller: Caller, arg: int) 
 
 def _status_for(device: LoopDevice, arg: int) -> uapi.LoopInfo64:
     if arg == 0:
-        raise DriverError(errno.EINVAL, "no structure to fill in")
+        raise DriverError(errno.EINVAL, "the argument is a null pointer")
     return device.get_status()
 
 

@@ -1,14 +1,14 @@
-"""A loop device: its states, its backing file, its openers.
+"""A loop device: its states, its backing file and its openers.
 
-The states and their moves (drivers/block/loop.c)::
+The states and the transitions between them (drivers/block/loop.c)::
 
     Lo_unbound --LOOP_SET_FD, LOOP_CONFIGURE--> Lo_bound
     Lo_bound   --LOOP_CLR_FD, one opener------> Lo_rundown
     Lo_bound, Lo_rundown --last close---------> Lo_unbound   (AUTOCLEAR or rundown)
     Lo_unbound --LOOP_CTL_REMOVE--------------> Lo_deleting
 
-LOOP_CLR_FD never frees the backing file at once: it marks the device, and the last
-close frees it. That is how the running kernels avoid a race of detach with open.
+LOOP_CLR_FD never closes the backing file: it marks the device, and the last close of the device
+closes the file. Current kernels avoid a race between detach and open in this way.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ READ_AHEAD_SECTORS = 256
 
 
 class State(Enum):
-    """enum of drivers/block/loop.c, in its spelling."""
+    """The states of a loop device, named as in drivers/block/loop.c."""
 
     Lo_unbound = 0
     Lo_bound = 1
@@ -51,13 +51,13 @@ class State(Enum):
 
 
 class LoopDevice(BlockDevice):
-    """One loop device of one instance.
+    """A loop device of an instance.
 
     Args:
-        number: its minor number and the N of its name.
-        minors: where disk sequence numbers and the partitions' numbers come from.
-        events: where the device appends what the world must do.
-        unbound: the instance's devices that are; it keeps its own number there.
+        number: its minor number and the N in its name.
+        minors: allocates disk sequence numbers and the minor numbers of partitions.
+        events: the list to which the device appends its events.
+        unbound: the numbers of the instance's unbound devices, which the device updates.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class LoopDevice(BlockDevice):
         self.state = State.Lo_unbound
         self._unbound = unbound
         unbound.add(number)
-        self.read_only_disk = False  # stays when the device is freed, until it is bound again
-        # What the queue can do stays likewise: flush, discard.
+        self.read_only_disk = False  # kept after detach, until the next bind
+        # The features of the queue (flush, discard) are kept likewise.
         self.write_cache = False
         self.discards = False
         self.partitions = Partitions(self, events)
-        self._freed_for: int | None = None  # the process whose umount2(2) has freed it
-        # Replaced as a whole, as the window is; of its partitions too.
+        self._freed_for: int | None = None  # the process whose umount2(2) has detached the device
+        # What filesystems use of the disk and its partitions; replaced as a whole, as ``window`` is
         self.uses: tuple[Use, ...] = ()
         self._reset()
 
@@ -85,7 +85,7 @@ class LoopDevice(BlockDevice):
         self.info = LoopInfo64()
         self.block_size = SECTOR_SIZE  # the logical block size, in bytes
         self.read_ahead = READ_AHEAD_SECTORS  # BLKRAGET
-        # Replaced as a whole, so that a data path in another thread sees no mixture.
+        # Always replaced as a whole, so that a data path in another thread sees a consistent value.
         self.window: Window | None = None
 
     @property
@@ -104,7 +104,7 @@ class LoopDevice(BlockDevice):
 
     @property
     def open_count(self) -> int:
-        """How often it is open, by its own node or by a partition's (disk_openers)."""
+        """The number of openers of the disk and its partitions (disk_openers)."""
         return len(self.openers) + sum(len(p.openers) for p in self.partitions.values())
 
     @property
@@ -124,16 +124,16 @@ class LoopDevice(BlockDevice):
         return self.state in (State.Lo_rundown, State.Lo_deleting)
 
     def check_may_open(self) -> None:
-        """The disk is opened, by itself or through a partition (lo_open).
+        """Check that the disk can be opened, directly or through a partition (lo_open).
 
         Raises:
-            DriverError: ENXIO while the device is going away.
+            DriverError: ENXIO if the device is being detached or removed.
         """
         if self.going_away:
             raise DriverError(errno.ENXIO, f"{self.name} is being detached")
 
     def release(self, opener: Opener) -> None:
-        """The last reference to an open file description is gone."""
+        """Remove an opener when the last reference to its open file description is closed."""
         opener.bdev.closed(opener)
         if self.open_count:
             return
@@ -145,15 +145,15 @@ class LoopDevice(BlockDevice):
     # --- binding -------------------------------------------------------------
 
     def configure(self, opener: Opener, backing: Backing, config: LoopConfig) -> None:
-        """Bind the device: LOOP_CONFIGURE, and LOOP_SET_FD with an empty ``config``.
+        """Bind the device: LOOP_CONFIGURE, or LOOP_SET_FD with an empty ``config``.
 
-        The device keeps ``backing`` only when this returns.
+        The device owns ``backing`` only if this method returns without an exception.
 
         Raises:
-            DriverError: EBUSY (bound, or claimed by another opener), EBADF (the file
-                is this device, directly or through others), EINVAL (no file to bind
-                to, unknown flags, bad block size, encryption), EOVERFLOW (an offset
-                or limit beyond 2^63-1).
+            DriverError: EBUSY (bound, or claimed by another opener), EBADF (the file is this
+                device, directly or through other devices), EINVAL (a file that cannot be bound,
+                unknown flags, bad block size, encryption), EOVERFLOW (an offset or size limit
+                beyond 2^63-1).
         """
         self._check_transfers(backing)
         self.check_claim(opener)
@@ -170,7 +170,7 @@ class LoopDevice(BlockDevice):
             flags |= LO_FLAGS_READ_ONLY
         if backing.direct:
             flags |= LO_FLAGS_DIRECT_IO
-        # As in the kernel these stay when the block size is refused.
+        # As in the kernel, these keep their new values if the block size is refused.
         self.read_only_disk = bool(flags & LO_FLAGS_READ_ONLY)
         self._media_change()
         block_size = config.block_size or _default_block_size(backing, flags)
@@ -189,13 +189,14 @@ class LoopDevice(BlockDevice):
             self._reread_partitions()
 
     def change_fd(self, backing: Backing) -> None:
-        """LOOP_CHANGE_FD: go on with another file of the same size.
+        """Replace the backing file by one of the same size (LOOP_CHANGE_FD).
 
-        The device keeps ``backing`` only when this returns, and has closed the old file.
+        If this method returns without an exception, the device owns ``backing`` and has closed the
+        old file.
 
         Raises:
-            DriverError: ENXIO (not bound), EINVAL (not read-only, no file to bind to, or
-                of another size), EBADF (the file is this device).
+            DriverError: ENXIO (not bound), EINVAL (not read-only, a file that cannot be bound, or
+                one of another size), EBADF (the file is this device).
         """
         self._check_transfers(backing)
         old = self._require_bound()
@@ -204,7 +205,7 @@ class LoopDevice(BlockDevice):
         self._validate_file(backing)
         window = window_of(backing, self.info)
         if window.capacity != window_of(old, self.info).capacity:
-            raise DriverError(errno.EINVAL, "the file has another size")
+            raise DriverError(errno.EINVAL, "the file has a different size")
         self.backing = backing
         self.window = window._replace(capacity=self.capacity)
         if backing.direct:
@@ -217,16 +218,16 @@ class LoopDevice(BlockDevice):
         old.close()
 
     def freed_by_umount(self, process: int) -> None:
-        """An umount2(2) of this process has ended the last use of what was mounted.
+        """Note that an umount2(2) of this process has ended the last use of a mounted filesystem.
 
-        umount(8) that sees no autoclear, as below another's /sys, clears the device after that.
-        Who else has the device open may still be about to close it.
+        umount(8) calls LOOP_CLR_FD afterwards if it does not see the flag autoclear, as when /sys
+        shows other devices. Other openers may not have closed the device yet.
         """
         if self.state is not State.Lo_bound or self.flags & LO_FLAGS_AUTOCLEAR:
             self._freed_for = process
 
     def is_freed_for(self, caller: Caller) -> bool:
-        """The caller's umount2(2) has freed the device, and no LOOP_CLR_FD has been told so."""
+        """Return whether the caller's umount2(2) has detached the device; True only once."""
         if self.state is not State.Lo_unbound or self._freed_for is None:
             return False
         if self._freed_for != caller.process:
@@ -235,10 +236,10 @@ class LoopDevice(BlockDevice):
         return True
 
     def clr_fd(self) -> None:
-        """LOOP_CLR_FD: detach at the last close; at once only in name.
+        """Detach the device at its last close (LOOP_CLR_FD).
 
         Raises:
-            DriverError: ENXIO when the device is not bound.
+            DriverError: ENXIO if the device is not bound.
         """
         self._require_bound()
         self._set_flag(LO_FLAGS_AUTOCLEAR)
@@ -247,8 +248,8 @@ class LoopDevice(BlockDevice):
             if self.window:
                 self.window = self.window._replace(backing=None)
             if self.flags & LO_FLAGS_PARTSCAN:
-                # The kernel does it at the close, before close(2) returns. Ours can come
-                # after, and nobody can open them any more.
+                # The kernel removes them at the last close, before close(2) returns. Here the close
+                # may be processed after that, and the partitions cannot be opened any more.
                 self.partitions.drop_all()
 
     def _clear(self) -> None:
@@ -256,7 +257,7 @@ class LoopDevice(BlockDevice):
         self._reset()
         self.state = State.Lo_unbound
         self._unbound.add(self.number)
-        # Both are told with the number of the medium that goes.
+        # Both uevents carry the sequence number of the old medium.
         self._events += (uevent("change", self), uevent("change", self, "DISK_MEDIA_CHANGE=1"))
         self._media_change()
         if scanned:
@@ -265,14 +266,14 @@ class LoopDevice(BlockDevice):
             backing.close()
 
     def detach_when_unused(self) -> None:
-        """Free the backing file at once, or at the last close."""
+        """Detach the device at once, or at its last close if it is open."""
         if self.state is State.Lo_bound:
             self._set_flag(LO_FLAGS_AUTOCLEAR)
             if not self.open_count:
                 self._clear()
 
     def shut_down(self) -> None:
-        """The instance goes away: free the backing file whatever the state."""
+        """Detach the device in whatever state it is, since the instance is removed."""
         if self.backing is not None:
             self._clear()
         self.partitions.drop_all()
@@ -301,10 +302,10 @@ class LoopDevice(BlockDevice):
     # --- status --------------------------------------------------------------
 
     def set_status(self, info: LoopInfo64) -> None:
-        """LOOP_SET_STATUS64: change offset, limit, name and flags of a bound device.
+        """Change offset, size limit, name and flags of a bound device (LOOP_SET_STATUS64).
 
-        Only LO_FLAGS_AUTOCLEAR can be set and cleared, LO_FLAGS_PARTSCAN only set;
-        other flags in ``info`` are ignored.
+        LO_FLAGS_AUTOCLEAR can be set and cleared, LO_FLAGS_PARTSCAN can only be set; other flags
+        in ``info`` are ignored.
 
         Raises:
             DriverError: ENXIO (not bound), EINVAL (encryption), EOVERFLOW.
@@ -323,40 +324,40 @@ class LoopDevice(BlockDevice):
             self._reread_partitions()
 
     def get_status(self) -> LoopInfo64:
-        """LOOP_GET_STATUS64.
+        """Return the status of the device (LOOP_GET_STATUS64).
 
         Raises:
-            DriverError: ENXIO when the device is not bound.
+            DriverError: ENXIO if the device is not bound.
         """
         dev, ino, rdev = self._require_bound().identity
         return self.info._replace(device=dev, inode=ino, rdevice=rdev, number=self.number)
 
     def set_capacity(self) -> None:
-        """LOOP_SET_CAPACITY: see how large the file is now.
+        """Adapt the size of the device to the current size of the file (LOOP_SET_CAPACITY).
 
         Raises:
-            DriverError: ENXIO when the device is not bound.
+            DriverError: ENXIO if the device is not bound.
         """
         self._resize(window_of(self._require_bound(), self.info))
 
     def set_direct_io(self, wanted: bool) -> None:
-        """LOOP_SET_DIRECT_IO.
+        """Switch direct I/O on or off (LOOP_SET_DIRECT_IO).
 
         Raises:
-            DriverError: ENXIO (not bound), EINVAL (the file does not take it, or only
-                larger blocks than the device's).
+            DriverError: ENXIO (not bound), EINVAL (the file does not support direct I/O, or only
+                with larger blocks than those of the device).
         """
         backing = self._require_bound()
         if wanted and not self._may_be_direct(backing):
-            raise DriverError(errno.EINVAL, "the file takes no direct I/O of this device")
+            raise DriverError(errno.EINVAL, "the file does not support direct I/O for this device")
         self._set_flag(LO_FLAGS_DIRECT_IO, wanted)
 
     def set_block_size(self, opener: Opener, size: int) -> None:
-        """LOOP_SET_BLOCK_SIZE: the logical block size in bytes; 0 for the default.
+        """Set the logical block size in bytes; 0 is the default (LOOP_SET_BLOCK_SIZE).
 
         Raises:
-            DriverError: EBUSY (claimed by another opener), ENXIO (not bound), EINVAL
-                (no power of two from 512 to 64 KiB).
+            DriverError: EBUSY (claimed by another opener), ENXIO (not bound), EINVAL (not a
+                power of two from 512 to 64 KiB).
         """
         self.check_claim(opener)
         backing = self._require_bound()
@@ -378,7 +379,7 @@ class LoopDevice(BlockDevice):
         return bool(unit) and self.block_size >= unit and self.info.offset % unit == 0
 
     def _update_direct_io(self, backing: Backing) -> None:
-        """Drop LO_FLAGS_DIRECT_IO where it cannot be (loop_update_dio)."""
+        """Clear LO_FLAGS_DIRECT_IO if direct I/O is not possible (loop_update_dio)."""
         if self.flags & LO_FLAGS_DIRECT_IO and not self._may_be_direct(backing):
             self._set_flag(LO_FLAGS_DIRECT_IO, False)
 
@@ -390,16 +391,16 @@ class LoopDevice(BlockDevice):
             file_name=info.file_name[: LO_NAME_SIZE - 1],
         )
 
-    # --- what follows --------------------------------------------------------
+    # --- changes of the medium and its size -----------------------------------
 
     def _media_change(self) -> None:
-        """Another medium is in the drive (disk_force_media_change)."""
+        """Account for a new medium: new sequence number, no pages (disk_force_media_change)."""
         self.diskseq = self.minors.next_diskseq()
         self._events.append(Invalidate(self))
 
     def _resize(self, window: Window) -> None:
         old, self.window = self.capacity, window
-        # Not told of a change to or from nothing (set_capacity_and_notify).
+        # No RESIZE=1 if the old or the new size is 0 (set_capacity_and_notify).
         resized = old and window.capacity and window.capacity != old
         environment = ("RESIZE=1",) if resized else ()
         self._events += (Invalidate(self), uevent("change", self, *environment))
@@ -407,15 +408,15 @@ class LoopDevice(BlockDevice):
     # --- partitions ----------------------------------------------------------
 
     def scan_partitions(self, opener: Opener) -> None:
-        """BLKRRPART.
+        """Read the partition table again (BLKRRPART).
 
         Raises:
-            DriverError: EINVAL (the device has not LO_FLAGS_PARTSCAN), EBUSY (a partition
-                is open, or the device is claimed by another opener), ENXIO (it is going
-                away).
+            DriverError: EINVAL (the device does not have LO_FLAGS_PARTSCAN), EBUSY (a partition
+                is open, or another opener has claimed the device), ENXIO (the device is being
+                detached).
         """
         if not self.flags & LO_FLAGS_PARTSCAN:
-            raise DriverError(errno.EINVAL, f"{self.name} does not look for partitions")
+            raise DriverError(errno.EINVAL, f"{self.name} does not have the flag partscan")
         if self.partitions.open:
             raise DriverError(errno.EBUSY, f"a partition of {self.name} is open")
         self.check_claim(opener)
@@ -423,7 +424,7 @@ class LoopDevice(BlockDevice):
         self._reread_partitions()
 
     def _reread_partitions(self) -> None:
-        """Forget the partitions and look for others (bdev_disk_changed)."""
+        """Remove the partitions and request a new scan (bdev_disk_changed)."""
         if self.partitions.open:
             return  # the kernel logs a warning and keeps them
         self.partitions.drop_all()
@@ -442,16 +443,16 @@ class LoopDevice(BlockDevice):
         if window.backing is None:
             raise DriverError(errno.EIO, f"{self.name} is being detached")
         if position + length > window.capacity - window.capacity % self.block_size:
-            raise DriverError(errno.EIO, f"{self.name} does not end with a whole block")
+            raise DriverError(errno.EIO, f"{self.name} ends with an incomplete block")
         return window.backing, window.offset + position, length
 
 
 def _default_block_size(backing: Backing, flags: int) -> int:
-    """In bytes (loop_default_blocksize)."""
+    """Return the default block size in bytes (loop_default_blocksize)."""
     direct = backing.min_dio_size() if flags & LO_FLAGS_DIRECT_IO else 0
     return direct or SECTOR_SIZE
 
 
 def _check_block_size(size: int) -> None:
     if not valid_block_size(size):
-        raise DriverError(errno.EINVAL, f"{size} is no block size")
+        raise DriverError(errno.EINVAL, f"{size} is not a valid block size")

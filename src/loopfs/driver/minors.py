@@ -1,4 +1,4 @@
-"""The numbers of block devices: minors, and the sequence numbers of disks."""
+"""Allocation of minor numbers and disk sequence numbers."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ FIRST_EXTENDED = 1 << 19
 
 
 def longest_gap(taken: Iterable[int]) -> int:
-    """The first number of the longest run of minors that are not ``taken``: after the highest of
-    them, unless that is near the last minor."""
+    """Return the first number of the longest range of minors that are not ``taken``. It is after
+    the highest of them, unless that is near the last minor."""
     used = sorted({-1, MINORMASK + 1, *taken})
     _, after = max((end - start, start) for start, end in pairwise(used))
     return after + 1
 
 
 class NumberSet:
-    """Numbers, of which the lowest is found at once however many there are."""
+    """A set of numbers whose lowest member is found in O(log n)."""
 
     def __init__(self) -> None:
         self._numbers: set[int] = set()
-        self._heap: list[int] = []  # may have numbers that are gone, but none twice
+        self._heap: list[int] = []  # may contain removed numbers, but each only once
         self._in_heap: set[int] = set()
 
     def add(self, number: int) -> None:
@@ -44,18 +44,18 @@ class NumberSet:
         self._numbers.discard(number)
 
     def lowest(self) -> int | None:
-        """None when it is empty."""
+        """Return the lowest number, or None if the set is empty."""
         while self._heap and self._heap[0] not in self._numbers:
             self._in_heap.discard(heappop(self._heap))
         return self._heap[0] if self._heap else None
 
 
 class Minors:
-    """The numbers of all loop devices, ours and the host's (loop_index_idr).
+    """The minor numbers of all loop devices, of loopfs and of the host (loop_index_idr).
 
     Args:
-        first: the lowest number given out when the caller does not ask for one.
-        host: numbers that the host's own devices have.
+        first: the lowest number that is allocated if the caller does not ask for one.
+        host: the numbers of the host's own devices.
     """
 
     def __init__(self, first: int = 0, host: frozenset[int] = frozenset()) -> None:
@@ -63,24 +63,24 @@ class Minors:
         self._host = host
         self._owners: dict[int, Instance] = {}
         self._lowest_free = first
-        # Each is one step, for threads that serve different instances.
+        # Only single atomic operations, since threads that serve different instances use them.
         self._freed: list[int] = []
         self.extended: dict[int, Partition] = {}  # by minor
         self._extended = count(FIRST_EXTENDED)
         self._diskseqs = count(1)
 
     def owner(self, number: int) -> Instance | None:
-        """The instance that has ``number``; None for the host's and for free ones."""
+        """Return the instance that owns ``number``; None for a number of the host or a free one."""
         return self._owners.get(number)
 
     def taken(self, number: int) -> bool:
         return number in self._owners or number in self._host
 
     def lowest_free(self) -> int:
-        """The number a new device gets when the caller names none.
+        """Return the number of a new device if the caller asks for none.
 
         Raises:
-            DriverError: ENOSPC when all minors are in use.
+            DriverError: ENOSPC if all minor numbers are in use.
         """
         while self.taken(self._lowest_free):
             self._lowest_free += 1
@@ -89,7 +89,7 @@ class Minors:
         return self._lowest_free
 
     def claim(self, number: int, instance: Instance) -> None:
-        """Take ``number`` for ``instance``."""
+        """Allocate ``number`` to ``instance``."""
         self._owners[number] = instance
 
     def free(self, number: int) -> None:
@@ -98,14 +98,14 @@ class Minors:
             self._lowest_free = number
 
     def next_diskseq(self) -> int:
-        """The next number of a disk, or of the medium in it (inc_diskseq)."""
+        """Return the next sequence number of a disk or of the medium in it (inc_diskseq)."""
         return next(self._diskseqs)
 
     def claim_extended(self) -> tuple[int, int]:
-        """A device number for a partition (blk_alloc_ext_minor).
+        """Allocate a device number for a partition (blk_alloc_ext_minor).
 
-        The host gives out its own from 0 on; ours lie where it hardly comes. Who takes one puts
-        the partition into ``extended``.
+        The host allocates its own numbers from 0 upwards and rarely reaches FIRST_EXTENDED. The
+        caller enters the partition in ``extended``.
         """
         try:
             return BLOCK_EXT_MAJOR, self._freed.pop()
@@ -113,6 +113,6 @@ class Minors:
             return BLOCK_EXT_MAJOR, next(self._extended)
 
     def free_extended(self, minor: int) -> None:
-        """Its partition is gone."""
+        """Free the minor number of a removed partition."""
         del self.extended[minor]
         self._freed.append(minor)

@@ -1,8 +1,8 @@
-"""Who holds which bytes of a disk, and what is written or dropped when that changes.
+"""Which cache holds which bytes of a disk, and when cached pages are written or dropped.
 
-A node of an instance has pages in the kernel's cache. What write(2) brings is in the image when
-it returns, so these pages are clean; only a store through mmap(2) makes one dirty. A filesystem
-that is mounted from a device is served by an engine, which has a cache of its own:
+A node of an instance has pages in the kernel's page cache. write(2) returns after the data is in
+the image, so these pages are clean; only a store through mmap(2) makes a page dirty. A filesystem
+mounted from a device is served by an engine, which has a cache of its own:
 
 ================================  =====================  ======================  =================
 state of the device               its nodes              the engine              the image
@@ -16,11 +16,12 @@ mounted for writing               clean pages; dirty     the bytes that the     
                                   that it does not use   until it syncs
 ================================  =====================  ======================  =================
 
-An engine that has the image's file instead of a device of its own keeps no dirty pages: what it has
-written is in the image. So each byte has one writer: the nodes, or the engine of what is mounted.
-Before a state changes or an ioctl changes what a page means (:data:`CHANGES`), the dirty pages of
-the disk and of its partitions are written, and all are dropped; and they are dropped once more when
-an engine has let go of the device. Disk and partition are cached apart, as in the kernel.
+An engine that uses the backing file itself instead of a device has no dirty pages: what it has
+written is in the image. So each byte has one writer: the nodes, or the engine of a mounted
+filesystem. Before a state changes, or an ioctl (:data:`CHANGES`) changes what a page contains, the
+dirty pages of the disk and of its partitions are written and all pages are dropped. They are
+dropped again when an engine has released the device. As in the kernel, a disk and its partitions
+have separate caches.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from loopfs.driver.loop import LoopDevice
 from loopfs.lean import NamedTuple
 from loopfs.uapi import block, loop
 
-# Commands of ioctl(2) before which pages are written and dropped, of 64-bit and 32-bit callers.
+# Commands of ioctl(2), 64-bit and 32-bit, before which pages are written and dropped.
 CHANGES = frozenset(
     {
         loop.LOOP_SET_STATUS,
@@ -49,24 +50,24 @@ CHANGES = frozenset(
 
 
 class Range(NamedTuple):
-    """Bytes of a device: the first one, and how many."""
+    """A range of bytes of a device."""
 
     start: int
     length: int
 
 
 def nodes_of(disk: LoopDevice) -> list[BlockDevice]:
-    """The disk and its partitions: those that have pages of it, if they are open."""
+    """Return the disk and its partitions that are open: only these can have cached pages."""
     devices = [disk, *disk.partitions.in_order()]
     return [device for device in devices if device.openers]
 
 
 def seen_by(device: BlockDevice, start: int, length: int, other: BlockDevice) -> Range | None:
-    """The part of ``other`` that is the same bytes as a part of ``device``.
+    """Return the part of ``other`` that has the same bytes as a part of ``device``.
 
     Args:
         start, length: the part of ``device``, in bytes.
-        other: a device of the same disk.
+        other: a device on the same disk.
     """
     start += device.start
     low = max(start, other.start)

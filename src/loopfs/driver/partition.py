@@ -18,7 +18,8 @@ DISK_MAX_PARTS = 256
 
 
 class Found(NamedTuple):
-    """An entry of a partition table: bytes from the disk's start, bytes, GPT's name."""
+    """An entry of a partition table: ``start`` (from the disk's start) and ``size`` are bytes,
+    ``name`` is the name in a GPT."""
 
     number: int
     start: int
@@ -27,13 +28,13 @@ class Found(NamedTuple):
 
 
 class Partition(BlockDevice):
-    """A part of a disk as a block device of its own.
+    """A partition of a disk, which is a block device itself.
 
     Args:
-        disk: what it is part of.
-        found: where.
+        disk: the disk.
+        found: its entry in the partition table.
         major, minor: its device number.
-        events: the disk's.
+        events: the list of the disk's events.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Partition(BlockDevice):
 
 
 class Partitions(dict[int, Partition]):
-    """The partitions of one disk, by their numbers."""
+    """The partitions of a disk, by number."""
 
     def __init__(self, disk: LoopDevice, events: list[Event]) -> None:
         super().__init__()
@@ -93,7 +94,7 @@ class Partitions(dict[int, Partition]):
 
     @property
     def open(self) -> bool:
-        """Some partition is open."""
+        """Whether a partition is open."""
         return any(partition.openers for partition in self.values())
 
     def in_order(self) -> list[Partition]:
@@ -101,9 +102,9 @@ class Partitions(dict[int, Partition]):
         return sorted(self.values(), key=lambda part: part.number)
 
     def scanned(self, table: Sequence[Found]) -> None:
-        """Take over what a scan has found; entries may overlap, as logical partitions do.
+        """Add the partitions that a scan has found. They may overlap, as logical partitions do.
 
-        What reaches beyond the disk is cut, what lies beyond it left out.
+        A partition that extends beyond the disk is truncated; one that lies beyond it is ignored.
         """
         capacity = self._disk.capacity
         if table:
@@ -114,11 +115,11 @@ class Partitions(dict[int, Partition]):
                 self._add(found._replace(size=min(found.size, capacity - found.start)))
 
     def add(self, found: Found) -> None:
-        """BLKPG_ADD_PARTITION.
+        """Add a partition (BLKPG_ADD_PARTITION).
 
         Raises:
-            DriverError: EINVAL (not within the disk, or the number too high), EBUSY (it
-                overlaps another, or the number is taken).
+            DriverError: EINVAL (not within the disk, or the number is too high), EBUSY (it
+                overlaps another partition, or the number is in use).
         """
         self._check_within(found)
         if self._overlap(found, None):
@@ -136,10 +137,10 @@ class Partitions(dict[int, Partition]):
         self._events.append(uevent("add", partition))
 
     def delete(self, number: int) -> None:
-        """BLKPG_DEL_PARTITION.
+        """Remove a partition (BLKPG_DEL_PARTITION).
 
         Raises:
-            DriverError: ENXIO (there is none), EBUSY (it is open).
+            DriverError: ENXIO (no such partition), EBUSY (it is open).
         """
         partition = self._get(number)
         if partition.openers:
@@ -147,11 +148,11 @@ class Partitions(dict[int, Partition]):
         self._drop(partition)
 
     def resize(self, found: Found) -> None:
-        """BLKPG_RESIZE_PARTITION.
+        """Change the size of a partition (BLKPG_RESIZE_PARTITION).
 
         Raises:
-            DriverError: EINVAL (not within the disk, or it begins elsewhere), ENXIO (there
-                is none), EBUSY (it would overlap another).
+            DriverError: EINVAL (not within the disk, or another start), ENXIO (no such
+                partition), EBUSY (it would overlap another partition).
         """
         self._check_within(found)
         partition = self._get(found.number)
@@ -163,7 +164,7 @@ class Partitions(dict[int, Partition]):
         self._events += (Invalidate(partition), uevent("change", partition, "RESIZE=1"))
 
     def drop_all(self) -> None:
-        """Forget them all; none may be open."""
+        """Remove all partitions; none may be open."""
         for partition in list(self.values()):
             self._drop(partition)
 

@@ -1,4 +1,4 @@
-"""What a block device counts of its I/O (struct disk_stats; Documentation/block/stat.rst)."""
+"""The I/O statistics of a block device (struct disk_stats; Documentation/block/stat.rst)."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ from threading import Lock
 
 from loopfs.uapi.block import SECTOR_SIZE
 
-# Kinds of I/O (enum stat_group).
+# The kinds of I/O (enum stat_group).
 READ, WRITE, DISCARD, FLUSH = range(4)
 NANOSECONDS = 1_000_000  # in a millisecond
 
 
 class Statistics:
-    """Of one device; a partition's count for its disk too.
+    """The I/O statistics of a device. The requests of a partition also count for its disk.
 
     Args:
-        whole: those of the disk.
+        whole: for a partition, the statistics of its disk.
     """
 
     def __init__(self, whole: Statistics | None = None) -> None:
         self._whole = whole
-        self._lock = Lock()  # slow requests are counted by threads of their own
+        self._lock = Lock()  # slow requests are counted by other threads
         self._requests = [0] * 4
         self._bytes = [0] * 4
         self._nanoseconds = [0] * 4
         self._begun = [0] * 4
 
     def begin(self, kind: int) -> None:
-        """A request of a kind has come in."""
+        """Count a request that has been received."""
         with self._lock:
             self._begun[kind] += 1
         if self._whole is not None:
             self._whole.begin(kind)
 
     def end(self, kind: int, length: int, nanoseconds: int) -> None:
-        """It is answered.
+        """Count a request that has been answered.
 
         Args:
-            length: bytes that it was about.
-            nanoseconds: that it took.
+            length: bytes transferred.
+            nanoseconds: the duration of the request.
         """
         with self._lock:
             self._begun[kind] -= 1
@@ -49,7 +49,7 @@ class Statistics:
             self._whole.end(kind, length, nanoseconds)
 
     def add(self, kind: int, requests: int, length: int, nanoseconds: int) -> None:
-        """Requests that were counted elsewhere; as those of :meth:`end`, of all together."""
+        """Add requests that were counted elsewhere; the arguments are totals, as in :meth:`end`."""
         with self._lock:
             self._requests[kind] += requests
             self._bytes[kind] += length
@@ -59,15 +59,15 @@ class Statistics:
 
     @property
     def writing(self) -> bool:
-        """Some write is not answered yet."""
+        """Whether a write is in flight."""
         return self._begun[WRITE] > 0
 
     def inflight(self) -> str:
-        """The attribute ``inflight``: reads and writes that are not answered yet."""
+        """Return the attribute ``inflight``: the numbers of reads and writes in flight."""
         return f"{self._begun[READ]:8d} {self._begun[WRITE]:8d}"
 
     def show(self) -> str:
-        """The attribute ``stat``. Nothing is merged here, and requests do not overlap."""
+        """Return the attribute ``stat``. Requests are not merged and do not overlap."""
         ticks = [nanoseconds // NANOSECONDS for nanoseconds in self._nanoseconds]
         fields: list[int] = []
         for kind in (READ, WRITE):

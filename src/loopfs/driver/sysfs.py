@@ -1,4 +1,4 @@
-"""What sysfs shows of a loop disk (block/genhd.c, block/blk-sysfs.c, loop_attr_group)."""
+"""The sysfs attributes of a loop disk (block/genhd.c, block/blk-sysfs.c, loop_attr_group)."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Store = Callable[[BlockDevice, str], None]
 
 
 class Attribute(NamedTuple):
-    """A file; ``shown`` says what it reads as for a device, without the newline, and ``stored``
-    takes what is written to it. Without that it is read-only."""
+    """A file. ``shown`` returns its contents for a device, without the newline; ``stored`` is
+    called with what is written to it. If ``stored`` is None, the file is read-only."""
 
     device: BlockDevice
     shown: Show
@@ -42,7 +42,7 @@ class Attribute(NamedTuple):
 
 
 class Directory(Mapping[str, "Item"]):
-    """A directory of a device: the table of its files, and what else there is."""
+    """A directory of a device: a table of its attributes, and its other entries."""
 
     __slots__ = ("_device", "_files", "_others")
 
@@ -70,12 +70,12 @@ Item = Attribute | Link | Directory
 
 
 def device_number(device: BlockDevice) -> str:
-    """The attribute ``dev``."""
+    """Return the attribute ``dev``."""
     return f"{device.major}:{device.minor}"
 
 
 def disk(device: LoopDevice) -> Directory:
-    """The directory of a disk."""
+    """Return the directory of a disk."""
     empty = Directory(device, {}, None)
     others: dict[str, Item] = {
         "holders": empty,
@@ -109,7 +109,7 @@ def _sectors(device: BlockDevice) -> str:
     return str(device.capacity // SECTOR_SIZE)
 
 
-# Of a disk and of a partition.
+# The attributes of both a disk and a partition.
 _COMMON: dict[str, Show] = {
     "dev": device_number,
     "inflight": lambda device: device.statistics.inflight(),
@@ -146,7 +146,7 @@ _PARTITION: dict[str, Show] = _COMMON | {
 
 _STORES: dict[str, Store] = {"uevent": synthesize}
 
-# Only while the device is bound.
+# The directory exists only while the device is bound.
 _LOOP: dict[str, Show] = {
     "autoclear": _flag(LO_FLAGS_AUTOCLEAR),
     "backing_file": lambda device: device.backing.path if device.backing else "",

@@ -1,9 +1,9 @@
-"""How many devices each user namespace may have (kernel/ucount.c).
+"""Limits of the number of devices in each user namespace (kernel/ucount.c).
 
-A device counts for the user namespace that has mounted its instance, and for each around that. Each
-has a limit, so that a user gets no more by making namespaces within his own. A part of the
-outermost's is reserved for its own instances, as devpts reserves some for the first one
-(Documentation/filesystems/devpts.rst).
+A device counts for the user namespace that has mounted its instance, and for each of its ancestors.
+Each has a limit, so a user cannot get more devices by creating nested user namespaces. A part of
+the limit of the outermost one is reserved for its own instances, as devpts reserves some numbers
+for the initial instance (Documentation/filesystems/devpts.rst).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from loopfs.driver.minors import MINORMASK
 from loopfs.errors import DriverError
 
 MAX_DEVICES = MINORMASK + 1
-RESERVED = 4  # the part of the limit that is reserved when nothing is said: a quarter
+RESERVED = 4  # a quarter of the limit is reserved by default
 
 
 class UserNamespace:
-    """What a user namespace has and may have.
+    """The device count and the limit of a user namespace.
 
     Args:
-        number: which, for who asks.
-        parent: the one around it; None for the outermost.
-        limit: devices it and those within may have, together.
-        reserve: of these, those that only its own instances may have. For the outermost.
+        number: identifies the namespace (used as a key).
+        parent: the parent user namespace; None for the outermost one.
+        limit: maximum number of devices in the namespace and its descendants together.
+        reserve: how many of these only its own instances may have; for the outermost namespace.
     """
 
     def __init__(
@@ -36,37 +36,37 @@ class UserNamespace:
         self.limit = limit
         self.reserve = reserve
         self.used = 0
-        self.holders = 0  # instances, namespaces within, and who keeps a limit that was set
+        self.holders = 0  # instances, child namespaces, and users of a limit that was set
 
     def and_around(self) -> Iterator[UserNamespace]:
-        """It, and those around it from the inside out."""
+        """Iterate over the namespace and its ancestors, from the inside out."""
         namespace: UserNamespace | None = self
         while namespace is not None:
             yield namespace
             namespace = namespace.parent
 
     def charge(self) -> None:
-        """Count one more device. Raises DriverError ENOSPC: it or one around may have no more."""
+        """Count one more device. Raises DriverError ENOSPC if a limit has been reached."""
         chain = list(self.and_around())
         for namespace in chain:
             may_have = namespace.limit - (namespace.reserve if namespace is not self else 0)
             if namespace.used >= may_have:
-                raise DriverError(errno.ENOSPC, f"a user namespace has its {may_have} devices")
+                raise DriverError(errno.ENOSPC, f"a user namespace already has {may_have} devices")
         for namespace in chain:
             namespace.used += 1
 
     def uncharge(self) -> None:
-        """One is gone."""
+        """Count one device less."""
         for namespace in self.and_around():
             namespace.used -= 1
 
 
 class Ucounts:
-    """The user namespaces that have devices, or a limit of their own.
+    """The user namespaces that have devices or a limit that was set.
 
     Args:
-        limit: of the outermost.
-        reserve: devices of it that only its own instances may have; a part of the limit without.
+        limit: the limit of the outermost user namespace.
+        reserve: how many of these devices only its own instances may have; None: a quarter.
     """
 
     def __init__(self, limit: int = MAX_DEVICES, reserve: int | None = None) -> None:
@@ -75,20 +75,20 @@ class Ucounts:
         self._namespaces: dict[int, UserNamespace] = {}
 
     def find(self, chain: Sequence[int]) -> UserNamespace | None:
-        """The innermost one that is known of a user namespace and those around it."""
+        """Return the innermost known user namespace of a chain, or None."""
         return next((self._namespaces[n] for n in chain if n in self._namespaces), None)
 
     def limit_of(self, chain: Sequence[int]) -> int:
-        """What a user namespace may have, with all that is around it."""
+        """Return the limit of a user namespace: the lowest of its own and its ancestors'."""
         innermost = self.find(chain)
         limits = [namespace.limit for namespace in innermost.and_around()] if innermost else []
         return min(limits, default=self.ceiling)
 
     def hold(self, chain: Sequence[int]) -> UserNamespace:
-        """Know a user namespace until :meth:`drop`.
+        """Return a user namespace and keep it until :meth:`drop`.
 
         Args:
-            chain: it, and those around it from the inside out, to the outermost.
+            chain: the namespace and its ancestors, from the inside out.
         """
         number, *around = chain
         if number not in self._namespaces:
@@ -100,7 +100,7 @@ class Ucounts:
         return namespace
 
     def drop(self, namespace: UserNamespace) -> None:
-        """Forget a user namespace when nobody else knows it, and so those around it."""
+        """Release a user namespace; forget it, and then its ancestors, if nothing else holds it."""
         namespace.holders -= 1
         if not namespace.holders:
             del self._namespaces[namespace.number]

@@ -1,4 +1,4 @@
-"""What a uevent says, and what writing to the attribute uevent sends (lib/kobject_uevent.c)."""
+"""The contents of a uevent, and uevents that are synthesized (lib/kobject_uevent.c)."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from loopfs.driver.event import Uevent, uevent
 from loopfs.driver.partition import Partition
 from loopfs.errors import DriverError
 
-DEVICES = "/devices/virtual/block"  # the directory of the disks, in /sys
+DEVICES = "/devices/virtual/block"  # the directory of the disks, below /sys
 ACTIONS = frozenset({"add", "remove", "change", "move", "online", "offline", "bind", "unbind"})
-_UUID = [8, 4, 4, 4, 12]  # hexadecimal digits between its dashes
+_UUID = [8, 4, 4, 4, 12]  # number of hexadecimal digits in each group
 _HEXADECIMAL = frozenset("0123456789abcdefABCDEF")
 
 
 def place(device: BlockDevice) -> str:
-    """Where a device's directory is, beneath that of all disks."""
+    """Return the path of a device's directory, relative to that of all disks."""
     return device.name if device is device.disk else f"{device.disk.name}/{device.name}"
 
 
 def variables(device: BlockDevice, diskseq: int) -> list[str]:
-    """What every uevent of a device says of it (dev_uevent, disk_uevent, part_uevent)."""
+    """Return the variables in every uevent of a device (dev_uevent, disk_uevent, part_uevent)."""
     words = [
         f"MAJOR={device.major}",
         f"MINOR={device.minor}",
@@ -36,7 +36,7 @@ def variables(device: BlockDevice, diskseq: int) -> list[str]:
 
 
 def message(event: Uevent) -> list[str]:
-    """The strings of a uevent as netlink(7) carries it, but for SEQNUM, which the kernel adds."""
+    """Return the strings of a netlink(7) uevent message except SEQNUM, which the kernel adds."""
     path = f"{DEVICES}/{place(event.device)}"
     head = [f"{event.action}@{path}", f"ACTION={event.action}", f"DEVPATH={path}"]
     about = variables(event.device, event.diskseq)
@@ -44,16 +44,16 @@ def message(event: Uevent) -> list[str]:
 
 
 def synthesize(device: BlockDevice, text: str) -> None:
-    """Send the uevent that was written to a device's attribute (kobject_synth_uevent).
+    """Send the uevent that was requested through the attribute uevent (kobject_synth_uevent).
 
     Args:
-        text: ``ACTION [UUID [KEY=VALUE]...]``, as Documentation/ABI/testing/sysfs-uevent has it.
+        text: ``ACTION [UUID [KEY=VALUE]...]``, see Documentation/ABI/testing/sysfs-uevent.
     Raises:
-        DriverError: EINVAL.
+        DriverError: EINVAL if the text is not in this format.
     """
     action, *words = (text[:-1] if text.endswith(("\n", "\0")) else text).split(" ")
     if action not in ACTIONS:
-        raise DriverError(errno.EINVAL, f"'{action}' is no action of a uevent")
+        raise DriverError(errno.EINVAL, f"'{action}' is not a uevent action")
     if not words:
         device.tell(uevent(action, device, "SYNTH_UUID=0"))
         return

@@ -1,4 +1,4 @@
-"""What of its backing file a device shows."""
+"""The part of its backing file that a device shows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ LLONG_MAX = 2**63 - 1
 
 
 class Window(NamedTuple):
-    """``offset`` and ``capacity`` are bytes.
+    """A part of a backing file; ``offset`` and ``capacity`` are bytes.
 
-    There is no file behind it any more while the device runs down.
+    ``backing`` is None while the device is in state Lo_rundown.
     """
 
     backing: Backing | None
@@ -25,10 +25,10 @@ class Window(NamedTuple):
 
 
 def window_of(backing: Backing, info: LoopInfo64) -> Window:
-    """What a device shows of ``backing``, by ``info``'s offset and limit.
+    """Return the part of ``backing`` that a device with ``info``'s offset and size limit shows.
 
     Raises:
-        OSError: the size of the file cannot be read.
+        OSError: the size of the file cannot be determined.
     """
     size = max(backing.size() - info.offset, 0)
     if info.sizelimit:
@@ -37,10 +37,10 @@ def window_of(backing: Backing, info: LoopInfo64) -> Window:
 
 
 def check_info(info: LoopInfo64) -> None:
-    """What every call with a struct loop_info64 refuses.
+    """Check a struct loop_info64, as all ioctls that take one do.
 
     Raises:
-        DriverError: EINVAL for encryption, EOVERFLOW for an offset or limit that is
+        DriverError: EINVAL for encryption, EOVERFLOW for an offset or size limit that is
             negative as a signed number.
     """
     if info.encrypt_key_size > LO_KEY_SIZE or info.encrypt_type != LO_CRYPT_NONE:

@@ -1,4 +1,4 @@
-"""What the driver asks of the world: backing files and the callers of ioctls."""
+"""The protocols through which the driver sees backing files and the callers of ioctls."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from loopfs.lean import NamedTuple, Protocol
 
 
 class FileIdentity(NamedTuple):
-    """What vfs_getattr says of a backing file, device numbers as st_dev has them."""
+    """What vfs_getattr() returns for a backing file; device numbers are encoded as in st_dev."""
 
     dev: int
     ino: int
@@ -14,43 +14,43 @@ class FileIdentity(NamedTuple):
 
 
 class Backing(Protocol):
-    """A file that a device is bound to; opaque to the driver but for these facts."""
+    """A file that a device is bound to. The driver uses only these properties."""
 
     @property
     def identity(self) -> FileIdentity: ...
 
     @property
     def supported(self) -> bool:
-        """A regular file or a block device; the driver takes no others."""
+        """Whether it is a regular file or a block device; the driver accepts no others."""
 
     @property
     def transfers(self) -> bool:
-        """It can be read or written at all: anything but a directory."""
+        """Whether it can be read or written at all. False for a directory."""
 
     @property
     def writable(self) -> bool:
-        """The descriptor was opened for writing."""
+        """Whether the descriptor was opened for writing."""
 
     @property
     def direct(self) -> bool:
-        """The descriptor was opened with O_DIRECT."""
+        """Whether the descriptor was opened with O_DIRECT."""
 
     @property
     def path(self) -> str:
-        """Where it is, for people."""
+        """The path of the file, to be displayed."""
 
     @property
     def loop_device(self) -> object | None:
-        """The BlockDevice this file is a node of, if it is one of ours."""
+        """The BlockDevice that this file is a node of; None if it is not one of ours."""
 
     def size(self) -> int:
-        """Bytes in the file now."""
+        """Return the current size in bytes."""
 
     def min_dio_size(self) -> int:
-        """Bytes that offsets and lengths of direct I/O are multiples of; 0: there is none."""
+        """Return the alignment of direct I/O in bytes; 0 if direct I/O is not possible."""
 
     def close(self) -> None:
-        """The driver holds the file no longer."""
+        """Close the file: the driver does not use it any more."""
 
 
 class Caller(Protocol):
@@ -58,20 +58,20 @@ class Caller(Protocol):
 
     @property
     def word(self) -> int:
-        """Bytes in its unsigned long: 8, or 4 for a 32-bit caller."""
+        """The size of the caller's unsigned long in bytes: 8, or 4 for a 32-bit program."""
 
     @property
     def process(self) -> int:
-        """Its process id."""
+        """The process id."""
 
     def capable(self) -> bool:
-        """It has CAP_SYS_ADMIN in the instance's user namespace (patch 3/8)."""
+        """Return whether it has CAP_SYS_ADMIN in the user namespace of the instance (patch 3/8)."""
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes of its memory. Raises OSError EFAULT."""
+        """Read ``size`` bytes of its memory. Raises OSError EFAULT."""
 
     def write(self, address: int, data: bytes) -> None:
-        """Store into its memory. Raises OSError EFAULT."""
+        """Write to its memory. Raises OSError EFAULT."""
 
     def file(self, fd: int) -> Backing:
-        """The file behind its descriptor. Raises OSError EBADF."""
+        """Return the file that its descriptor ``fd`` refers to. Raises OSError EBADF."""

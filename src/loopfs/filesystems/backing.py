@@ -29,14 +29,14 @@ from loopfs.uapi.magic import (
     TMPFS_MAGIC,
 )
 
-# A mapping covers so much of a file at a time, in bytes, and serves transfers from so many on.
+# The part of a file that is mapped at a time, and the smallest transfer from a mapping, in bytes.
 VIEW_WINDOW = 64 << 20
 VIEW_MINIMUM = 64 << 10
 
-_DELETED = " (deleted)"  # what d_path() adds
+_DELETED = " (deleted)"  # appended by d_path()
 _QUIETLY = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
-# What a block layer can say (block/blk-core.c: blk_errors); everything else is EIO.
+# The errors that a block device can report (block/blk-core.c: blk_errors); all others become EIO.
 _BLOCK_ERRORS = frozenset(
     {
         errno.EOPNOTSUPP,
@@ -55,7 +55,7 @@ _BLOCK_ERRORS = frozenset(
 
 
 class FileFacts(NamedTuple):
-    """What fstat(2) says that matters here."""
+    """The fields of struct stat that are used here."""
 
     mode: int
     dev: int
@@ -68,10 +68,10 @@ Stat = Callable[[int], FileFacts]
 
 
 class Descriptor:
-    """A descriptor that is closed when its last user lets go of it.
+    """A descriptor that is closed when its last user releases it.
 
-    Not when the driver does: a transfer in another thread may have begun just before,
-    and must not find another file under the number.
+    The driver does not close it, since a transfer in another thread may have begun just before
+    and must not use a file that is opened later under the same number.
     """
 
     __slots__ = ("fd", "slow")
@@ -81,17 +81,17 @@ class Descriptor:
         self.slow = slow
 
     def __del__(self) -> None:
-        if self.slow:  # its server may have to answer first, and that may need this thread
+        if self.slow:  # the file's server may need this thread before it answers
             _closes.begin(self.fd)
         else:
             _close(self.fd)
 
 
 class _Closes:
-    """Closes that may wait, in a thread of their own."""
+    """Closes that can block; a separate thread makes them."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # may be taken by the same thread once more
+        self._changed = threading.Condition()  # reentrant: the same thread may lock it again
         self._fds: deque[int] = deque()
         self._left = 0
 
@@ -99,11 +99,11 @@ class _Closes:
         with self._changed:
             self._fds.append(fd)
             self._left += 1
-        with suppress(OSError):  # no thread: it is closed with the next one
+        with suppress(OSError):  # no thread could be started: the next one closes it
             start("close", self._close_all)
 
     def _close_all(self) -> None:
-        with suppress(IndexError):  # until none is left
+        with suppress(IndexError):  # until the queue is empty
             while True:
                 _close(self._fds.popleft())
                 with self._changed:
@@ -111,7 +111,7 @@ class _Closes:
                     self._changed.notify_all()
 
     def wait(self, timeout: float) -> None:
-        """Return once all that have begun are done, or after so many seconds."""
+        """Wait until all closes that have begun are done, or at most ``timeout`` seconds."""
         with self._changed:
             self._changed.wait_for(lambda: not self._left, timeout)
 
@@ -121,21 +121,21 @@ wait_for_closes = _closes.wait
 
 
 def _close(fd: int) -> None:
-    """As the kernel lets go of a file: an error that its server returns is ignored."""
+    """Close a descriptor; an error from the file's server is ignored, as in the kernel."""
     with suppress(OSError):
         os.close(fd)
 
 
 class BackingFile:
-    """The :class:`~loopfs.driver.world.Backing` that is a descriptor.
+    """A :class:`~loopfs.driver.world.Backing` that uses a descriptor.
 
-    To make one may wait for the file's server, as may :meth:`refresh`; what the driver asks
-    waits for nothing.
+    The constructor and :meth:`refresh` can block until the file's server answers; the methods that
+    the driver calls do not block.
 
     Args:
-        fd: a duplicate of the workload's descriptor; ours from now on.
+        fd: a duplicate of the workload's descriptor, which this object owns.
         node: its node, if the file is a device of ours.
-        fstat: how to ask a file that this process may not look at.
+        fstat: returns the status of a file to which this process has no access.
     """
 
     def __init__(self, fd: int, node: Node | None, fstat: Stat) -> None:
@@ -150,17 +150,17 @@ class BackingFile:
         if flags & os.O_PATH:
             raise _error(errno.EBADF)
         self._fstat = fstat
-        # There a hole that is read through a mapping becomes memory.
+        # Reading a hole of a tmpfs file through a mapping would allocate memory for it.
         self._on_tmpfs = filesystem == TMPFS_MAGIC
-        # A mapping for each thread that reads: another thread would replace it under this one.
+        # Each reading thread has its own mapping, which no other thread can replace.
         self._views = threading.local()
-        self.failure: OSError | None = None  # of the last sync that has failed
-        self._unstored: OSError | None = None  # of a write on nobody's behalf
+        self.failure: OSError | None = None  # the last failed sync
+        self._unstored: OSError | None = None  # a failed write of cached pages, not yet reported
         st = self._stat()
         if node is None:
             self.identity = FileIdentity(st.dev, st.ino, st.rdev)
             self.transfers = not stat.S_ISDIR(st.mode)
-            # In /proc are files that look regular and are not, such as mem.
+            # Some files in /proc look like regular files but are not, for example mem.
             self.supported = filesystem != PROC_SUPER_MAGIC and (
                 stat.S_ISREG(st.mode) or stat.S_ISBLK(st.mode)
             )
@@ -171,7 +171,7 @@ class BackingFile:
             self.transfers = self.supported = True
         self._size = self._min_dio_size = 0
         if self.supported:
-            if flags & (os.O_DIRECT | os.O_APPEND):  # which would change what a write does
+            if flags & (os.O_DIRECT | os.O_APPEND):  # these flags change how write(2) works
                 self._file = Descriptor(_reopened(fd, flags), self.slow)
             self._file.slow = self.slow
             self._min_dio_size = self._ask_min_dio_size()
@@ -186,18 +186,18 @@ class BackingFile:
 
     @property
     def path(self) -> str:
-        """Where the file is, as the sandbox's mounts have it."""
+        """The path of the file in the sandbox's mounts."""
         path = os.readlink(f"/proc/self/fd/{self._open().fd}")
-        if self._node is not None and path.endswith(_DELETED):  # its name shows the other face now
+        if self._node is not None and path.endswith(_DELETED):  # it leads to the other face now
             return os.path.join(os.path.dirname(path), to_str(self._node.name))
         return path
 
     def size(self) -> int:
-        """Bytes in the file when it was last looked at."""
+        """Return the size in bytes, as of the last refresh."""
         return self._size if self.loop_device is None else self.loop_device.capacity
 
     def refresh(self) -> None:
-        """See how large the file is now."""
+        """Determine the current size of the file."""
         if self.loop_device is None:
             self._size = self._ask_size()
 
@@ -209,7 +209,7 @@ class BackingFile:
         return st.size
 
     def min_dio_size(self) -> int:
-        """Bytes; 0 where the filesystem has no direct I/O (loop_query_min_dio_size)."""
+        """Return the alignment of direct I/O in bytes, or 0 (loop_query_min_dio_size)."""
         if self.loop_device is None:
             return self._min_dio_size
         return self.loop_device.disk.block_size
@@ -221,7 +221,7 @@ class BackingFile:
         try:
             os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | _QUIETLY | os.O_DIRECT))
         except OSError as problem:
-            if problem.errno in (errno.EINVAL, errno.EACCES):  # or it cannot be opened again
+            if problem.errno in (errno.EINVAL, errno.EACCES):  # EACCES: it cannot be reopened
                 return 0
             raise
         return syscalls.dio_alignment(fd) or SECTOR_SIZE
@@ -239,19 +239,19 @@ class BackingFile:
         return self._open().fd
 
     def opened_anew(self, flags: int) -> Descriptor:
-        """The file once more, as another open file description. Raises OSError as open(2)."""
+        """Reopen the file as a new open file description. Raises OSError as open(2)."""
         file = self._open()
         return Descriptor(os.open(f"/proc/self/fd/{file.fd}", flags | _QUIETLY), self.slow)
 
     def duplicate(self) -> Descriptor:
-        """Another descriptor of the same description, which is that of the binding process, too."""
+        """Duplicate the descriptor. The description is shared with the binding process."""
         file = self._open()
         return Descriptor(os.dup(file.fd), self.slow)
 
     # --- transfers: offsets and lengths in bytes, within the device ------------
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
-        """Fill ``buffer``. Raises OSError as a disk would; EIO past the end of the file."""
+        """Fill ``buffer``. Raises OSError as a disk does; EIO beyond the end of the file."""
         file = self._open()
         done = 0
         while done < len(buffer):
@@ -264,11 +264,11 @@ class BackingFile:
             done += count
 
     def view(self, offset: int, length: int) -> memoryview | None:
-        """Bytes of the file as they are in the page cache, for the kernel to copy from.
+        """Return a part of the file as mapped pages of the page cache, to be passed to the kernel.
 
-        Only to be passed to a system call: pages past the end of a file that has shrunk
-        are EFAULT to that, and SIGBUS to all other accesses. None where a mapping
-        would not do.
+        It must only be passed to a system call: for pages beyond the end of a file that has been
+        truncated, a system call fails with EFAULT, but any other access raises SIGBUS. Return None
+        if a mapping cannot be used.
         """
         if length < VIEW_MINIMUM or self.slow or self._on_tmpfs:
             return None
@@ -279,12 +279,12 @@ class BackingFile:
         if getattr(views, "start", None) != start:
             try:
                 views.view = self._map(start)
-            except (OSError, ValueError):  # it does not reach that far, or cannot be mapped
+            except (OSError, ValueError):  # the file is too short, or cannot be mapped
                 return None
             views.start = start
         view: memoryview = views.view
         if offset - start + length > len(view):
-            views.start = None  # the file may have grown: next time
+            views.start = None  # the file may have grown: map it again next time
             return None
         return view[offset - start : offset - start + length]
 
@@ -296,10 +296,10 @@ class BackingFile:
         return memoryview(mapping)
 
     def write(self, data: Buffer, offset: int, *, from_cache: bool = False) -> None:
-        """Store all of ``data``. Raises OSError as a disk would.
+        """Write all of ``data``. Raises OSError as a disk does.
 
         Args:
-            from_cache: the kernel writes a mapping's pages, and tells nobody of an error.
+            from_cache: the kernel writes pages of a mapping and does not report an error.
         """
         file = self._open()
         view = memoryview(data)
@@ -315,13 +315,13 @@ class BackingFile:
             offset += count
 
     def check_stored(self) -> None:
-        """Raises OSError, once: pages of a mapping are lost, as they could not be written."""
+        """Raise, once, the OSError of pages of a mapping that could not be written."""
         error, self._unstored = self._unstored, None
         if error is not None:
             raise error
 
     def sync(self, datasync: bool) -> None:
-        """fsync(2), fdatasync(2). Raises OSError as a disk would."""
+        """Sync the file as fsync(2) or fdatasync(2). Raises OSError as a disk does."""
         file = self._open()
         try:
             (os.fdatasync if datasync else os.fsync)(file.fd)
@@ -337,7 +337,7 @@ class BackingFile:
 
 
 def _block_error(problem: OSError) -> OSError:
-    """A file's error as the one of a disk."""
+    """Convert an error of a file to one of a disk."""
     if problem.errno in _BLOCK_ERRORS:
         return problem
     return _error(errno.EIO)
@@ -348,7 +348,7 @@ def facts(st: os.stat_result) -> FileFacts:
 
 
 def _reopened(fd: int, flags: int) -> int:
-    """The same file without O_DIRECT and O_APPEND."""
+    """Reopen the file without O_DIRECT and O_APPEND."""
     plain = flags & os.O_ACCMODE | _QUIETLY
     try:
         return os.open(f"/proc/self/fd/{fd}", plain)
@@ -357,15 +357,16 @@ def _reopened(fd: int, flags: int) -> int:
 
 
 def _served_by_a_process(fd: int, filesystem: int) -> bool:
-    """Who waits for the file may wait for a process, which may wait for us: it is on no
-    filesystem that this kernel answers for from its own disks.
+    """Return whether I/O on the file may have to wait for a process, which may in turn wait for us.
+
+    This is so unless the filesystem is one that this kernel serves from local disks.
 
     Args:
-        filesystem: the type, as statfs(2) has it.
+        filesystem: the filesystem type, as statfs(2) returns it.
     """
     if filesystem in LOCAL_FILESYSTEMS:
         return False
-    # What overlayfs shows can lie anywhere. It passes FIEMAP on, which FUSE does not have.
+    # A file of overlayfs can be on any filesystem. It passes FIEMAP on; FUSE does not support it.
     return filesystem != OVERLAYFS_SUPER_MAGIC or not _has_extents(fd)
 
 

@@ -1,7 +1,7 @@
 """Partition tables and filesystem types, as libblkid reads them.
 
-An image can hold anything, so this runs in a process of the sandbox's user namespace (a job
-of :mod:`loopfs.engines.helper`), never in the supervisor.
+An image is untrusted input. So this runs in a process of the sandbox's user namespace (a job of
+:mod:`loopfs.engines.helper`), never in the supervisor.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loopfs.text import to_bytes, to_str
 from loopfs.uapi.block import SECTOR_SIZE
 
 LIBRARY = "libblkid.so.1"
-BOOT_BLOCK = 1024  # bytes of an extended partition that are shown, for a boot loader
+BOOT_BLOCK = 1024  # accessible bytes of an extended partition, for a boot loader
 
 _P = ctypes.c_void_p
 _FUNCTIONS: dict[str, tuple[object, list[object]]] = {
@@ -44,14 +44,14 @@ BLKID_FLTR_ONLYIN = 2
 
 
 def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
-    """The partitions of a disk that is a part of an open file.
+    """Return the partitions of a disk whose data is a part of an open file.
 
     Args:
         fd: the file.
         offset, size: the part, in bytes.
         block_size: the disk's logical block size in bytes.
     Raises:
-        OSError: ENOENT when there is no libblkid.
+        OSError: ENOENT if libblkid is not installed.
     """
     library = load()
     probe = library.blkid_new_probe()
@@ -59,7 +59,7 @@ def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
         raise MemoryError
     try:
         if library.blkid_probe_set_device(probe, fd, offset, size):
-            return []  # the file has shrunk: there is nothing to be read
+            return []  # the file has been truncated: nothing can be read
         library.blkid_probe_set_sectorsize(probe, block_size)
         table = library.blkid_probe_get_partitions(probe)
         if not table:
@@ -72,12 +72,13 @@ def read_table(fd: int, offset: int, size: int, block_size: int) -> list[Found]:
 
 
 def holds(fd: int, fstype: str, offset: int = 0, size: int | None = None) -> bool:
-    """An open device holds a filesystem of the type, in libblkid's words.
+    """Return whether libblkid finds a filesystem of a type on an open device.
 
     Args:
-        offset, size: of a part of an open file that is the device, in bytes.
+        fstype: the type, by libblkid's name.
+        offset, size: the part of the open file that is the device, in bytes.
     Raises:
-        OSError: ENOENT when there is no libblkid.
+        OSError: ENOENT if libblkid is not installed.
     """
     library = load()
     probe = library.blkid_new_probe()
@@ -104,11 +105,11 @@ def _found(library: ctypes.CDLL, entry: int, block_size: int) -> Found:
 
 
 def volume_name(name: bytes) -> bytes:
-    """A partition's name as the kernel has it in PARTNAME: the lower byte of each UTF-16 unit, and
-    "!" where that is no character of Latin-1 (utf16_le_to_7bit, block/partitions/efi.c).
+    """Return a partition's name as the kernel shows it in PARTNAME: the lower byte of each UTF-16
+    unit, or "!" if that is not a character of Latin-1 (utf16_le_to_7bit, block/partitions/efi.c).
 
     Args:
-        name: libblkid's UTF-8; a table of Apple's has other bytes.
+        name: the name in UTF-8 from libblkid; for an Apple table in another encoding.
     """
     try:
         text = name.decode("utf-8", "surrogatepass")
@@ -119,7 +120,7 @@ def volume_name(name: bytes) -> bytes:
 
 
 def load() -> ctypes.CDLL:
-    """The library. Raises OSError ENOENT."""
+    """Load the library. Raises OSError ENOENT."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:

@@ -1,8 +1,8 @@
-"""Data of a block device: where a request lands in the backing file, and its edges.
+"""I/O on a block device: where a request is made in the backing file, and the device's bounds.
 
-A transfer is cut at the device's end; a write that begins there gets ENOSPC, a read
-nothing (block/fops.c). Work on a backing file that a process of the sandbox serves is
-done in a thread of its own, everything else by the caller.
+A transfer is truncated at the end of the device. A write that begins there fails with ENOSPC, a
+read returns nothing (block/fops.c). I/O on a backing file that is served by a process is made in
+another thread, all other I/O in the calling thread.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FALLOCATE_MODES = frozenset({_ZERO, _ZERO | FALLOC_FL_KEEP_SIZE, _PUNCH})
 
 
 class _Counted:
-    """A request of one kind about so many bytes of a device, from its beginning to its end."""
+    """Count a request of one kind and length in the statistics of a device."""
 
     __slots__ = ("_kind", "_length", "_start", "_statistics")
 
@@ -51,10 +51,12 @@ class _Counted:
 
 
 def check_aligned(device: BlockDevice, offset: int, length: int) -> None:
-    """What O_DIRECT asks of what of a transfer lies within the device, in bytes.
+    """Check the alignment of a transfer with O_DIRECT, as far as it is within the device.
 
+    Args:
+        offset, length: the transfer, in bytes.
     Raises:
-        OSError: EINVAL: not multiples of the block size.
+        OSError: EINVAL if they are not multiples of the block size.
     """
     rest = device.capacity - offset
     if rest > 0 and (offset | min(length, rest)) % device.disk.block_size:
@@ -64,7 +66,7 @@ def check_aligned(device: BlockDevice, offset: int, length: int) -> None:
 def read(
     device: BlockDevice, request: Request, offset: int, size: int, buffer: memoryview
 ) -> Buffer | None:
-    """FUSE_READ; ``buffer`` has room for the answer. None when a thread will answer."""
+    """Carry out FUSE_READ into ``buffer``. Return None if the request is or will be answered."""
     extent = extent_of(device, offset, size)
     if extent is None:
         return b""
@@ -91,10 +93,10 @@ def read(
 def write(
     device: BlockDevice, request: Request, offset: int, data: memoryview, answer: int | None = None
 ) -> int | None:
-    """FUSE_WRITE: how many bytes were stored. None when a thread will answer.
+    """Carry out FUSE_WRITE and return the bytes written; None if a thread answers the request.
 
     Args:
-        answer: what is said to have been stored, if it is to be more than what is to be.
+        answer: the length to report, if it is more than that of ``data``.
     """
     extent = extent_of(device, offset, len(data))
     if extent is None:
@@ -104,7 +106,7 @@ def write(
         with _Counted(device, WRITE, length):
             backing.write(data[:length], position, from_cache=request.from_cache)
         return answer or length
-    own = bytes(data[:length])  # the buffer is the next request's
+    own = bytes(data[:length])  # the buffer is reused for the next request
 
     def write_slowly() -> None:
         with _Counted(device, WRITE, length):
@@ -116,10 +118,10 @@ def write(
 
 
 def store(device: BlockDevice, offset: int, data: bytes) -> None:
-    """Write a part of a device, as far as it has it; waits for the image. Raises OSError as a disk.
+    """Write a part of a device, up to its end; can block. Raises OSError as a disk does.
 
     Args:
-        offset: bytes from the device's start.
+        offset: bytes from the start of the device.
     """
     extent = extent_of(device, offset, len(data))
     if extent is not None:
@@ -129,7 +131,7 @@ def store(device: BlockDevice, offset: int, data: bytes) -> None:
 
 
 def sync(device: BlockDevice, datasync: bool) -> None:
-    """fsync(2), fdatasync(2). Raises OSError EIO where there is no file any more."""
+    """Sync the backing file, as fsync(2) or fdatasync(2). Raises OSError EIO if there is none."""
     if not device.disk.write_cache:
         return
     backing = _backing_of(device)
@@ -146,10 +148,10 @@ def _backing_of(device: BlockDevice) -> BackingFile | None:
 
 
 class SyncErrors:
-    """What one open file description of a device has been told of failed syncs of the file below.
+    """The failed syncs of the backing file that an open file description has already reported.
 
-    The kernel tells each description of a file once, and for all of a device there is but one of
-    its file: so each of them is told here (lib/errseq.c).
+    The kernel reports an error once to each description of a file, but all descriptions of a device
+    share one description of the backing file. So the errors are tracked here (lib/errseq.c).
     """
 
     __slots__ = ("_backing", "_device", "_told")
@@ -160,7 +162,7 @@ class SyncErrors:
         self._told = self._backing.failure if self._backing else None
 
     def sync(self, datasync: bool) -> None:
-        """As :func:`sync`; raises what another's sync has met since, too."""
+        """Sync as :func:`sync`; also raise the error of another description's sync since then."""
         try:
             sync(self._device, datasync)
         finally:
@@ -170,7 +172,7 @@ class SyncErrors:
 
     def _untold(self) -> OSError | None:
         backing = _backing_of(self._device)
-        if backing is not self._backing:  # bound since
+        if backing is not self._backing:  # bound to another file since
             self._backing, self._told = backing, None
         failure = backing.failure if backing else None
         untold = None if failure is self._told else failure
@@ -179,11 +181,13 @@ class SyncErrors:
 
 
 def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
-    """fallocate(2) on a block device (blkdev_fallocate); ``offset``, ``length`` in bytes.
+    """Carry out fallocate(2) on a block device (blkdev_fallocate).
 
+    Args:
+        offset, length: the range in bytes.
     Raises:
-        OSError: EOPNOTSUPP (another mode than zero range and punch hole), EINVAL (past
-            the end, unless FALLOC_FL_KEEP_SIZE; not aligned to blocks), EPERM (read-only).
+        OSError: EOPNOTSUPP (a mode other than zero range and punch hole), EINVAL (beyond the
+            end, unless FALLOC_FL_KEEP_SIZE; not aligned to blocks), EPERM (read-only).
     """
     if mode & ~FALLOCATE_FLAGS:
         raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -200,7 +204,7 @@ def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
     if device.read_only:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     if mode == _PUNCH:
-        # A device promises zeroes after a hole was punched, with or without holes below.
+        # A punched range of a device must read as zeroes, even if the file does not support holes.
         with _Counted(device, WRITE, length):
             _fallocate(device, _PUNCH, offset, length, or_write=True)
     else:
@@ -208,13 +212,13 @@ def fallocate(device: BlockDevice, mode: int, offset: int, length: int) -> None:
 
 
 def zero_out(device: BlockDevice, offset: int, length: int) -> None:
-    """BLKZEROOUT: make a range of bytes read as zeroes."""
+    """Make a range of bytes read as zeroes (BLKZEROOUT)."""
     with _Counted(device, WRITE, length):
         _fallocate(device, _ZERO | FALLOC_FL_KEEP_SIZE, offset, length, or_write=True)
 
 
 def discard(device: BlockDevice, offset: int, length: int) -> None:
-    """BLKDISCARD: give a range's storage back. Raises OSError EOPNOTSUPP."""
+    """Release the storage of a range (BLKDISCARD). Raises OSError EOPNOTSUPP."""
     with _Counted(device, DISCARD, length):
         _fallocate(device, _PUNCH, offset, length, or_write=False)
 
@@ -234,7 +238,7 @@ def _fallocate(device: BlockDevice, mode: int, offset: int, length: int, *, or_w
 
 
 def answering(request: Request, call: Callable[[], None]) -> Callable[[], None]:
-    """``call``, but an exception becomes the request's answer."""
+    """Return a function that makes a call and answers the request with its exception, if any."""
 
     def answered() -> None:
         try:
@@ -246,10 +250,12 @@ def answering(request: Request, call: Callable[[], None]) -> Callable[[], None]:
 
 
 def extent_of(device: BlockDevice, offset: int, length: int) -> tuple[BackingFile, int, int] | None:
-    """The backing file, offset in it and bytes of a transfer; None when nothing is left of it.
+    """Return the backing file, the offset in it and the length of a transfer, in bytes.
 
+    Returns:
+        None if nothing remains of the transfer.
     Raises:
-        DriverError: EIO where the disk has no data.
+        DriverError: EIO if the disk has no data there.
     """
     extent = device.extent(offset, length)
     if extent is None:

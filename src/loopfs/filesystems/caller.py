@@ -1,8 +1,9 @@
-"""The caller of an ioctl, as the driver asks for it.
+"""The caller of an ioctl, as the driver sees it.
 
-The driver waits for nobody. What it wants of the caller is fetched by a thread that may wait,
-outside of the driver: it is called, what it has not got is :class:`Missing`, and when that has
-been fetched it is called again. A handler of an ioctl reads before it changes anything.
+The driver must not block. What it needs from the caller is fetched outside of the driver, by a
+thread that can block: if the driver needs something that has not been fetched, it raises
+:class:`Missing`; after that has been fetched, the driver is called again. This works because the
+handler of an ioctl reads everything before it changes anything.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from loopfs.driver.bdev import PAGE_SIZE
 from loopfs.filesystems.backing import BackingFile
 from loopfs.process import Process
 
-NUMBER = 8  # bytes in the largest that an ioctl stores
+NUMBER = 8  # bytes of the largest number that an ioctl stores
 
 
 class Missing(Exception):
-    """The driver wants what has not been fetched yet: call :meth:`fetch`, then the driver again."""
+    """The driver needs something not yet fetched: call :meth:`fetch`, then the driver again."""
 
     def __init__(self, fetch: Callable[[], None]) -> None:
         super().__init__()
@@ -25,13 +26,13 @@ class Missing(Exception):
 
 
 class IoctlCaller:
-    """A :class:`~loopfs.driver.world.Caller` that waits in ioctl(2).
+    """A :class:`~loopfs.driver.world.Caller` that is blocked in ioctl(2).
 
     Args:
         process: the calling thread.
-        word: bytes in its unsigned long.
-        userns: the instance's user namespace (its inode number).
-        backing: makes a backing file of a duplicated descriptor.
+        word: the size of its unsigned long in bytes.
+        userns: the user namespace of the instance (its inode number).
+        backing: creates a backing file from a duplicated descriptor.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class IoctlCaller:
         return data
 
     def write(self, address: int, data: bytes) -> None:
-        """Remember what :meth:`store` will store."""
+        """Record data to be written by :meth:`store`."""
         self._stores.append((address, data))
 
     def file(self, fd: int) -> BackingFile:
@@ -72,7 +73,7 @@ class IoctlCaller:
             raise file
         return file
 
-    # --- what may wait -------------------------------------------------------------
+    # --- calls that can block ------------------------------------------------------
 
     def _fetch_memory(self, address: int, size: int) -> None:
         try:
@@ -87,9 +88,9 @@ class IoctlCaller:
             self._files[fd] = problem
 
     def store(self) -> None:
-        """Store what the driver has written. Raises OSError EFAULT."""
+        """Write the recorded data to the caller's memory. Raises OSError EFAULT."""
         for address, data in self._stores:
-            # A number that reaches over a page's end is stored whole or not, as by put_user().
+            # A number that crosses a page boundary is stored as a whole or not at all (put_user).
             on_page = -address % PAGE_SIZE
             if not on_page < len(data) <= NUMBER:
                 on_page = len(data)
@@ -97,7 +98,7 @@ class IoctlCaller:
             self._process.write(address, data[:on_page])
 
     def close(self) -> None:
-        """Let go of files that the driver has not taken."""
+        """Close the files that the driver has not taken over."""
         for file in self._files.values():
             if isinstance(file, BackingFile):
                 file.close()

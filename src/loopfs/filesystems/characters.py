@@ -1,7 +1,7 @@
 """The memory devices of /dev as files of ours (drivers/char/mem.c, drivers/char/random.c).
 
-They answer where only the filesystem itself is bound, without the host's nodes on it. What the
-others (terminals, fuse, kvm) do cannot be passed on through FUSE: they open with ENXIO.
+They are used where /dev is bind-mounted without the host's nodes on it. The other devices
+(terminals, fuse, kvm) cannot be implemented through FUSE: opening them fails with ENXIO.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loopfs.uapi.fuse import Attr, encode_dev
 
 
 class Character(Node):
-    """A character device; its name is that in the hidden directory."""
+    """A character device; its name is its name in the hidden directory."""
 
     __slots__ = ("number",)
 
@@ -40,12 +40,12 @@ class Character(Node):
         return attr._replace(size=memory_devices.size_of(self.name))
 
     def check_opens(self) -> None:
-        """Raises OSError: ENXIO."""
+        """Check that the device can be opened. Raises OSError ENXIO."""
         memory_devices.check_opens(self.name)
 
     def read(self, size: int) -> Buffer:
         return memory_devices.read(self.name, size)
 
     def write(self, size: int) -> int:
-        """Returns how many bytes were taken. Raises OSError: ENOSPC."""
+        """Return how many bytes were written. Raises OSError ENOSPC."""
         return memory_devices.write(self.name, size)

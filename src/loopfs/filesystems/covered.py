@@ -1,11 +1,11 @@
 """Nodes that something is mounted on, by a bind mount of a file.
 
-A lookup that is answered with a node's other face has the kernel drop the dentry, and with it what
-is mounted there, in every mount namespace. So from before such a mount is made until nothing is
-mounted there any more, all lookups get the data face.
+If a lookup of a node returns its other face, the kernel drops the dentry and unmounts what is
+mounted on it, in every mount namespace. So all lookups return the data face from before such a
+mount is made until nothing is mounted there any more.
 
-Nobody tells us of the end of a mount: it may go with its namespace. So a lookup that wants the
-special face of such a node looks for it in the mount tables, in a thread of its own.
+The end of a mount is not reported: it may end with its namespace. So before a lookup returns the
+special face of such a node, a thread searches the mount tables for mounts on it.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from loopfs.filesystems.nodes import Node
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
-DOUBT = 0.05  # seconds for which a thread that runs may be in a call that mounts
+DOUBT = 0.05  # seconds for which a running thread is assumed to be in a call that mounts
 _GONE = (FileNotFoundError, ProcessLookupError)
 
 
 class Mounter(NamedTuple):
-    """A thread whose call was to mount something, and the CPU time (clock ticks) it had by then."""
+    """A thread whose call was to mount something, and its CPU time (clock ticks) at that moment."""
 
     tid: int
     ticks: int
 
 
 class Cover:
-    """What may be mounted on a node; replaced by another object whenever that may have changed.
+    """Mounts that may exist on a node; the object is replaced whenever that may have changed.
 
-    ``mounters`` may not have mounted it yet.
+    ``mounters`` are threads that may not have finished mounting.
     """
 
     __slots__ = ("mounters",)
@@ -47,10 +47,10 @@ class Covers:
     """The covered nodes of an instance.
 
     Args:
-        device_number: its st_dev.
-        places: the directories that have a node by its name: each one's node id, and its path
-            from the filesystem's root, with a slash at the end.
-        drop_name: has the kernel forget a name of such a directory; it waits for lookups there.
+        device_number: st_dev of the instance.
+        places: returns the directories that contain a node under its name: the node id of each,
+            and its path from the root of the filesystem with a trailing slash.
+        drop_name: makes the kernel drop a dentry of such a directory; waits for lookups there.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class Covers:
         self._number = b"%d:%d" % (os.major(device_number), os.minor(device_number))
         self._places = places
         self._drop_name = drop_name
-        self._beginning = threading.Lock()  # never taken by who answers a lookup
-        self._lock = threading.Lock()  # for node.cover; nobody waits with it
+        self._beginning = threading.Lock()  # never locked by a thread that answers a lookup
+        self._lock = threading.Lock()  # protects node.cover; its owner does not block
 
     def begin(self, node: Node, tid: int, *, by_path: bool) -> None:
-        """To be called before the call of a thread goes on that will mount something on a node.
+        """Mark a node as covered, before a call that mounts something on it is continued.
 
-        An answer with the special face that was given before may not have been acted upon yet. It
-        would take away a mount on the dentry that it was about; so that is dropped first.
+        The kernel may not yet have processed an earlier answer with the special face, which would
+        remove a mount on the dentry. So the dentry is dropped first.
 
         Args:
-            tid: the thread.
-            by_path: the call will look the name up. Else it has the dentry, which must stay.
+            tid: the thread that mounts.
+            by_path: the call will look up the name. Otherwise it holds the dentry, which must stay.
         """
         mounter = mounter_of(tid)
         with self._beginning:
@@ -86,7 +86,7 @@ class Covers:
                     self._drop_name(directory, node.name)
 
     def is_over(self, node: Node) -> bool:
-        """Nothing is mounted on a node any more, and so its special face may be shown."""
+        """Return whether nothing is mounted on a node; if so, its special face may be returned."""
         while (cover := node.cover) is not None:
             mounters = tuple(m for m in cover.mounters if not has_left(m))
             paths = tuple(path + node.name for _, path in self._places(node))
@@ -96,15 +96,15 @@ class Covers:
                     node.cover = Cover(mounters) if covered else None
                     return not covered
                 if node.cover is not None and node.cover.mounters:
-                    return False  # a mount has begun meanwhile
+                    return False  # a mount has begun in the meantime
         return True
 
 
 def has_left(mounter: Mounter) -> bool:
-    """A thread is no longer in the call that mounts.
+    """Return whether a thread has left the call that mounts.
 
-    Of one that runs /proc does not say which call it is in. One that has had the CPU for two clock
-    ticks since then is not in the middle of mounting a file.
+    /proc does not show which call a running thread is in. A thread that has used the CPU for two
+    clock ticks since then is not mounting a file any more.
     """
     process = Process(mounter.tid)
     deadline = monotonic() + DOUBT
@@ -124,22 +124,23 @@ def has_left(mounter: Mounter) -> bool:
 
 
 def mounter_of(tid: int) -> Mounter:
-    """Of a thread that is in a call that mounts."""
+    """Return the Mounter of a thread that is in a call that mounts."""
     return Mounter(tid, _ticks(Process(tid)))
 
 
 def _ticks(process: Process) -> int:
-    """User and system time in clock ticks (fields 14 and 15 of /proc/TID/stat)."""
+    """Return user plus system time in clock ticks (fields 14 and 15 of /proc/TID/stat)."""
     fields = stat_fields(process)
     return int(fields[11]) + int(fields[12])
 
 
 def is_covered(number: bytes, paths: tuple[bytes, ...] | None) -> bool:
-    """Something is mounted on a file, in the mount namespace of any process that we may look at.
+    """Return whether something is mounted on a file, in any mount namespace that we can see.
 
     Args:
-        number: its filesystem's device number, as mountinfo has it.
-        paths: those of its names from the root of that filesystem; None: any file or directory.
+        number: the device number of its filesystem, as in mountinfo.
+        paths: the paths of its names from the root of that filesystem; None: any file or
+            directory of the filesystem.
     """
     shown = None if paths is None else tuple(map(escaped, paths))
     seen: set[tuple[str, str]] = set()
@@ -148,9 +149,9 @@ def is_covered(number: bytes, paths: tuple[bytes, ...] | None) -> bool:
         news = False
         for task in _tasks():
             try:
-                # Who has another root is not shown what is mounted outside of it.
+                # A process with another root directory does not see mounts outside of it.
                 view = os.readlink(f"{task}/ns/mnt"), os.readlink(f"{task}/root")
-            except OSError:  # it is gone, or another user's
+            except OSError:  # the process has ended, or belongs to another user
                 continue
             if view in seen or (task, view) in failed:
                 continue
@@ -158,13 +159,13 @@ def is_covered(number: bytes, paths: tuple[bytes, ...] | None) -> bool:
             try:
                 with open(f"{task}/mountinfo", "rb") as file:
                     table = file.read()
-            except OSError:  # it is gone: perhaps another one has the same view
+            except OSError:  # the process has ended; another one may have the same view
                 failed.add((task, view))
                 continue
             seen.add(view)
             if number in table and covers(table, number, shown):
                 return True
-        if not news:  # else a namespace may have been copied, and the mount in the first be gone
+        if not news:  # else a namespace may have been copied and the original mount removed
             return False
 
 
@@ -173,18 +174,18 @@ def _tasks() -> Iterator[str]:
         if pid.isdigit():
             try:
                 tids = os.listdir(f"/proc/{pid}/task")
-            except OSError:  # it is gone
+            except OSError:  # the process has ended
                 continue
             for tid in tids:
                 yield f"/proc/{pid}/task/{tid}"
 
 
 def covers(table: bytes, number: bytes, paths: tuple[bytes, ...] | None) -> bool:
-    """A mount table (proc_pid_mountinfo(5)) has a mount on a file.
+    """Return whether a mount table (proc_pid_mountinfo(5)) has a mount on a file.
 
     Args:
         number: the device number of the file's filesystem.
-        paths: those of the file from that filesystem's root, as :func:`escaped`; None: any.
+        paths: the paths of the file from that filesystem's root, :func:`escaped`; None: any.
     """
     lines = [line.split(b" ", 5)[:5] for line in table.splitlines()]
     ours = {mount: (root, place) for mount, _, device, root, place in lines if device == number}
@@ -199,7 +200,7 @@ def covers(table: bytes, number: bytes, paths: tuple[bytes, ...] | None) -> bool
 
 
 def escaped(name: bytes) -> bytes:
-    """A file name as mountinfo shows it."""
+    """Return a file name as mountinfo shows it."""
     for character in b"\\ \t\n":  # the backslash first
         name = name.replace(bytes((character,)), b"\\%03o" % character)
     return name

@@ -1,8 +1,8 @@
-"""What is in the sandbox's /dev before anybody has made something there; and what the host's
-devices are mounted on in /sys/devices/virtual/block.
+"""The initial contents of the sandbox's /dev, and the directories of
+/sys/devices/virtual/block on which the host's devices are mounted.
 
-Process 1 answers the lookups of what is mounted on (sandbox/furnishing.py), and what serves
-afterwards knows the same files by the same ids.
+Process 1 answers the lookups of the mount points (sandbox/furnishing.py); the server that takes
+over afterwards uses the same node ids for the same files.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from loopfs.uapi.fuse import FUSE_ROOT_ID
 
 LOOPFS, HIDDEN = b"loopfs", b".loopfs"
 ROOT_INO = 1
-FIRST_INO = 1 << 48  # with the id added, a file's inode number: beyond those of the devices
-FIRST_ID = 1 << 32  # no node that is made later has such an id
-HOST_LASTS = 1  # seconds that a name of the host's is remembered: nobody tells us when it goes
-NAME_VALID = 1 << 30  # seconds: of these names only the kernel changes what they mean
+FIRST_INO = 1 << 48  # plus the node id: a file's inode number, larger than those of devices
+FIRST_ID = 1 << 32  # no node that is created later has such an id
+HOST_LASTS = 1  # seconds for which a name of the host's is cached: its removal is not reported
+NAME_VALID = 1 << 30  # seconds; only requests of the kernel change what these names refer to
 
 
 class Number(NamedTuple):
-    """A device, and the permissions of its node."""
+    """A device number, and the permissions of its node."""
 
     major: int
     minor: int
@@ -53,8 +53,10 @@ LINKS = {
 
 
 class File(NamedTuple):
-    """A directory or a symbolic link: its id, its directory's, S_IF* type and permissions, and
-    what the link leads to; ``device``: where a node is mounted on it, the device."""
+    """A directory or a symbolic link.
+
+    ``mode`` has the S_IF* type and the permissions, ``target`` is that of the link, and ``device``
+    is the device whose node is mounted on the file, if any."""
 
     nodeid: int
     parent: int
@@ -65,10 +67,10 @@ class File(NamedTuple):
 
 
 def files(mounted_on: Iterable[str]) -> list[File]:
-    """All files, directories before what is in them.
+    """Return all files; a directory comes before the files in it.
 
     Args:
-        mounted_on: the names of what will be mounted in /dev: devices, and directories.
+        mounted_on: the names of the mount points in /dev: devices and directories.
     """
     made: list[File] = []
 
@@ -82,7 +84,7 @@ def files(mounted_on: Iterable[str]) -> list[File]:
     for name in (LOOPFS, b"pts"):
         add(name)
     hidden = add(HIDDEN)
-    for name in (b"proc", b"sys", b"block"):  # sandbox/proc.py, own_sysfs.py, sysfs.py mount there
+    for name in (b"proc", b"sys", b"block"):  # for sandbox/proc.py, own_sysfs.py, sysfs.py
         add(name, hidden)
     for name, target in LINKS.items():
         add(name, target=target)
@@ -98,12 +100,12 @@ def files(mounted_on: Iterable[str]) -> list[File]:
 
 
 def hosts_devices(names: Iterable[str]) -> list[File]:
-    """The directories that the host's devices with these names are mounted on."""
+    """Return the directories on which the host's devices with these names are mounted."""
     mode = stat.S_IFDIR | 0o755
     known = enumerate(names, FIRST_ID)
     return [File(nodeid, FUSE_ROOT_ID, to_bytes(name), mode) for nodeid, name in known]
 
 
 def hidden_name(path: str) -> bytes:
-    """The name, in the hidden directory, of the device with a path below /dev."""
+    """Return the name in the hidden directory of the device with a path below /dev."""
     return path.replace("/", "-").encode()

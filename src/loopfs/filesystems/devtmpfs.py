@@ -1,16 +1,18 @@
-"""The sandbox's /dev: its first instance, whose nodes stand in a tree as devtmpfs keeps it.
+"""The sandbox's /dev: its first instance, with a tree of other files as in devtmpfs.
 
-The devices' nodes are in / and in /loopfs, with the same node ids. A name in the tree that comes
-before the device stays, as on devtmpfs; /loopfs has the device even so.
+The nodes of the devices appear in / and in /loopfs, with the same node ids. If a file of the tree
+already has the name of a new device, the file stays, as on devtmpfs; the device is then only in
+/loopfs.
 
-What the host's nodes are mounted on are symbolic links. A name of a node with two faces is looked
-up each time, and loses what is mounted on it when the answer is the other face; a link has one. A
-walk meets the mount before the link. Who has /dev without those mounts, by a bind mount that is not
-recursive, follows the link to a :class:`~loopfs.filesystems.characters.Character`.
+The host's nodes are mounted on symbolic links. The name of a node with two faces is looked up each
+time, and what is mounted on it is unmounted when the lookup returns the other face; a link has only
+one face. A path walk crosses to the mount before it would follow the link. A process that has /dev
+without those mounts, by a bind mount that is not recursive, follows the link to a
+:class:`~loopfs.filesystems.characters.Character`.
 
-A special file opens for writing on a read-only mount, a regular one, as the data face is, does not.
-So once a mount may be read-only, an open that wants to write and follows links is led from / to
-/loopfs, which is a mount of its own.
+On a read-only mount a special file can be opened for writing, but a regular file, which the data
+face is, cannot. So once a mount may be read-only, an open for writing that follows links is
+redirected from / to /loopfs, which is a separate mount.
 """
 
 from __future__ import annotations
@@ -41,21 +43,21 @@ _LINK = stat.S_IFLNK | 0o777
 
 
 class DevFilesystem(LoopFilesystem):
-    """/dev.
+    """The filesystem of /dev.
 
     Args:
-        mounted_on: the names of what will be mounted there: nodes, and directories.
+        mounted_on: the names of the mount points: devices, and directories.
         arguments: see LoopFilesystem.
     """
 
-    magic = TMPFS_MAGIC  # devtmpfs has its (mm/shmem.c)
+    magic = TMPFS_MAGIC  # the same as devtmpfs (mm/shmem.c)
     makes_files = True
 
     def __init__(self, mounted_on: Sequence[str], *arguments: Any) -> None:
         super().__init__(*arguments)
         now = time.time_ns()
         self.tree = Tree(self.nodes.new_id, now)
-        del self.nodes.by_ino[ROOT_INO]  # what fstat(2) says of it is true without us
+        del self.nodes.by_ino[ROOT_INO]  # fstat(2) of the root needs no correction
         self._leading: dict[bytes, Inode] = {}  # links to devices, by their names
         self._characters: dict[bytes, Character] = {}
         self._covered: set[Inode] = set()
@@ -69,7 +71,7 @@ class DevFilesystem(LoopFilesystem):
         inode = self.tree.make(
             parent, file.name, file.mode, now, content=file.target, nodeid=file.nodeid
         )
-        self.tree.looked_up(inode)  # by who mounts there before we serve
+        self.tree.looked_up(inode)  # process 1 has looked it up before this server starts
         if file.device is not None:
             self._covered.add(inode)
             special, data = self.nodes.new_id(), self.nodes.new_id()
@@ -80,7 +82,7 @@ class DevFilesystem(LoopFilesystem):
     # --- names -----------------------------------------------------------------
 
     def _special(self, directory: Inode, name: bytes) -> Node | None:
-        """What has a name in a directory and is not in the tree."""
+        """Return the node with a name in a directory that is not in the tree."""
         if directory is self._hidden:
             return self._characters.get(name)
         if directory in (self.tree.root, self._loops):
@@ -134,7 +136,7 @@ class DevFilesystem(LoopFilesystem):
     ) -> Iterator[tuple[int, bytes, int, int]]:
         directory = self.tree.directory(nodeid)
         plain = (
-            # What is mounted on it has another type.
+            # The node mounted on the file has another type.
             (own, name, inode.ino, 0 if inode in self._covered else inode.kind)
             for own, name, inode in self.tree.entries(directory, place)
             if inode is not self._hidden
@@ -156,7 +158,7 @@ class DevFilesystem(LoopFilesystem):
         return self._known(self.tree.make(directory, name, mode, time.time_ns(), owner, content))
 
     def _changeable(self, parent: int, name: bytes, refusal: int = 0) -> Inode:
-        """A directory in which a name that is no device's is to be given to a file."""
+        """Return a directory in which a name is to be created that is not the name of a device."""
         directory = self.tree.directory(parent)
         if directory in self._ours:
             raise _error(refusal or errno.EPERM)
@@ -202,7 +204,7 @@ class DevFilesystem(LoopFilesystem):
 
     def _check_not_ours(self, directory: Inode, name: bytes) -> None:
         if name in directory.names and directory.names[name].inode in self._ours:
-            raise _error(errno.EBUSY)  # as if it were mounted there
+            raise _error(errno.EBUSY)  # as if it were a mount point
 
     def rename(
         self, request: Request, parent: int, name: bytes, to: int, to_name: bytes, flags: int
@@ -211,7 +213,7 @@ class DevFilesystem(LoopFilesystem):
         self._check_not_ours(source, name)
         self._check_not_ours(target, to_name)
         if name in source.names:
-            # In the place of a device it is what the name means, as on devtmpfs.
+            # If it replaces a device, the name refers to the file, as on devtmpfs.
             exchanged = flags & RENAME_EXCHANGE and to_name not in target.names
             if target in self._ours or exchanged:
                 raise _error(errno.EPERM)

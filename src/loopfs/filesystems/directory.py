@@ -1,4 +1,4 @@
-"""The directory of an instance: names, attributes, and which face of a node a lookup is given."""
+"""The directory of an instance: names, attributes, and the face of a node that a lookup returns."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ T = TypeVar("T")
 
 
 class Directory(Operations):
-    """An instance's directory; what is in the files is a subclass's.
+    """The directory of an instance; subclasses implement the contents of the files.
 
     Args:
         fd: the open /dev/fuse that the instance is mounted with.
         device_number: st_dev of the mount.
-        instance: what is served.
-        on_device: called with "add" or "remove" and a node's name, before the call
-            that caused it returns.
-        instances: it and the others, whose numbers are also its.
+        instance: the instance.
+        on_device: called with "add" or "remove" and the name of a node, before the call
+            that caused the change returns.
+        instances: all instances, with which it shares the numbers.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Directory(Operations):
     ) -> None:
         self.instance = instance
         self.session = Session(fd, self, watched=True)
-        # The driver is called by one thread at a time, which waits for nothing meanwhile.
+        # One thread at a time calls the driver, and must not block in the call.
         self.lock = threading.Lock()
         self.device_number = device_number
         self.nodes = Nodes(time.time_ns())
@@ -65,15 +65,15 @@ class Directory(Operations):
         self.covers = Covers(device_number, self.places, self.session.forget_name)
         self.on_device = on_device
         self._instances = instances
-        self._named: deque[tuple[str, BlockDevice]] = deque()  # the names that have come and gone
+        self._named: deque[tuple[str, BlockDevice]] = deque()  # changes not yet reported
         self._naming = threading.Lock()
 
     def drive(self, call: Callable[[], T], *, may_wait: bool = False) -> T:
-        """Call the driver, and carry out what follows."""
+        """Call the driver, and carry out its events."""
         raise NotImplementedError
 
     def places(self, node: Node) -> tuple[tuple[int, bytes], ...]:
-        """The directories that have a node: their node ids, and paths with a slash at the end."""
+        """Return the directories that contain a node: node ids, and paths with a trailing slash."""
         return ((FUSE_ROOT_ID, b"/"),)
 
     def lookup(self, request: Request, parent: int, name: bytes) -> Entry | None:
@@ -85,7 +85,7 @@ class Directory(Operations):
         return self.lookup_node(request, node)
 
     def lookup_node(self, request: Request, node: Node) -> Entry | None:
-        """Answer a lookup that has led to a node with two faces."""
+        """Answer a lookup that has found a node with two faces."""
         purpose = faces.purpose(Process(request.pid))
         if purpose == faces.LOOK and node.cover is not None:
 
@@ -143,9 +143,9 @@ class Directory(Operations):
         request.reply()
 
     def _rename(self, device: LoopDevice, name: bytes, victim: LoopDevice | None) -> None:
-        """Give a device's node another name; a device that has it must be unused, and goes."""
+        """Rename the node of a device. A device that has the name is removed; it must be unused."""
         if is_name_of_partition(name):
-            raise _error(errno.EPERM)  # it would be in a scan's way
+            raise _error(errno.EPERM)  # it would conflict with a partition scan
         if victim is device:
             return
         if victim is not None:
@@ -153,12 +153,12 @@ class Directory(Operations):
         self._name({device: name})
 
     def _exchange(self, device: LoopDevice, other: LoopDevice) -> None:
-        """Give each of two devices the other's name; none goes, so both may be in use."""
+        """Exchange the names of two devices' nodes; none is removed, so both may be in use."""
         names = [self.nodes.of_device(each).name for each in (other, device)]
         self._name(dict(zip((device, other), names, strict=True)))
 
     def _name(self, names: dict[LoopDevice, bytes]) -> None:
-        """Rename nodes, to names that no others have."""
+        """Rename nodes to names that no other nodes have."""
         with self.lock:
             for device in names:
                 if self.nodes.of_device(device).name == device.name.encode():
@@ -172,7 +172,11 @@ class Directory(Operations):
         self._tell_names()
 
     def _renamable(self, name: bytes) -> LoopDevice:
-        """The disk whose node can be removed and renamed: not the control node or a partition."""
+        """Return the disk with a name, whose node can be removed and renamed.
+
+        Raises:
+            OSError: ENOENT; EPERM for the control node and for a partition.
+        """
         node = self.nodes.by_name.get(name)
         if node is None:
             raise _error(errno.ENOENT)
@@ -183,7 +187,7 @@ class Directory(Operations):
     def _node(self, nodeid: int) -> Node:
         node = self.nodes.by_id.get(nodeid)
         if node is None:
-            raise _error(errno.ENXIO)  # a device that is gone
+            raise _error(errno.ENXIO)  # the device has been removed
         return node
 
     def _tell_names(self) -> None:
@@ -191,8 +195,8 @@ class Directory(Operations):
         with self._naming:
             while self._named:
                 action, device = self._named.popleft()
-                with suppress(OSError):  # the directory is read-only, full, closed; no process
-                    self.on_device(action, device.name)  # a device works without links
+                with suppress(OSError):  # the directory is read-only, full or closed; no process
+                    self.on_device(action, device.name)  # a device works without its links
                 if action == "remove":
                     try:
                         self._instances.removed(device)
@@ -207,6 +211,6 @@ def _error(code: int) -> OSError:
 
 
 def is_name_of_partition(name: bytes) -> bool:
-    """It is of the form loopNpM."""
+    """Return whether a name has the form loopNpM."""
     disk, _, partition = name[4:].partition(b"p")
     return name[:4] == b"loop" and disk.isdigit() and partition.isdigit()

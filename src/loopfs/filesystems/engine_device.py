@@ -1,9 +1,9 @@
-"""The device that an engine serves from: a mount of its own with one file, for it alone.
+"""The device that an engine uses: a separate mount with one file, for that engine only.
 
-Nobody else writes what a mounted filesystem uses (:mod:`loopfs.driver.pages`), so the kernel may
-keep what an engine writes until the engine syncs or closes it, as it does for a filesystem of
-its own; and it joins small writes. On the instance, where a write must see the device's end, it
-may not.
+No other process writes the bytes that a mounted filesystem uses (:mod:`loopfs.driver.pages`). So
+the kernel may cache the writes of an engine until the engine syncs or closes the file, as for a
+filesystem of the kernel, and may merge small writes. On the instance it may not, since a write
+there must detect the end of the device.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FOREVER = 3600  # seconds
 
 
 class _Watched(Request):
-    """A request whose failure is the device's."""
+    """A request of an engine; if it fails, all later syncs of the device fail."""
 
     __slots__ = ("_of",)
 
@@ -46,30 +46,30 @@ class _Watched(Request):
 
 
 class EngineDevice(HeldDevice, Operations):
-    """A directory with the file; the arguments are those of a :class:`HeldDevice`."""
+    """The directory and the file; the arguments are those of :class:`HeldDevice`."""
 
     def __init__(
         self, instance: LoopFilesystem, node: Node, use: Use | None, lock: ImageLock
     ) -> None:
         super().__init__(instance, node, use, lock)
         self._session: Session | None = None
-        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
+        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory is allocated on first use
 
     def serve_in_thread(self, connection: Connection) -> None:
-        """Serve what is mounted with an open /dev/fuse, in a thread.
+        """Serve the mount of an open /dev/fuse in a thread.
 
         Raises:
-            OSError: EAGAIN: none can be started.
+            OSError: EAGAIN if no thread can be started.
         """
         start("engine", self._serve, connection)
 
     def rewrite(self, start: int, length: int, change: Change) -> None:
-        """As declared. It waits for the thread that serves the engine."""
+        """As in :class:`HeldDevice`. Waits for the thread that serves the engine."""
         if self._use is None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
         self._rewriting.begin(start, length, change)
         if self._session is not None:
-            # The kernel writes the page, and drops it: what was written before is in the image.
+            # The kernel writes the page and drops it: then all earlier writes are in the image.
             self._session.invalidate(_FILE_ID, start, length)
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
@@ -105,9 +105,9 @@ class EngineDevice(HeldDevice, Operations):
         return Attr(self._node.ino, size, stat.S_IFREG | 0o600, 1, 0, 0, 0, times)
 
     def setattr(self, nodeid: int, changes: SetAttr) -> Attr:
-        return self.getattr(nodeid)  # the kernel brings the times of its writes
+        return self.getattr(nodeid)  # the kernel sets the times of its writes
 
-    # --- the file: as the node's data face on the instance -------------------------
+    # --- the file, implemented as the node's data face of the instance -------------
 
     def open(self, request: Request, nodeid: int, flags: int) -> tuple[int, int] | None:
         return self._instance.open(request, self._node.data, flags)
@@ -123,7 +123,8 @@ class EngineDevice(HeldDevice, Operations):
     def write(
         self, request: Request, handle: int, offset: int, data: memoryview, flags: int
     ) -> int | None:
-        """What lies outside of the use is another's, and in the same page only by chance."""
+        """Write the part of ``data`` that is within the use. What is outside does not belong to the
+        engine, but is in the same page."""
         try:
             return self._write(_Watched(request, self), offset, data)
         except OSError as problem:

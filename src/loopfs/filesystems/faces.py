@@ -1,11 +1,11 @@
-"""Two faces of a node: block special to look at, a regular file to open.
+"""The two faces of a node: a block special file for stat(2), a regular file for open(2).
 
-A FUSE mount of a user namespace is nodev: a special file on it cannot be opened. So a
-lookup that is part of an open gets the node's data face, every other lookup its special
-face. While the lookup waits for its answer, /proc/TID/syscall names the system call.
+A FUSE mount of a user namespace is nodev: a special file on it cannot be opened. So a lookup that
+is part of an open returns the data face of the node, every other lookup its special face. While a
+lookup waits for its answer, /proc/TID/syscall shows the system call.
 
-A lookup is answered without a look at the caller's memory, which may never come: everybody
-else who looks the name up waits for the answer as well.
+A lookup is answered without access to the caller's memory, which can block forever: all other
+lookups of the same name wait for this answer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import threading
 from loopfs.process import Process
 from loopfs.uapi.syscalls import abis
 
-# Which argument has the O_* flags; creat(2) has none.
+# The index of the argument with the O_* flags; creat(2) has none.
 _FLAGS_ARGUMENT = {"open": 1, "openat": 2, "creat": None}
 _OPEN_HOW_FLAGS = struct.Struct("=Q")
 
-# One table for all ABIs of the machine, as /proc/TID/syscall does not say which it was.
-# It need not: where the numbers collide, the other ABI's call looks up no path (i386 open
-# is x86-64 fstat), or one that treats both faces alike (x86-64 creat is i386 readlink).
+# One table for all ABIs of the machine, since /proc/TID/syscall does not show the ABI of the call.
+# That does no harm: where numbers collide, the other ABI's call looks up no path (i386 open is
+# x86-64 fstat), or treats both faces alike (x86-64 creat is i386 readlink).
 _OPENERS: dict[int, int | None] = {
     abi.numbers[name]: argument
     for abi in abis()
@@ -36,27 +36,27 @@ MOUNTING = frozenset(
     abi.numbers[name] for abi in abis() for name in ("mount", "move_mount", "open_tree")
 )
 
-# What a lookup is for.
-LOOK = 0  # to look at the node: the special face
-OPEN = 1  # the data face, which an OPEN follows
-HOLD = 2  # the data face, which may stay in a descriptor without one: O_PATH, a bind mount
+# The purpose of a lookup.
+LOOK = 0  # the special face is returned
+OPEN = 1  # the data face is returned; an OPEN request follows
+HOLD = 2  # as OPEN, but a descriptor can hold it without an OPEN request: O_PATH, a bind mount
 
 PF_IO_WORKER = 0x10  # include/linux/sched.h
 
 
 class InMemory(Exception):
-    """The flags lie in the caller's memory: ask again with :func:`flags_in_memory`."""
+    """The flags are in the caller's memory: call :func:`flags_in_memory`."""
 
 
 def purpose(process: Process) -> int:
-    """What the lookup that a thread waits in is for.
+    """Return the purpose of the lookup that a thread waits for.
 
-    A worker of io_uring is in no system call that would say; /proc shows the one that its maker
-    was in, whichever that was. An open that is given the special face fails, a statx that is
-    given the data face is only told of a regular file.
+    A worker thread of io_uring is not in a system call; /proc shows whatever call its creator was
+    in. An open that gets the special face would fail, whereas a statx that gets the data face
+    only sees a regular file. So it gets the data face.
 
     Raises:
-        OSError: the thread is gone.
+        OSError: the thread has ended.
     """
     call = process.current_syscall()
     number = -1 if call is None else call[0]
@@ -69,17 +69,21 @@ def purpose(process: Process) -> int:
 
 
 def mounts(process: Process) -> bool:
-    """The lookup that a thread waits in is for a mount. Raises OSError: the thread is gone."""
+    """Return whether a thread waits for a lookup of a call that mounts.
+
+    Raises:
+        OSError: the thread has ended.
+    """
     call = process.current_syscall()
     return call is not None and call[0] in MOUNTING
 
 
 def writes_and_follows(process: Process) -> bool:
-    """The lookup that a thread waits in is for an open(2), openat(2) or creat(2) for writing that
-    follows links. Of openat2(2) it is not known.
+    """Return whether a thread waits for a lookup of an open(2), openat(2) or creat(2) for writing
+    that follows links. False for openat2(2), whose flags are in memory.
 
     Raises:
-        OSError: the thread is gone.
+        OSError: the thread has ended.
     """
     try:
         flags = open_flags(process)
@@ -91,12 +95,12 @@ def writes_and_follows(process: Process) -> bool:
 
 
 def is_io_worker(process: Process) -> bool:
-    """A thread that carries out what was submitted to an io_uring (field 9 of /proc/TID/stat).
+    """Return whether a thread is a worker of an io_uring (field 9 of /proc/TID/stat).
 
-    One that /proc hides is of a process of ours.
+    A thread that /proc hides belongs to a process of ours.
 
     Raises:
-        OSError: the thread is gone.
+        OSError: the thread has ended.
     """
     try:
         return bool(int(stat_fields(process)[6]) & PF_IO_WORKER)
@@ -106,28 +110,28 @@ def is_io_worker(process: Process) -> bool:
 
 
 def stat_fields(process: Process) -> list[bytes]:
-    """The fields of /proc/TID/stat from the third on, which is the state."""
+    """Return the fields of /proc/TID/stat from the third one, the state, onwards."""
     with open(process.path("stat"), "rb", buffering=0) as file:
         return file.read(4096).rpartition(b")")[2].split()
 
 
 class DataFaces:
-    """The data faces that the kernel has been told of and has not forgotten."""
+    """The data faces that the kernel has looked up and not forgotten."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._lookups: dict[int, int] = {}  # by node id, as often as the kernel counts them
+        self._lookups: dict[int, int] = {}  # by node id; the kernel's lookup count
         self._held: set[int] = set()
 
     def given(self, nodeid: int, purpose: int) -> None:
-        """A lookup is about to be answered with one."""
+        """Count a lookup whose answer is a data face."""
         with self._lock:
             self._lookups[nodeid] = self._lookups.get(nodeid, 0) + 1
             if purpose == HOLD:
                 self._held.add(nodeid)
 
     def forgotten(self, nodeid: int, nlookup: int) -> None:
-        """FUSE_FORGET of any node."""
+        """Account for FUSE_FORGET of any node."""
         with self._lock:
             left = self._lookups.get(nodeid, 0) - nlookup
             if left > 0:
@@ -137,16 +141,16 @@ class DataFaces:
                 self._held.discard(nodeid)
 
     def held(self) -> bool:
-        """One may be in a descriptor that no OPEN has told of."""
+        """Return whether a descriptor may hold a data face without an OPEN request."""
         return bool(self._held)
 
 
 def open_flags(process: Process) -> int | None:
-    """The O_* flags of the open that a thread waits in; None when it is no open.
+    """Return the O_* flags of the open that a thread is blocked in; None if it is not an open.
 
     Raises:
-        InMemory: it is openat2(2).
-        OSError: the thread is gone.
+        InMemory: the call is openat2(2).
+        OSError: the thread has ended.
     """
     call = process.current_syscall()
     if call is None:
@@ -161,7 +165,7 @@ def open_flags(process: Process) -> int | None:
 
 
 def flags_in_memory(process: Process) -> int | None:
-    """The flags of struct open_how. May wait until the caller's page is there."""
+    """Return the flags in struct open_how. Can block until the caller's page is available."""
     call = process.current_syscall()
     if call is None or call[0] != _OPENAT2:
         return None

@@ -1,4 +1,4 @@
-"""A device that an engine has: what nobody else does with it meanwhile, and what follows."""
+"""A device that an engine uses: its use, its lock, and the cleanup when the engine ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from loopfs.filesystems.rewriting import Change, Rewriting
 
 
 class HeldDevice:
-    """Whichever way the engine reads and writes it.
+    """The base class for both ways in which an engine reads and writes a device.
 
     Args:
-        instance: the device's.
-        node: the device's.
-        use: what the engine may write, if anything; it ends with the engine.
-        lock: on what is below the device; the same.
+        instance: the instance of the device.
+        node: the node of the device.
+        use: the bytes that the engine may write, if any; removed when the engine ends.
+        lock: the lock on the image; released when the engine ends.
     """
 
     def __init__(
@@ -37,33 +37,33 @@ class HeldDevice:
         self.lock = lock
         self._rewriting = Rewriting(self._device)
         self._errors = blockdev.SyncErrors(node.device)
-        self.error = 0  # the errno of every sync
-        self.gone = threading.Event()  # and nothing of it is open any more
+        self.error = 0  # if not 0, every sync fails with this errno
+        self.gone = threading.Event()  # the engine has ended, and has nothing of it open
 
     @property
     def writes(self) -> bool:
-        """The engine may write it."""
+        """Whether the engine may write to the device."""
         return self._use is not None
 
     @property
     def disk(self) -> LoopDevice:
-        """What it is, or is a partition of."""
+        """The disk that it is, or that it is a partition of."""
         return self._device.disk
 
     def freed_by_umount(self, process: int) -> None:
-        """:meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, once it is gone."""
+        """Call :meth:`loopfs.driver.loop.LoopDevice.freed_by_umount`, when the engine has ended."""
         self._instance.drive(lambda: self._device.disk.freed_by_umount(process))
 
     def failed(self, code: int) -> None:
-        """Something that the engine had written is not in the image, and never will be: from now
-        on every sync says so, as of a kernel's filesystem whose journal was aborted."""
+        """Record that data written by the engine is lost: every later sync fails with this error,
+        as on a filesystem of the kernel whose journal was aborted."""
         self.error = self.error or code
 
     def sync(self, datasync: bool) -> None:
-        """Have the image synced. Who has the device open sees then what it has brought.
+        """Sync the image, and drop the cached pages of other openers of the device.
 
         Raises:
-            OSError: as a disk; what has failed once fails from then on.
+            OSError: as a disk does. After the first failure every sync fails.
         """
         if self.error:
             raise OSError(self.error, os.strerror(self.error))
@@ -75,36 +75,35 @@ class HeldDevice:
             raise
 
     def contents(self, start: int, length: int) -> bytes:
-        """A part of the device (in bytes) as it is in the image. Raises OSError."""
+        """Return a part of the device (in bytes) as it is in the image. Raises OSError."""
         return self._rewriting.read(start, length)
 
     def rewrite(self, start: int, length: int, change: Change) -> None:
-        """Have a part of the device changed in the image now, and whenever the engine writes it.
+        """Change a part of the device in the image, now and whenever the engine writes it.
 
         Args:
-            start, length: bytes of the device. There is only one such part.
-            change: is given that part, and returns as many bytes.
+            start, length: bytes of the device. There can be only one such part.
+            change: is called with the data of that part, and returns as many bytes.
         Raises:
-            OSError: EROFS: the engine serves it for reading; as a disk.
+            OSError: EROFS if the engine only reads the device; else as a disk does.
         """
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     def store(self, start: int, data: bytes) -> None:
-        """Write a part of the device beside the engine. Raises OSError as a disk."""
+        """Write a part of the device directly to the image. Raises OSError as a disk does."""
         self._rewriting.store(start, data)
 
     def drop_pages(self, start: int, length: int) -> None:
-        """Have the instance's nodes forget a part of the device; as
-        :meth:`LoopFilesystem.drop_pages`."""
+        """Drop cached pages of a part of the device, as :meth:`LoopFilesystem.drop_pages`."""
         self._instance.drop_pages(self._device, start, length)
 
     def exempt(self, write: Callable[[int, bytes], bool]) -> None:
-        """Have ``write`` asked, and do, what a node's write(2) to the use is to be allowed of."""
+        """Register a function that decides on, and makes, writes of a node to the used bytes."""
         self._instance.exempt[self._device] = write
 
     def _let_go(self) -> None:
-        """What was cached of the device is old. A page that is dirty by a store of the time when
-        the engine had it is refused, and so dropped, as long as the use lasts."""
+        """Drop the cached pages of the device, which are outdated, and remove the use. As long as
+        the use exists, a page dirtied through mmap(2) before is refused, and so dropped."""
         self._instance.exempt.pop(self._device, None)
         if self._use is not None:
             try:

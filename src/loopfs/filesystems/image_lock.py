@@ -1,9 +1,9 @@
-"""The lock on the part of an image that is mounted, which every sandbox of every user respects.
+"""The lock on a mounted part of an image, which the sandboxes of all users respect.
 
-A lock of an open file description (fcntl(2), F_OFD_SETLK) on a range that no file has bytes in
-and that stands for a part of the file: lock byte ``BASE`` + N is sector N. So parts that overlap
-have locks that conflict, and programs that lock bytes of the image (qemu: 100 to 203) or
-flock(2) it do not meet them. The kernel drops it with the description, whatever becomes of us.
+It is an open file description lock (fcntl(2), F_OFD_SETLK) on a range beyond the end of any file
+that represents a part of the file: lock byte ``BASE`` + N is sector N. So the locks of overlapping
+parts conflict, but not with locks of programs on bytes of the image (qemu: 100 to 203) or with
+flock(2). The kernel releases the lock when the description is closed, even after a crash.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from loopfs.filesystems.backing import BackingFile, Descriptor
 from loopfs.uapi.block import SECTOR_SIZE
 from loopfs.uapi.fcntl import Flock
 
-# A file ends below 2^63 bytes, which are 2^54 sectors: the last lock byte is an off_t too.
+# A file ends below 2^63 bytes, which are 2^54 sectors; so the last lock byte is a valid off_t.
 BASE = 1 << 62
-# Seconds. A mount that has just been undone, because its caller is gone or its sandbox was killed,
-# has its lock until the last of its descriptors is closed: on the kernel's driver nobody sees it.
+# Seconds to wait for another lock. A mount that was just undone, because its caller has ended or
+# its sandbox was killed, keeps its lock until its last descriptor is closed. With the kernel's
+# driver this delay is not visible.
 PATIENCE = 2.0
-_OFD_PID = -1  # l_pid of a lock that a description has, and no process
+_OFD_PID = -1  # l_pid of a lock that belongs to an open file description
 
-# What a filesystem that cannot lock, or not so far beyond a file's end, says.
+# Errors of a filesystem that does not support locks, or not so far beyond the end of a file.
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EOVERFLOW})
-# Why a file that we have open cannot be opened once more: it was opened by another user, is
-# on a read-only mount by now, is executed, or has a lease. EBADF is of the lock: the
-# description that we have is not open for reading, or not for writing.
+# Reasons why a file that we have open cannot be reopened: it was opened by another user, is on a
+# mount that is read-only by now, is being executed, or has a lease. EBADF (see _lock) means that
+# the description that we have is not open for reading, or not for writing.
 _NOT_ANEW = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ETXTBSY, errno.EAGAIN})
 
 
 class ImageLock:
-    """A part of an image that is locked, until :meth:`release` or the last descriptor is closed.
+    """A locked part of an image, until :meth:`release` or until the last descriptor is closed.
 
     Attributes:
-        without: a sentence: why it is not locked, or not as it should be; else "".
+        without: a sentence that says why the lock is missing or limited; else "".
     """
 
     def __init__(self, file: Descriptor, offset: int, length: int, without: str) -> None:
@@ -50,19 +51,19 @@ class ImageLock:
 
     @classmethod
     def take(cls, device: BlockDevice, start: int, length: int, *, write: bool) -> ImageLock:
-        """Lock what is below a part of a device; for writing, or for reading.
+        """Lock the part of an image that is below a part of a device, for writing or for reading.
 
-        It waits ``PATIENCE`` for the lock of another, and the image may lie on a FUSE filesystem
-        whose server has to answer: to be called by a thread that may wait.
+        It waits up to ``PATIENCE`` seconds for another lock, and can block because the image may be
+        on a FUSE filesystem: it must be called by a thread that can block.
 
         Args:
             device: bound to a file, or to another of our devices.
             start, length: bytes of the device. Two parts that share a sector of the file
                 overlap.
         Raises:
-            LoopfsError: EBUSY: another mount has an overlapping part, and it or this one is for
-                writing. The sentence names the file.
-            OSError: EIO: there is no file, or none any more. Others as open(2) and fcntl(2).
+            LoopfsError: EBUSY if another mount uses an overlapping part and one of the two is for
+                writing. The message names the file.
+            OSError: EIO if the device has no file (any more). Others as open(2) and fcntl(2).
         """
         backing, offset, length = lowest(device, start, length)
         file, without = _description(backing, write)
@@ -74,18 +75,18 @@ class ImageLock:
         return cls(file, offset, length, f"{backing.path} {problem}" if problem else without)
 
     def fileno(self) -> int:
-        """A descriptor of what has the lock: who has a duplicate of it has the lock."""
+        """Return a descriptor of the locked description; each duplicate holds the lock."""
         assert self._file is not None
         return self._file.fd
 
     def for_writing(self, device: BlockDevice) -> None:
-        """Lock for writing what is locked for reading; at no moment it is not locked.
+        """Change a lock for reading to one for writing, without unlocking it in between.
 
         Args:
-            device: what was given to :meth:`take`.
+            device: the device that was passed to :meth:`take`.
         Raises:
-            LoopfsError: EBUSY: another mount has an overlapping part.
-            OSError: as of :meth:`take`.
+            LoopfsError: EBUSY if another mount uses an overlapping part.
+            OSError: as :meth:`take`.
         """
         backing, *_ = lowest(device, 0, device.capacity)
         file, without = _description(backing, write=True)
@@ -99,27 +100,27 @@ class ImageLock:
         self.without = f"{backing.path} {problem}" if problem else without
 
     def for_reading(self) -> None:
-        """Lock only for reading what is locked for writing."""
+        """Change a lock for writing to one for reading."""
         assert self._file is not None
         _lock(self._file.fd, range_of(fcntl.F_RDLCK, *self._part))
 
     def release(self) -> None:
-        """Unlock it, at once and for all who have a duplicate of the descriptor."""
+        """Unlock at once, also for all who have a duplicate of the descriptor."""
         file, self._file = self._file, None
         if file is not None:
-            with suppress(OSError):  # there was no lock, or a server that is gone had it
+            with suppress(OSError):  # there was no lock, or the server that had it has ended
                 _set(file.fd, range_of(fcntl.F_UNLCK, *self._part))
 
 
 def lowest(device: BlockDevice, start: int, length: int) -> tuple[BackingFile, int, int]:
-    """The file below a device and those that it is bound to, and where in it a part lies.
+    """Return the file below a device, through all devices in between, and a part's place in it.
 
     Args:
         start, length: bytes of the device.
     Returns:
         the file, and the offset and length of the part in bytes.
     Raises:
-        OSError: EIO: there is no file.
+        OSError: EIO if there is no file.
     """
     while True:
         extent = blockdev.extent_of(device, start, length)
@@ -132,10 +133,10 @@ def lowest(device: BlockDevice, start: int, length: int) -> tuple[BackingFile, i
 
 
 def _description(backing: BackingFile, write: bool) -> tuple[Descriptor, str]:
-    """A descriptor to lock, and what is to be said of it.
+    """Return a descriptor to lock, and a sentence about its limitation or "".
 
-    The descriptor of the device shares its description with the process that bound it: a lock there
-    is his to drop, and another device that he bound with it has the same.
+    The descriptor of the device shares its description with the process that bound it: that process
+    can release a lock on it, and another device bound with it would share the lock.
     """
     mode = os.O_RDWR if write else os.O_RDONLY
     try:
@@ -143,27 +144,27 @@ def _description(backing: BackingFile, write: bool) -> tuple[Descriptor, str]:
     except OSError as problem:
         if problem.errno not in _NOT_ANEW:
             raise
-        why = f"{backing.path} cannot be opened once more ({problem.strerror})"
-    sentence = f"{why}: who has the device's descriptor of it can mount it twice"
+        why = f"{backing.path} cannot be reopened ({problem.strerror})"
+    sentence = f"{why}: a process that has the device's descriptor of it can mount it twice"
     return backing.duplicate(), sentence
 
 
 def range_of(kind: int, offset: int, length: int) -> bytes:
-    """struct flock of the lock for a part of a file.
+    """Return the struct flock of the lock for a part of a file.
 
     Args:
         kind: F_RDLCK, F_WRLCK or F_UNLCK.
-        offset, length: bytes of the file; the length is not 0.
+        offset, length: bytes of the file; the length must not be 0.
     """
     first, last = offset // SECTOR_SIZE, (offset + length - 1) // SECTOR_SIZE
     return Flock(kind, BASE + first, last - first + 1).pack()
 
 
 def _lock(fd: int, flock: bytes) -> str:
-    """Set a lock; the words for why there is none, or "".
+    """Set a lock. Return the reason if it cannot be set, else "".
 
     Raises:
-        BlockingIOError: another mount has one.
+        BlockingIOError: another mount holds a conflicting lock.
     """
     end = monotonic() + PATIENCE
     while True:
@@ -172,7 +173,7 @@ def _lock(fd: int, flock: bytes) -> str:
             return ""
         except BlockingIOError:
             other = Flock.unpack(fcntl.fcntl(fd, fcntl.F_OFD_GETLK, flock))
-            if other.type == fcntl.F_UNLCK:  # it has just gone
+            if other.type == fcntl.F_UNLCK:  # it has just been released
                 continue
             if other.pid == _OFD_PID and other.start >= BASE:
                 if monotonic() >= end:

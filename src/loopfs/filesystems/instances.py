@@ -1,4 +1,4 @@
-"""The instances of a sandbox: one for each mount of type loop that is not gone yet."""
+"""The instances of a sandbox: one for each mount of type loop that still exists."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from loopfs.fuse.connection import Connection
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
-# Seconds for which an unmount waits for a driver that waits itself.
+# Seconds that an unmount waits for a driver that is itself waiting.
 PATIENCE = 10
 SOON = 0.02  # seconds
 
 
 class Owner(NamedTuple):
-    """A user namespace that mounts: its inode number with those of the ones around it, its id maps
-    as we read them, and the user of ours to whom what it has is charged."""
+    """A user namespace that mounts: its inode number and those of its ancestors, its id maps as
+    seen from ours, and the user of ours to whom its resources are charged."""
 
     namespaces: tuple[int, ...]
     id_map: IdMap
@@ -47,7 +47,7 @@ class Owner(NamedTuple):
 
     @classmethod
     def of(cls, process: Process) -> Owner:
-        """That of a process, which may be gone afterwards."""
+        """Return that of a process. The process may end afterwards."""
         maps = {kind: process.id_map(kind) for kind in ("uid", "gid")}
         return cls(process.user_namespaces(), maps.__getitem__, process.charged_user())
 
@@ -57,10 +57,10 @@ class Instances:
 
     Args:
         minors: the numbers that they share.
-        fstat: asks a descriptor that this process may not look at.
+        fstat: returns the status of a descriptor to which this process has no access.
         read_table: see LoopFilesystem.
-        shares: what each user may have in use.
-        ucounts: how many devices each user namespace may have.
+        shares: the resources that each user may use.
+        ucounts: the number of devices that each user namespace may have.
     """
 
     def __init__(
@@ -74,22 +74,23 @@ class Instances:
         self.ucounts = ucounts or Ucounts()
         self.shares = shares or Shares()
         self.uevents = Uevents(self.shares)
-        self.numbers = threading.Lock()  # for the one who takes or frees numbers
+        self.numbers = threading.Lock()  # held while numbers are allocated or freed
         self._minors = minors
         self._fstat = fstat
         self._read_table = read_table
-        self.some_read_only = False  # mounts, while the superblock is not
+        self.some_read_only = False  # read-only mounts of superblocks that are writable
         self._lock = threading.Lock()
         self._taken: dict[LoopFilesystem, Share] = {}
         self._userns = os.stat("/proc/self/ns/user").st_ino
-        # Called with st_dev of an instance and a node's inode number: syncs what is mounted of it.
+        # Called with st_dev of an instance and a node's inode number: syncs the filesystem mounted
+        # from it.
         self.sync_mounted: Callable[[int, int], None] = lambda instance, ino: None
-        # Returns once engines whose mounts are all gone have written everything, of those disks for
-        # which what it is called with is true.
+        # Called with a predicate on disks: returns when the engines of these disks whose mounts are
+        # all gone have written everything.
         self.settle_mounts: Callable[[Callable[[LoopDevice], bool]], None] = lambda concerns: None
-        # Called with each device that is removed, before the call that does so returns.
+        # Called with each removed device, before the call that removed it returns.
         self.on_removal: list[Callable[[BlockDevice], None]] = []
-        # Replaced as a whole: it is read without the lock.
+        # Always replaced as a whole, since it is read without the lock.
         self._filesystems: dict[int, LoopFilesystem] = {}
 
     def add(
@@ -101,14 +102,14 @@ class Instances:
         share: Share | None = None,
         make: Callable[..., LoopFilesystem] = LoopFilesystem,
     ) -> LoopFilesystem:
-        """A new instance; :meth:`serve` is to be called with it.
+        """Create an instance; the caller must then call :meth:`serve`.
 
         Args:
-            fuse: the open /dev/fuse that it is mounted with; ours from now on.
+            fuse: the open /dev/fuse that it is mounted with; the instance owns it.
             device_number: st_dev of the mount.
-            owner: who has mounted it.
+            owner: the user namespace that has mounted it.
             on_device: see LoopFilesystem.
-            share: what was taken of the owner's for it, given back at its end.
+            share: the share of the owner that it uses, released when the instance ends.
             make: another class, with the same arguments.
         """
         with self.numbers:
@@ -131,17 +132,17 @@ class Instances:
         return filesystem
 
     def serve(self, filesystem: LoopFilesystem) -> None:
-        """Serve an instance until its last mount and descriptor are gone."""
+        """Serve an instance until its last mount and its last descriptor are closed."""
         try:
             filesystem.serve()
         finally:
             self._remove(filesystem)
 
     def serve_in_thread(self, filesystem: LoopFilesystem) -> None:
-        """As :meth:`serve`, in a thread of its own.
+        """As :meth:`serve`, in another thread.
 
         Raises:
-            OSError: EAGAIN: there is none; the instance is gone.
+            OSError: EAGAIN if no thread can be started; the instance is then removed.
         """
         try:
             start("loop", self.serve, filesystem)
@@ -165,13 +166,13 @@ class Instances:
         return self._filesystems.get(device_number)
 
     def backing(self, fd: int, user: int) -> BackingFile:
-        """The backing file behind a duplicated descriptor, which is then ours.
+        """Return the backing file of a duplicated descriptor, which it then owns.
 
         Args:
-            user: to whom it is charged.
+            user: the user to whom it is charged.
         Raises:
-            OSError: EMFILE: he has as much in use as he may, or what is left of our descriptors is
-                needed for other work.
+            OSError: EMFILE if the user has reached the limit, or if the remaining descriptors of
+                this process are needed for other work.
         """
         try:
             share = self.shares.take(user, BACKING_FILE, errno.EMFILE, fd)
@@ -202,7 +203,8 @@ class Instances:
         return tuple(self._filesystems)
 
     def in_use(self) -> bool:
-        """Some node of some instance is open, or may be in a descriptor by O_PATH."""
+        """Return whether a node is open, or may be held by an O_PATH descriptor, in any
+        instance."""
         return any(f.open_files or f.data_faces.held() for f in self._filesystems.values())
 
     @property
@@ -215,9 +217,9 @@ class Instances:
         }
 
     def catch_up(self) -> None:
-        """Have done what was asked before now, as far as it is done soon.
+        """Wait a short time until the requests queued before now have been answered.
 
-        close(2) of a device does not wait, and who looks at /sys next must see what it did.
+        close(2) of a device does not wait for its effect, which a following look at /sys must show.
         """
         deadline = time.monotonic() + SOON
         for filesystem in self._filesystems.values():
@@ -227,16 +229,17 @@ class Instances:
                 time.sleep(SOON / 100)
 
     def written_to(self) -> bool:
-        """Some device is open for writing, and so may have pages that are not in its file."""
+        """Return whether a device is open for writing, and so may have dirty pages."""
         return any(
             file.opener is not None and file.opener.write
             for filesystem in self._filesystems.values()
             for file in filesystem.open_files.copy().values()
-            if file.connection == filesystem.session.fd  # and not an engine
+            if file.connection == filesystem.session.fd  # not an engine
         )
 
     def drain(self) -> None:
-        """Return once what the kernel had queued has been written, or after a while."""
+        """Wait until the writes that the kernel had queued are done, but at most PATIENCE
+        seconds."""
         deadline = time.monotonic() + PATIENCE
         for filesystem in self._filesystems.values():
             while _writing(filesystem) and time.monotonic() < deadline:
@@ -244,14 +247,15 @@ class Instances:
 
     @property
     def all_see_all(self) -> bool:
-        """There are only devices of the user namespace that is around all others: ours."""
+        """Whether all instances belong to our user namespace, so that all threads see all
+        devices."""
         return all(f.userns == self._userns for f in self._filesystems.values())
 
     def seen_by(self, tid: int) -> dict[int, LoopDevice]:
-        """The devices that a thread's user namespace has, and those around it (patch 8/8).
+        """Return the devices of a thread's user namespace and of its ancestors (patch 8/8).
 
-        As with the host's: what belongs to a namespace around is seen, what to one within or
-        beside is not.
+        As with the host's devices, those of ancestors are visible, those of descendants or other
+        namespaces are not.
         """
         if self.all_see_all:
             return self.devices
@@ -264,10 +268,10 @@ class Instances:
         }
 
     def seen(self, number: int, tid: int | None) -> LoopDevice | None:
-        """The device with a number, if a thread may see it (see :meth:`seen_by`).
+        """Return the device with a number, if a thread may see it (see :meth:`seen_by`).
 
         Args:
-            tid: None for any that there is.
+            tid: the thread; None for any existing device.
         """
         for filesystem in self._filesystems.values():
             if (device := filesystem.instance.devices.get(number)) is not None:
@@ -278,14 +282,14 @@ class Instances:
         return None
 
     def partition(self, minor: int) -> Partition | None:
-        """The partition with a minor number, in any instance."""
+        """Return the partition with a minor number, in any instance."""
         return self._minors.extended.get(minor)
 
     def store(self, attribute: Attribute, text: str) -> None:
         """Write to a device's attribute in /sys.
 
         Raises:
-            OSError: ENODEV: it is gone; and what the attribute says.
+            OSError: ENODEV if the device has been removed; any error of the attribute.
         """
         device, store = attribute.device, attribute.stored
         assert store is not None
@@ -296,7 +300,8 @@ class Instances:
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     def removed(self, device: BlockDevice) -> None:
-        """Tell all who are to know. Raises the first OSError that one of them raised."""
+        """Call all functions in ``on_removal``. Raises the first OSError that one of them
+        raises."""
         first = None
         for forget in self.on_removal:
             try:
@@ -307,19 +312,19 @@ class Instances:
             raise first
 
     def detach_unused(self) -> None:
-        """Have each device of all instances detached as soon as nobody has it open."""
+        """Detach each device of all instances, at once or at its last close."""
         for filesystem in self._filesystems.values():
             filesystem.detach_unused()
 
     def settled(self) -> None:
-        """Return once those instances are shut down whose last mount and descriptor are gone."""
+        """Wait until the instances whose last mount and descriptor are gone have been shut down."""
         for filesystem in self._filesystems.values():
             if _disconnected(filesystem):
                 filesystem.gone.wait(PATIENCE)
 
 
 def _writing(filesystem: LoopFilesystem) -> bool:
-    """Some write waits or is being answered."""
+    """Return whether a write is queued or being processed."""
     devices = filesystem.instance.devices.copy().values()
     return not filesystem.session.idle() or any(each.statistics.writing for each in devices)
 

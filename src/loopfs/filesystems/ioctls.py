@@ -1,8 +1,9 @@
-"""ioctl(2) of a device, from its request to its answer.
+"""Processing of an ioctl(2) of a device, from its request to its answer.
 
-It is done by a thread that may wait. The driver is called with its lock held, and waits for
-nothing: pages are written and dropped before and after (:mod:`loopfs.driver.pages`), the caller's
-memory and files and the backing file's size are read in between (:mod:`loopfs.filesystems.caller`).
+It is processed by a thread that can block. The driver is called with its lock held and does not
+block: pages are written and dropped before and after the call (:mod:`loopfs.driver.pages`), and the
+caller's memory and files and the size of the backing file are read in between
+(:mod:`loopfs.filesystems.caller`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Those for which the driver asks how large the file is.
+# Commands for which the driver needs the current size of the backing file.
 _ASK_THE_FILE = frozenset(
     {loop.LOOP_SET_STATUS, loop.LOOP_SET_STATUS64, loop.LOOP_SET_CAPACITY, loop.LOOP_CHANGE_FD}
 )
@@ -41,17 +42,17 @@ _ON_RANGES = {
 
 
 class UnreadableTable(LoopfsError):
-    """A partition table that cannot be read; the sentence says of which disk."""
+    """A partition table cannot be read; the message names the disk."""
 
 
 class Ioctl:
-    """One call.
+    """A call of ioctl(2).
 
     Args:
-        filesystem: the device's instance.
+        filesystem: the instance of the device.
         device, opener: the open file.
-        cmd, arg: the bare arguments.
-        compat: by a 32-bit program.
+        cmd, arg: the arguments as numbers.
+        compat: whether a 32-bit program makes the call.
     """
 
     def __init__(
@@ -75,14 +76,14 @@ class Ioctl:
         )
 
     def carry_out(self) -> None:
-        """Do it, and answer. Raises OSError."""
+        """Carry out the call and answer the request. Raises OSError."""
         try:
             result = self._change_range() if self._cmd in _ON_RANGES else self._call()
             self._caller.store()
         except UnreadableTable as problem:
             if self._cmd == BLKRRPART:
                 raise
-            # The kernel, too, says so and goes on (loop_reread_partitions).
+            # The kernel also logs a message and continues (loop_reread_partitions).
             print(f"loopfs: no partitions were read: {problem.strerror}", file=sys.stderr)
             result = 0
         finally:
@@ -107,7 +108,7 @@ class Ioctl:
         start, length = self._drive(
             lambda: byte_range(device, self._opener, self._caller, self._arg)
         )
-        # Dirty pages of it would be written later, and undo it.
+        # If its dirty pages were written later, that would undo the change.
         self._filesystem.drop_pages(device, start, length)
         change(device, start, length)
         self._filesystem.touch(device)

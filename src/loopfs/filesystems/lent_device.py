@@ -1,7 +1,7 @@
-"""A device whose file an engine has, and so does its I/O without us: a job that became the engine.
+"""A device whose backing file is lent to an engine that was a job: the engine makes the I/O itself.
 
-There is one cache of the image then, the page cache. What the engine writes is in the image at
-once, it syncs through us, and nothing of it passes the device's node.
+Then the page cache is the only cache of the image. What the engine writes is in the image at once,
+it syncs through the supervisor, and none of its I/O goes through the device's node.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from loopfs.filesystems.threads import spawn, start
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
-_CHARACTERS = 4096  # inodes that are remembered: an engine may name any
-_MOUNTERS = 64  # threads that are remembered to mount something just now
-_NOTHING = Message(b"", [], 0)  # an answer that will not come any more
+_CHARACTERS = 4096  # maximum number of recorded inodes: an engine may name any number
+_MOUNTERS = 64  # maximum number of recorded threads that are mounting something
+_NOTHING = Message(b"", [], 0)  # the answer if the engine has ended
 
 
 class Loan(NamedTuple):
-    """What an engine is to have.
+    """What an engine is lent.
 
     Args:
-        offset, size: where in the file the device is, in bytes.
-        read_only: it is write-protected.
-        file: its descriptor, which has the lock too; it stays the device's.
-        end: of the channel, a descriptor; it is the caller's to close.
+        offset, size: the part of the file that the device shows, in bytes.
+        read_only: whether the device is write-protected.
+        file: a descriptor of the file, which also holds the lock; the device owns it.
+        end: a descriptor of the engine's end of the channel; the caller must close it.
     """
 
     device: LentDevice
@@ -53,16 +53,15 @@ class Loan(NamedTuple):
 
 
 class LentDevice(HeldDevice):
-    """Lent until the channel to the engine ends.
+    """A device that is lent until the channel to the engine ends.
 
     Args:
-        instance, node, use, lock: as those of a :class:`HeldDevice`.
-        opener: the engine's; it is closed when the engine has ended.
+        instance, node, use, lock: as those of :class:`HeldDevice`.
+        opener: the engine's opener, which is released when the engine has ended.
 
     Attributes:
-        characters: the numbers of inodes that may be open as regular files and are character
-            devices.
-        superblock: st_dev of what the engine serves, once it is known.
+        characters: inode numbers of character devices that may be open as regular files.
+        superblock: st_dev of the filesystem that the engine serves, once it is known.
     """
 
     def __init__(
@@ -83,14 +82,14 @@ class LentDevice(HeldDevice):
         self._channel: Channel | None = None
         self.characters: set[int] = set()
         self.superblock: int | None = None
-        self._covered: set[int] = set()  # inodes that a mount was looked up for
+        self._covered: set[int] = set()  # inodes whose lookup was for a mount
         self._mounters: list[Mounter] = []
 
     def lend_in_thread(self) -> Loan:
-        """Follow what the engine says, in a thread.
+        """Start a thread that receives the messages of the engine.
 
         Raises:
-            OSError: EAGAIN: no thread can be started.
+            OSError: EAGAIN if no thread can be started.
         """
         assert self._window is not None
         _, offset, size = self._window
@@ -106,12 +105,13 @@ class LentDevice(HeldDevice):
         read_only = self._device.read_only
         return Loan(self, offset, size, read_only, self.lock.fileno(), engines.detach())
 
-    # --- what the engine is asked ---------------------------------------------------
+    # --- requests to the engine ------------------------------------------------------
 
     def connection(self) -> int | None:
-        """A duplicate of the /dev/fuse that the engine serves; None when it has ended.
+        """Return a duplicate of the /dev/fuse that the engine serves; None if the engine has ended.
 
-        Who keeps it keeps those waiting who use the filesystem of an engine that was killed.
+        As long as the duplicate is open, processes that use the filesystem of a killed engine stay
+        blocked.
 
         Raises:
             OSError: EMFILE.
@@ -122,22 +122,22 @@ class LentDevice(HeldDevice):
         return first
 
     def drain(self) -> None:
-        """Return once the engine has read all requests that were queued for it before, or for so
-        long that it must have. What it is asked then it answers after those."""
+        """Wait until the engine has read all requests that were queued for it, or as long as that
+        can take. Later requests on the channel are answered after these."""
         self._ask(lending.DRAIN)
 
     def tune(self, superblock: bytes) -> bool:
-        """Have the engine take on what a tool has written to its superblock. False if it does not,
-        and the write is to be refused."""
+        """Make the engine use the superblock that a tool has written. Return False if it refuses;
+        the write must then fail."""
         words = struct.unpack(f"={len(superblock) // lending.WORD}q", superblock)
         return lending.words_of(self._ask(lending.TUNE, *words).data) == (lending.ANSWER, 1)
 
     def control(self, ino: int, command: int, *words: int) -> tuple[int, ...]:
-        """Have the engine carry out an ioctl of one of its inodes; what it answers, which may be
-        anything.
+        """Make the engine carry out an ioctl of one of its inodes, and return its answer, which can
+        be anything.
 
         Raises:
-            OSError: what it says; ENOTCONN when it has ended.
+            OSError: the error that it returns; ENOTCONN if it has ended.
         """
         message = self._ask(lending.CONTROL, ino, command, *words)
         kind, *answer = lending.words_of(message.data) or (0,)
@@ -150,11 +150,11 @@ class LentDevice(HeldDevice):
 
     @contextmanager
     def made_by(self, process: int, kind: int, number: int) -> Iterator[None]:
-        """The FIFO that a process makes in the engine's filesystem is to be a device.
+        """Make the FIFO that a process creates in the engine's filesystem a device.
 
         Args:
             kind: S_IFCHR or S_IFBLK.
-            number: the device's, as FUSE has it.
+            number: the device number, as FUSE encodes it.
         """
         self._ask(lending.MAKES, process, kind, number)
         try:
@@ -163,11 +163,11 @@ class LentDevice(HeldDevice):
             self._ask(lending.MAKES, process, 0, 0)
 
     def begin_writing(self) -> None:
-        """What was lent for reading is lent for writing.
+        """Lend for writing what was lent for reading.
 
         Raises:
-            OSError: EACCES (the device is write-protected), EBUSY (another one writes a part of it,
-                or its image is mounted elsewhere); as open(2) of the image.
+            OSError: EACCES (the device is write-protected), EBUSY (a part of it is mounted for
+                writing, or its image is mounted elsewhere); as open(2) of the image.
         """
         device = self._device
         if device.read_only:
@@ -180,19 +180,20 @@ class LentDevice(HeldDevice):
             raise
         if self._part is not None:
             self._narrow(*self._part)
-        self._instance.drop_pages(device)  # what was stored meanwhile
+        self._instance.drop_pages(device)  # stores made since the mount
         assert self._window is not None
         self._ask(lending.WINDOW, *self._window[1:], fds=(self.lock.fileno(),))
 
     def end_writing(self) -> None:
-        """It is lent for reading again: the engine has written nothing."""
+        """Lend for reading again; the engine has written nothing."""
         if self._use is not None:
             self._device.unmounted(self._use)
             self._use = None
         self.lock.for_reading()
 
     def follow_window(self) -> None:
-        """The device's file may be another, or the part of it: the engine goes on with that."""
+        """Tell the engine if the device's backing file, or the part of it that it shows, has
+        changed."""
         window = window_of(self._device)
         if window is None or window == self._window:
             return
@@ -214,7 +215,7 @@ class LentDevice(HeldDevice):
                 raise answer
             return answer
 
-    # --- what it says -----------------------------------------------------------------
+    # --- messages of the engine -------------------------------------------------------
 
     def _follow(self, channel: Channel) -> None:
         try:
@@ -245,11 +246,11 @@ class LentDevice(HeldDevice):
                 self.gone.set()
 
     def _receive(self, channel: Channel) -> Message | None:
-        """The next message; None at the end."""
+        """Return the next message; None if the channel has ended."""
         while True:
             try:
                 message = channel.receive()
-            except OSError as problem:  # without room for its descriptor: it was an answer
+            except OSError as problem:  # no room for its descriptor: the message was an answer
                 self._asked = False
                 self._answers.put(problem)
                 continue
@@ -261,7 +262,7 @@ class LentDevice(HeldDevice):
                 self._device.statistics.add(kind, *counted)
 
     def _narrow(self, start: int, end: int) -> None:
-        """Of what it could use it uses a part only."""
+        """Reduce the use to the part of the device that the engine uses."""
         self._part = start, end
         use = self._use
         if use is None or not 0 <= start < end <= use.end - use.start:
@@ -271,7 +272,7 @@ class LentDevice(HeldDevice):
     def _look(self, channel: Channel, thread: int, ino: int) -> None:
         try:
             purpose = self._purpose(Process(thread), ino)
-        except OSError:  # it is gone
+        except OSError:  # the thread has ended
             purpose = faces.LOOK
         if purpose != faces.LOOK:
             if len(self.characters) >= _CHARACTERS:
@@ -279,12 +280,12 @@ class LentDevice(HeldDevice):
                 self._covered.clear()
                 self._mounters.clear()
             self.characters.add(ino)
-        with suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+        with suppress(BrokenPipeError, ConnectionResetError):  # the engine was killed
             lending.say(channel, lending.PURPOSE, purpose)
 
     def _purpose(self, process: Process, ino: int) -> int:
-        """What is mounted on a file goes with an answer that has the file's other face: so while
-        it can be there, nobody gets that. Raises OSError: the thread is gone."""
+        """Return the purpose of a lookup. While something may be mounted on the file, it is HOLD:
+        the answer with the other face would unmount it. Raises OSError if the thread has ended."""
         if faces.mounts(process):
             self._mounters = [*self._mounters[-_MOUNTERS:], mounter_of(process.tid)]
             self._covered.add(ino)
@@ -316,7 +317,7 @@ class LentDevice(HeldDevice):
         try:
             lending.say(channel, lending.SYNCED, code)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it was killed
+            return  # the engine was killed
 
     def _let_go(self) -> None:
         try:
@@ -327,8 +328,9 @@ class LentDevice(HeldDevice):
 
 
 def window_of(device: BlockDevice) -> tuple[BackingFile, int, int] | None:
-    """The file of a device, and where in it the device is: offset and size in bytes; None if it has
-    no file with room for all of it."""
+    """Return the backing file of a device and the offset and size of the device in it, in bytes.
+
+    None if the device has no file, or the file is too short for it."""
     try:
         extent = blockdev.extent_of(device, 0, device.capacity)
     except DriverError:
@@ -337,17 +339,17 @@ def window_of(device: BlockDevice) -> tuple[BackingFile, int, int] | None:
 
 
 def may_be_lent(device: BlockDevice) -> bool:
-    """It is bound to a file that nobody has to serve: not to another device of ours, nor to a file
-    of a FUSE filesystem."""
+    """Return whether a device is bound to a file that no process serves: neither another device of
+    ours nor a file of a FUSE filesystem."""
     window = window_of(device)
     return window is not None and window[0].loop_device is None and not window[0].slow
 
 
 def open_lent(instance: LoopFilesystem, device: BlockDevice, *, read_only: bool) -> Opener:
-    """Open a device as a mount does: exclusively.
+    """Open a device exclusively, as a mount does.
 
     Raises:
-        OSError: EBUSY, ENXIO; EACCES for writing to a device that is write-protected.
+        OSError: EBUSY, ENXIO; EACCES for writing to a write-protected device.
     """
     try:
         opener = instance.drive(lambda: device.open(write=not read_only, exclusive=True))

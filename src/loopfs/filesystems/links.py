@@ -1,4 +1,4 @@
-"""Links in a directory, /dev for one, to the devices of an instance that is mounted there."""
+"""Links in a directory, for example /dev, to the devices of an instance mounted there."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 
 
 def change(directory: int, place: str, action: str, name: str) -> None:
-    """Make or remove the link to a node of an instance.
+    """Create or remove the link to a node of an instance.
 
-    What has the link's name already stays, and only a link that leads to the node is removed. Who
-    puts something else in its place in the moment between the look and the removal loses that:
-    no system call removes a name on a condition.
+    An existing file with the name of the link is kept, and only a link that leads to the node is
+    removed. If another process replaces the link between the check and the removal, its file is
+    removed: no system call removes a name conditionally.
 
     Args:
-        directory: a descriptor of where the links are.
-        place: the name there of what the instance is mounted on.
+        directory: a descriptor of the directory of the links.
+        place: the name in it of the mount point of the instance.
         action: "add" or "remove".
-        name: the node's and the link's.
+        name: the name of the node and of the link.
     """
     target = f"{place}/{name}"
     try:
@@ -26,17 +26,18 @@ def change(directory: int, place: str, action: str, name: str) -> None:
         elif _leads_to(directory, name, target):
             os.unlink(name, dir_fd=directory)
     except (FileExistsError, FileNotFoundError):
-        return  # the workload arranges its /dev itself
+        return  # the workload has changed its /dev itself
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.ENOENT):
             raise
 
 
 def _leads_to(directory: int, name: str, target: str) -> bool:
-    """It is a symbolic link with that content. Raises OSError: FileNotFoundError."""
+    """Return whether a name is a symbolic link with a target. Raises OSError if it does not
+    exist."""
     try:
         return os.readlink(name, dir_fd=directory) == target
     except OSError as problem:
-        if problem.errno != errno.EINVAL:  # no link
+        if problem.errno != errno.EINVAL:  # not a symbolic link
             raise
         return False

@@ -1,8 +1,8 @@
 """The loop device filesystem: one instance, served through FUSE.
 
-Everything of the kernel's that this file stands in for: loopfs.c of patch 2/8 (the
-nodes), block/fops.c (opening, reading, writing a block device) and the ioctl entry.
-The decisions are the driver's; here they meet descriptors, threads and the clock.
+It implements what the kernel has in loopfs.c of patch 2/8 (the nodes), in block/fops.c (opening,
+reading and writing a block device) and in the entry of ioctl. The driver makes the decisions; this
+module has the descriptors, threads and clock.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ T = TypeVar("T")
 
 
 class OpenFile(NamedTuple):
-    """An open file description: of a device, or of the control node (no ``device``).
+    """An open file description of a device, or of the control node (``device`` is None).
 
-    ``connection`` is the descriptor of /dev/fuse through which it was opened.
+    ``connection`` is the descriptor of the /dev/fuse through which it was opened.
     """
 
     node: Node
@@ -69,31 +69,31 @@ class OpenFile(NamedTuple):
     opener: Opener | None
     connection: int
     errors: blockdev.SyncErrors | None = None
-    thread: int = 0  # that has opened it
+    thread: int = 0  # the thread that opened it
 
 
 class _Changes(NamedTuple):
-    """What is left to do of the driver's events: pages that say nothing true any more, and disks
-    whose tables are to be read, with what they showed."""
+    """Events of the driver that are still to be carried out: devices whose pages are to be dropped,
+    and disks whose partition tables are to be read, with their window at the time of the event."""
 
     pages: list[BlockDevice]
     tables: list[tuple[LoopDevice, Window | None]]
 
 
 class LoopFilesystem(Directory):
-    """An instance as a filesystem; ``magic`` is what statfs(2) calls it.
+    """An instance as a filesystem; ``magic`` is its type in statfs(2).
 
     Args:
         fd: the open /dev/fuse that the instance is mounted with.
         device_number: st_dev of the mount.
         userns: the user namespace that made it (its inode number).
-        id_map: that namespace's "uid" or "gid" map as we read it.
-        instance: what is served.
-        on_device: called with "add" or "remove" and a node's name, before the call
-            that caused it returns.
-        read_table: the partitions in a part of a descriptor's file: offset, size and
+        id_map: returns that namespace's "uid" or "gid" map as seen from ours.
+        instance: the instance.
+        on_device: called with "add" or "remove" and the name of a node, before the call
+            that caused the change returns.
+        read_table: returns the partitions in a part of a descriptor's file: offset, size and
             block size in bytes.
-        instances: it and the others, whose numbers are also its.
+        instances: all instances, with which it shares the numbers.
     """
 
     magic = LOOPFS_SUPER_MAGIC
@@ -112,18 +112,19 @@ class LoopFilesystem(Directory):
         super().__init__(fd, device_number, instance, on_device, instances)
         self.userns = userns
         self.id_map = id_map
-        self.user = ROOT  # to whom its backing files are charged
+        self.user = ROOT  # the user to whom its backing files are charged
         self.open_files: dict[int, OpenFile] = {}
-        # Who is asked for writes to what a mounted filesystem uses, which are EBUSY else.
+        # Functions that decide on writes to bytes used by a mounted filesystem; else they fail with
+        # EBUSY.
         self.exempt: dict[BlockDevice, Callable[[int, bytes], bool]] = {}
-        # Who is told when the file of a device, or the part of it that it shows, may be another.
+        # Functions to call when the backing file of a device, or its window, may have changed.
         self.lent: dict[BlockDevice, Callable[[], None]] = {}
         self._handles = count(1)
-        self._uevents: deque[Uevent] = deque()  # that are to be told, in the order of their causes
+        self._uevents: deque[Uevent] = deque()  # uevents to be sent, in the order of their causes
         self._telling = threading.Lock()
-        self.gone = threading.Event()  # shut down, and out of reach
+        self.gone = threading.Event()  # it has been shut down and removed
         self._read_table = read_table
-        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory once it is used
+        self._buffer = memoryview(mmap.mmap(-1, MAX_WRITE))  # memory is allocated on first use
 
     def new_handle(self) -> int:
         return next(self._handles)
@@ -140,7 +141,7 @@ class LoopFilesystem(Directory):
             )
             return handle, FOPEN_NOFLUSH | FOPEN_DIRECT_IO | FOPEN_STREAM
         process = Process(request.pid)
-        try:  # FUSE passes O_EXCL on to nobody
+        try:  # the OPEN request does not contain O_EXCL
             real_flags = faces.open_flags(process)
         except faces.InMemory:
 
@@ -148,7 +149,7 @@ class LoopFilesystem(Directory):
                 exclusive = bool((faces.flags_in_memory(process) or 0) & os.O_EXCL)
                 self._open_device(request, node, flags, exclusive)
 
-            spawn(blockdev.answering(request, open_openat2))  # it alone waits for its memory
+            spawn(blockdev.answering(request, open_openat2))  # only it waits for the memory
             return None
         except ProcessLookupError:
             real_flags = None
@@ -172,8 +173,8 @@ class LoopFilesystem(Directory):
         handle = self.new_handle()
 
         def open_device() -> int:
-            # The kernel, too, drops a block device's cache with its last opener. And what is
-            # cached of a device that an engine writes can be old, but on the engine's own mount.
+            # As the kernel does, drop a device's pages with its last opener. If an engine writes
+            # the device, cached pages may be outdated, except on the engine's own mount.
             current = request.connection != self.session.fd or not device.disk.uses
             kept = FOPEN_KEEP_CACHE if device.openers and current else 0
             opener = device.open(write=write, exclusive=exclusive)
@@ -186,7 +187,7 @@ class LoopFilesystem(Directory):
         try:
             kept = self.drive(open_device)
         except BaseException:
-            if handle in self.open_files:  # what followed has failed, and nobody will close it
+            if handle in self.open_files:  # a later step has failed: no RELEASE request will follow
                 self.drive(lambda: self._close(handle))
             raise
         request.reply(OPEN_OUT.pack(handle, FOPEN_NOFLUSH | kept, 0))
@@ -204,20 +205,20 @@ class LoopFilesystem(Directory):
         file.device.disk.release(file.opener)
 
     def claim_as(self, device: BlockDevice, process: int) -> frozenset[Opener]:
-        """Have those claim a device by whom a process has it open: it has mounted it itself.
+        """Claim a device for the openers of a process, which has mounted it itself.
 
         Args:
             process: its id, which is that of the thread that has opened the device.
         Raises:
-            DriverError: EBUSY: another one has claimed it.
+            DriverError: EBUSY if another opener has claimed the device.
         """
         files = list(self.open_files.values())
         own = {f.opener for f in files if f.device is device and f.thread == process and f.opener}
         return self.drive(lambda: device.claim_as(own))
 
     def release_all(self, connection: int) -> None:
-        """Close what was opened through another mount's connection, which has ended: the kernel
-        then says nothing of it."""
+        """Close the files that were opened through the connection of another mount. The kernel does
+        not send RELEASE requests when a connection has ended."""
 
         def release() -> None:
             files = list(self.open_files.items())
@@ -260,8 +261,8 @@ class LoopFilesystem(Directory):
     def _write_around(
         self, request: Request, device: BlockDevice, offset: int, data: bytes
     ) -> None:
-        """Refuse dirty pages, of which some may be written: the kernel sends those together that
-        lie side by side, and sends none of them again."""
+        """Write the unused parts of dirty pages, then fail with EBUSY: the kernel sends adjacent
+        pages in one request, and does not send any of them again."""
 
         def write() -> None:
             for start, length in device.unused(offset, len(data)):
@@ -298,7 +299,7 @@ class LoopFilesystem(Directory):
 
         def fallocate() -> None:
             device.check_may_write(offset, length)
-            self.drop_pages(device, offset, length, but=device)  # of which the kernel knows
+            self.drop_pages(device, offset, length, but=device)  # the kernel drops its pages
             blockdev.fallocate(device, mode, offset, length)
             self.touch(device)
             self.drop_pages(device, offset, length, but=device)
@@ -308,7 +309,7 @@ class LoopFilesystem(Directory):
 
     def _device(self, handle: int) -> BlockDevice:
         device = self.open_files[handle].device
-        if device is None:  # the control node: misc devices neither read nor write here
+        if device is None:  # misc devices without read and write methods
             raise _error(errno.EINVAL)
         return device
 
@@ -326,29 +327,30 @@ class LoopFilesystem(Directory):
         spawn(blockdev.answering(request, call.carry_out))
 
     def _control_ioctl(self, cmd: int, arg: int) -> int:
-        number = (arg + 2**31) % 2**32 - 2**31  # an int in the driver
+        number = (arg + 2**31) % 2**32 - 2**31  # the driver takes an int
         with self._instances.numbers:
             return driver_ioctl.control_ioctl(self.instance, cmd, number)
 
     def sync_mounted(self, device: BlockDevice) -> None:
-        """Have synced what is mounted from a device."""
+        """Sync the filesystem that is mounted from a device."""
         self._instances.sync_mounted(self.device_number, self.nodes.of_device(device).ino)
 
     def backing(self, fd: int) -> BackingFile:
-        """:meth:`Instances.backing`, for our owner."""
+        """Return :meth:`Instances.backing` for the owner of this instance."""
         return self._instances.backing(fd, self.user)
 
-    # --- what follows a change -----------------------------------------------------
+    # --- events of the driver ------------------------------------------------------
 
     def drive(self, call: Callable[[], T], *, may_wait: bool = False) -> T:
-        """Call the driver, and carry out what follows.
+        """Call the driver, and carry out its events.
 
         Args:
-            call: must not wait.
-            may_wait: we may, for pages to be dropped and tables to be read. Who may not changes
-                only devices that nobody has open, and so nobody's pages.
+            call: must not block.
+            may_wait: whether this thread can block until pages are dropped and tables are read.
+                Without it, the call must only change devices that are not open, which have no
+                pages.
         Raises:
-            Exception: that of the call, or the first of what follows, of which all is carried out.
+            Exception: that of the call, or the first one of the events; all events are carried out.
         """
         changes = _Changes([], [])
         try:
@@ -366,7 +368,7 @@ class LoopFilesystem(Directory):
                     self._follow(changes)
 
     def _take_events(self, changes: _Changes) -> None:
-        """Have the nodes follow; with the lock held."""
+        """Update the nodes, with the lock held."""
         for event in self.instance.take_events():
             if isinstance(event, Invalidate):
                 changes.pages.append(event.device)
@@ -376,11 +378,11 @@ class LoopFilesystem(Directory):
                 self._uevents.append(event)
                 if event.action == "change":
                     self.touch(event.device)
-                if not event.environment:  # with some, it was caused by a write to an attribute
+                if not event.environment:  # else a write to an attribute caused it
                     self._follow_name(event)
 
     def touch(self, device: BlockDevice) -> None:
-        """What is in the device is not what it was."""
+        """Update the times of the device's node after a change of its data."""
         if (node := self.nodes.find(device)) is not None:
             node.touch()
 
@@ -399,7 +401,7 @@ class LoopFilesystem(Directory):
         with self._telling:
             events = [self._uevents.popleft() for _ in range(len(self._uevents))]
             if events and uevents.wanted:
-                with suppress(OSError):  # no memory: the kernel loses them as well
+                with suppress(OSError):  # no memory: the kernel also loses uevents then
                     uevents.send(self.userns, events)
 
     def _follow(self, changes: _Changes) -> None:
@@ -415,7 +417,7 @@ class LoopFilesystem(Directory):
             raise first
 
     def _invalidate(self, device: BlockDevice) -> None:
-        """Nothing that was cached of it, its partitions and its disk is true any more."""
+        """Drop all cached pages of the disk and its partitions, and update their sizes."""
         for affected in pages.nodes_of(device.disk):
             if affected.capacity:
                 self.session.grow(self.nodes.of_device(affected).data, affected.capacity)
@@ -431,13 +433,13 @@ class LoopFilesystem(Directory):
         length: int | None = None,
         but: BlockDevice | None = None,
     ) -> None:
-        """Have the dirty pages of a part of a device in the image, and drop all pages of it, of
-        the disk's nodes and the partitions'.
+        """Write the dirty pages of a part of a device to the image, and drop all pages of that
+        part, on the disk's node and on those of the partitions.
 
         It waits for the thread that serves the instance.
 
         Args:
-            start, length: the part, in bytes; without a length all of the disk.
+            start, length: the part, in bytes; without a length the whole disk.
             but: a device whose node keeps its pages.
         """
         for affected in pages.nodes_of(device.disk):
@@ -454,7 +456,7 @@ class LoopFilesystem(Directory):
                 self.session.invalidate(node.data, *part)
 
     def _read_partitions(self, disk: LoopDevice, window: Window | None) -> None:
-        """Read a table, and tell the driver if the disk still shows the same."""
+        """Read a partition table, and pass it to the driver if the window is still the same."""
         backing = window.backing if window is not None else None
         if window is None or not isinstance(backing, BackingFile):
             return
@@ -473,7 +475,7 @@ class LoopFilesystem(Directory):
         self.drive(scanned, may_wait=True)
 
     def detach_unused(self) -> None:
-        """Have each device detached as soon as nobody has it open."""
+        """Detach each device, at once or at its last close."""
         self.drive(self.instance.detach_unused)
 
     def serve(self) -> None:

@@ -1,7 +1,8 @@
 """/sys/module/loop/parameters/max_loop: how many devices the reader's user namespace may have.
 
-The kernel's driver has its limit there. As the files of /proc/sys/user it tells each user namespace
-of its own, which may set it who has CAP_SYS_RESOURCE there (set_permissions of kernel/ucount.c).
+The kernel's driver has its limit in this file. As the files of /proc/sys/user do, it shows each
+user namespace its own limit, which a process with CAP_SYS_RESOURCE in that namespace can set
+(set_permissions of kernel/ucount.c).
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from loopfs.process import Process
 from loopfs.uapi.fuse import FOPEN_DIRECT_IO, FUSE_ROOT_ID, Attr
 from loopfs.uapi.sched import CAP_SYS_RESOURCE
 
-PLACE = "module/loop/parameters/max_loop"  # in /sys
-SIZE = 4096  # bytes, as sysfs says of every attribute
-SWEPT = 16  # limits that are set, until it is looked for those of namespaces that are gone
+PLACE = "module/loop/parameters/max_loop"  # below /sys
+SIZE = 4096  # bytes, the size of every attribute in sysfs
+SWEPT = 16  # after this many new limits, those of namespaces that are gone are removed
 
 
 class _Kept(NamedTuple):
-    """A user namespace that has set its limit: its file, by which its number stays its own."""
+    """A user namespace whose limit was set. The open file keeps its number from being reused."""
 
     namespace: UserNamespace
     file: int
@@ -36,12 +37,12 @@ class _Kept(NamedTuple):
 
 
 class MaxLoopFile(Operations):
-    """The one file, which is the root of its mount. It is mounted without default_permissions.
+    """The file, which is the root of its mount. It is mounted without default_permissions.
 
     Args:
         ucounts: the limits.
-        numbers: the lock of who counts.
-        shares: what each user may have in use: a limit that is set keeps a descriptor.
+        numbers: the lock that protects them.
+        shares: the resources that each user may use: a limit that was set uses a descriptor.
     """
 
     def __init__(self, ucounts: Ucounts, numbers: threading.Lock, shares: Shares) -> None:
@@ -82,7 +83,7 @@ class MaxLoopFile(Operations):
         if not 0 <= limit <= self._ucounts.ceiling:
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         process = Process(request.pid)
-        if not process.has_capability(CAP_SYS_RESOURCE):  # the file was opened by another
+        if not process.has_capability(CAP_SYS_RESOURCE):  # another process opened the file
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self._set(process, limit)
         return len(data)
@@ -99,7 +100,8 @@ class MaxLoopFile(Operations):
             os.close(file)
 
     def _keep(self, process: Process, file: int) -> None:
-        """Know a user namespace from now on, by its file, which is then ours."""
+        """Keep a user namespace from now on; ``file`` refers to it and is then owned by this
+        object."""
         try:
             if len(self._kept) % SWEPT == SWEPT - 1:
                 self._forget_the_gone()
@@ -113,13 +115,13 @@ class MaxLoopFile(Operations):
             raise
 
     def _forget_the_gone(self) -> None:
-        """Forget the limits of user namespaces in which, and within which, is no process."""
+        """Remove the limits of user namespaces that, with their descendants, have no process."""
         inhabited: set[int] = set()
         for name in os.listdir("/proc"):
             if name.isdecimal():
                 try:
                     inhabited.update(Process(int(name)).user_namespaces())
-                except OSError:  # it has ended
+                except OSError:  # the process has ended
                     continue
         for number in self._kept.keys() - inhabited:
             namespace, file, share = self._kept[number]

@@ -1,4 +1,4 @@
-"""The nodes of an instance: names, inode numbers, attributes, and their two ids."""
+"""The nodes of an instance: names, inode numbers, attributes, and the ids of both faces."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 CONTROL_INO = 2
 FIRST_DEVICE_INO = 3  # loopN has inode N + 3 (patch 2/8)
-PARTITION_INO_SHIFT = 24  # beyond all minors: the partition's number
-_AT_ONCE = 64  # nodes that a reader of the directory is given
+PARTITION_INO_SHIFT = 24  # the partition's number, above all minor numbers
+_AT_ONCE = 64  # nodes that are copied at a time for a reader of the directory
 CONTROL_NAME = b"loop-control"
 
 
 def device_name(ino: int) -> str:
-    """The driver's name of the device whose node has the inode number ``ino``."""
+    """Return the driver's name of the device whose node has the inode number ``ino``."""
     part, number = divmod(ino, 1 << PARTITION_INO_SHIFT)
     disk = f"loop{number - FIRST_DEVICE_INO}"
     return f"{disk}p{part}" if part else disk
@@ -38,8 +38,8 @@ def device_name(ino: int) -> str:
 class Node:
     """A file of the instance.
 
-    ``special`` and ``data`` are the FUSE node ids of its two faces, ``kind`` the S_IF*
-    type of the special one.
+    ``special`` and ``data`` are the FUSE node ids of its two faces, ``kind`` is the S_IF* type of
+    the special face.
     """
 
     __slots__ = (
@@ -63,13 +63,13 @@ class Node:
         self.name = name
         self.ino = ino
         self.kind = kind
-        self.rdev = rdev  # as FUSE carries it
+        self.rdev = rdev  # as FUSE encodes it
         self.device = device
         self.mode = 0o755 if kind == stat.S_IFDIR else 0o600
-        self.uid = self.gid = 0  # the root of the mount's user namespace
+        self.uid = self.gid = 0  # the root of the user namespace that has mounted the instance
         self.times = (now, now, now)
         self.special = self.data = FUSE_ROOT_ID
-        self.cover: Cover | None = None  # something is, or was, mounted on it
+        self.cover: Cover | None = None  # if not None, something may be mounted on it
 
     @property
     def device_number(self) -> int:
@@ -79,7 +79,7 @@ class Node:
         return os.makedev(MISC_MAJOR, LOOP_CTRL_MINOR) if self.kind == stat.S_IFCHR else 0
 
     def attr(self, nodeid: int) -> Attr:
-        """What the face ``nodeid`` shows."""
+        """Return the attributes of the face ``nodeid``."""
         kind, rdev, size = self.kind, self.rdev, 0
         if nodeid != self.special:
             kind, rdev = stat.S_IFREG, 0
@@ -90,17 +90,18 @@ class Node:
 
     @property
     def io_unit(self) -> int:
-        """st_blksize in bytes, for a device what BLKIOMIN says."""
+        """st_blksize in bytes; for a device the value of BLKIOMIN."""
         return self.device.disk.block_size if self.device else 4096
 
     def touch(self) -> None:
-        """What is in the device has changed: by a write (file_update_time()), or in a way that has
-        udevd touch the node. blkid(8) trusts its cache while st_mtime is older than that."""
+        """Update mtime and ctime after a change of the device's data: by a write (as
+        file_update_time() does), or in another way after which udevd touches the node. blkid(8)
+        uses its cache while st_mtime is older than that."""
         now = time.time_ns()
         self.times = (self.times[0], now, now)
 
     def change(self, changes: SetAttr, now: int) -> None:
-        """chmod(2), chown(2), utimensat(2); the size of a device cannot be set."""
+        """Change attributes (chmod(2), chown(2), utimensat(2)); a device's size cannot be set."""
         if changes.mode is not None:
             self.mode = stat.S_IMODE(changes.mode)
         if changes.uid is not None:
@@ -116,7 +117,7 @@ class Node:
 
 
 class Nodes:
-    """All nodes of an instance, by name and by id. An id is never used twice.
+    """All nodes of an instance, by name and by id. An id is never reused.
 
     Args:
         now: when the instance was mounted, in nanoseconds since the epoch.
@@ -129,14 +130,14 @@ class Nodes:
         self.by_ino = {ROOT_INO: self.root}
         self.by_name: dict[bytes, Node] = {}
         self._of_device: dict[BlockDevice, Node] = {}
-        self._order: list[int] = []  # ids of the special faces, which only grow
+        self._order: list[int] = []  # ids of the special faces, ascending
         self._order_lock = Lock()
         rdev = encode_dev(MISC_MAJOR, LOOP_CTRL_MINOR)
         self.control = Node(CONTROL_NAME, CONTROL_INO, stat.S_IFCHR, rdev, now, None)
         self._add(self.control)
 
     def new_id(self) -> int:
-        """A node id, or what else must be none; they grow."""
+        """Return a number for a node id or another unique number; the numbers are ascending."""
         return next(self._ids)
 
     def add_device(self, device: BlockDevice, now: int) -> Node:
@@ -157,10 +158,11 @@ class Nodes:
         return node
 
     def after(self, place: int) -> Iterator[tuple[int, Node]]:
-        """The nodes beside the root, older ones first, each with the place after it.
+        """Iterate over the nodes except the root, oldest first, each with the place after it.
 
         Args:
-            place: as given with a node, however many have come and gone since; or 0.
+            place: a place that was returned with a node, even if nodes were added or removed since;
+                or 0.
         """
         while True:
             with self._order_lock:
@@ -177,15 +179,15 @@ class Nodes:
         return self._of_device[device]
 
     def find(self, device: BlockDevice) -> Node | None:
-        """As :meth:`of_device`; None once the device is removed."""
+        """As :meth:`of_device`, but return None if the device has been removed."""
         return self._of_device.get(device)
 
     def of_inode(self, ino: int) -> Node | None:
-        """The node with the inode number ``ino``, if there is one."""
+        """Return the node with the inode number ``ino``, or None."""
         return self.by_ino.get(ino)
 
     def rename(self, names: dict[Node, bytes]) -> None:
-        """Give nodes other names, which no others have."""
+        """Rename nodes to names that no other nodes have."""
         for node in names:
             del self.by_name[node.name]
         for node, name in names.items():

@@ -1,4 +1,4 @@
-"""/proc/partitions: the sandbox's devices beside the host's (block/genhd.c)."""
+"""/proc/partitions: the sandbox's devices in addition to the host's (block/genhd.c)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLOCK = 1024  # bytes
 
 
 class PartitionsFile(Operations):
-    """The one file, which is the root of its mount.
+    """The file, which is the root of its mount.
 
     Args:
-        disks: what is shown.
-        hosts_loops: the host's loop devices are shown, as all its others are.
+        disks: the devices of the sandbox.
+        hosts_loops: whether the host's loop devices are shown, as its other devices are.
     """
 
     def __init__(self, disks: Disks, *, hosts_loops: bool = True) -> None:
@@ -42,7 +42,7 @@ class PartitionsFile(Operations):
     def read(
         self, request: Request, handle: int, offset: int, size: int, flags: int
     ) -> Buffer | None:
-        if offset == 0:  # as seq_file: a read from the start shows what is so now
+        if offset == 0:  # as in seq_file, a read from the start generates new contents
             self._texts[handle] = self._text(request.pid).encode()
         return self._texts[handle][offset : offset + size]
 
@@ -57,7 +57,7 @@ class PartitionsFile(Operations):
         own: list[BlockDevice] = []
         for disk in list(self._disks.seen_by(tid).values()):
             own += [disk, *disk.partitions.in_order()]
-        # A device without data is not shown.
+        # Devices of size 0 are not shown.
         lines += [_line(device) for device in own if device.capacity]
         return "".join(lines)
 

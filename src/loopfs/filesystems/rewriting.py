@@ -1,4 +1,4 @@
-"""A part of a device that is not as its engine writes it: the engine keeps a copy of its own."""
+"""Keeping a change to a part of a device of which the engine holds an unchanged copy."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ class _Part(NamedTuple):
 
 
 class Rewriting:
-    """What an engine writes, with one part of it changed.
+    """The writes of an engine, in which one part of the device is changed.
 
-    The lock is held while that part is written: the change that was asked for last is in the
-    image, whatever is written at the same time.
+    The lock is held while that part is written, so that the image has the latest change,
+    whatever is written at the same time.
     """
 
     def __init__(self, device: BlockDevice) -> None:
         self._device = device
         self._part: _Part | None = None
-        self._written = False  # since begin(), and so changed
+        self._written = False  # the part was written since begin(), and so changed
         self._lock = threading.Lock()
 
     def begin(self, start: int, length: int, change: Change) -> None:
         """Change a part of the device whenever it is written from now on.
 
         Args:
-            start, length: bytes.
-            change: is given that part, and returns as many bytes.
+            start, length: the part, in bytes.
+            change: is called with the data of that part, and returns as many bytes.
         """
         with self._lock:
             self._part = _Part(start, start + length, change)
             self._written = False
 
     def apply(self) -> None:
-        """Change it in the image; what was written before :meth:`begin` must be there.
+        """Change the part in the image, which must have all data written before :meth:`begin`.
 
         Raises:
-            OSError: as a disk.
+            OSError: as a disk does.
         """
         with self._lock:
             if self._part is not None and not self._written:
@@ -58,14 +58,14 @@ class Rewriting:
                 self.store(start, change(self.read(start, end - start)))
 
     def read(self, start: int, length: int) -> bytes:
-        """A part of the device as it is in the image. Raises OSError as a disk."""
+        """Return a part of the device as it is in the image. Raises OSError as a disk does."""
         backing, place, length = self._extent(start, length)
         data = bytearray(length)
         backing.read_into(memoryview(data), place)
         return bytes(data)
 
     def store(self, start: int, data: bytes) -> None:
-        """Write a part of the device into the image. Raises OSError as a disk."""
+        """Write a part of the device to the image. Raises OSError as a disk does."""
         backing, place, _ = self._extent(start, len(data))
         backing.write(data, place)
 
@@ -88,7 +88,7 @@ class Rewriting:
             return blockdev.write(self._device, request, offset, changed, answer)
 
     def _changed(self, offset: int, data: memoryview) -> tuple[int, memoryview]:
-        """Data that has some of the part in it, with all of the part and the change."""
+        """Extend data that overlaps the part to all of the part, and change the part in it."""
         assert self._part is not None
         start, end, change = self._part
         first, last = min(start, offset), max(end, offset + len(data))

@@ -1,10 +1,10 @@
-"""How much of the supervisor each user of the sandbox may have in use.
+"""Limits of the supervisor's resources for each user of the sandbox.
 
-Contexts, instances, bound devices and engines each keep descriptors, and some a thread, of the one
-process that serves all. As the kernel's limits do (ucounts of user_namespaces(7)), we charge them
-to a user of the sandbox: to the caller, or to who made the user namespace that he is in. Its root
-may have all that the others do not have; each other has a share, and all others together no more
-than half, so that root can always go on.
+Filesystem contexts, instances, bound devices and engines each use descriptors, and some a thread,
+of the one supervisor. Like the kernel's limits (ucounts of user_namespaces(7)), they are charged to
+a user of the sandbox: to the caller, or to the creator of the caller's user namespace. The root of
+the sandbox may use all that others do not use. Each other user has a limit, and all of them
+together may use at most half, so that root can always continue to work.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import os
 import sys
 import threading
 
-KEPT = 64  # descriptors for opens, mounts and /sys, which need some for a moment
-MOST = 256  # of each other user, for threads are scarcer than descriptors can be
+KEPT = 64  # descriptors kept free for the short-term needs of opens, mounts and /sys
+MOST = 256  # limit of each other user, since threads can be scarcer than descriptors
 ROOT = 0
 
-# What is taken for a thing: its descriptors, and two for a thread, which is dearer.
+# What each object is charged: its descriptors, and two for a thread, which costs more.
 CONTEXT = 1
 BACKING_FILE = 1
 INSTANCE = 3  # /dev/fuse and a thread
-LINKS = 2  # of an instance that has some: user namespace and directory
-LIMIT = 1  # of a user namespace, that it has set
-WATCH = 1  # a network namespace of his own, in which he listens
-UEVENTS = 3  # a network namespace in which a user namespace listens
+LINKS = 2  # of an instance with links: a user namespace and a directory
+LIMIT = 1  # a limit that was set for a user namespace
+WATCH = 1  # a network namespace of the user in which he listens for uevents
+UEVENTS = 3  # a network namespace in which a user namespace listens for uevents
 ENGINE = 4  # its pidfd, /dev/fuse of its device and the thread that serves it
 
 
 class Share:
-    """Something taken; given back once."""
+    """An amount that was taken; it is released once."""
 
     def __init__(self, shares: Shares, user: int, count: int) -> None:
         self._shares = shares
@@ -37,14 +37,14 @@ class Share:
         self._count = count
 
     def __enter__(self) -> None:
-        """From here on: given back if an exception ends the block."""
+        """Begin a block; an exception in it releases the amount."""
 
     def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
         if problem is not None:
             self.give_back()
 
     def last_as_long_as(self, thing: object) -> None:
-        """Be given back when nobody has ``thing`` any more."""
+        """Release the amount when ``thing`` is garbage-collected."""
         from weakref import finalize
 
         finalize(thing, self.give_back)
@@ -55,10 +55,10 @@ class Share:
 
 
 class Shares:
-    """What is in use, by user.
+    """The amounts in use, by user.
 
     Args:
-        room: how many descriptors we may have.
+        room: the number of descriptors that this process may have.
     """
 
     def __init__(self, room: int = sys.maxsize) -> None:
@@ -72,9 +72,10 @@ class Shares:
         """Charge ``count`` to a user of the sandbox's user namespace.
 
         Args:
-            fd: a descriptor that it is for: the last ones are kept for other work.
+            code: the errno of the error.
+            fd: the descriptor that it is for: the last descriptors are kept free for other work.
         Raises:
-            OSError: ``code``: he has what he may.
+            OSError: ``code`` if the user has reached the limit.
         """
         with self._lock:
             used = self._used.get(user, 0) + count

@@ -1,8 +1,8 @@
-"""The parts of /sys that list block devices: the sandbox's own beside the host's.
+"""The parts of /sys that list block devices: those of the sandbox in addition to the host's.
 
-Four directories are covered, each by a mount of its own. What is the host's is read from
-the host's /sys at every look, so it follows hotplug, and read-only; of the sandbox's devices
-the attribute uevent can be written.
+Four directories are covered, each by a separate mount. Entries of the host are read from the
+host's /sys on each access, so they follow hotplug; they are read-only. Of the sandbox's devices,
+the attribute uevent is writable.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from loopfs.uapi.loop import LOOP_MAJOR
 
 HOST = "/sys"
 DEVICES = "devices/virtual/block"
-# The directories of links and what leads from them to /sys.
+# The directories of links, and the relative path from each to /sys.
 LINKS = {"block": "..", "class/block": "../..", "dev/block": "../.."}
 
-FILE_SIZE = 4096  # what sysfs says of every attribute
+FILE_SIZE = 4096  # bytes, the size of every attribute in sysfs
 LASTS = 3600  # seconds
-OVERFLOW_ID = 65534  # the host's root, as a user namespace sees it
+OVERFLOW_ID = 65534  # the user id that the host's root has in a user namespace
 
-# An answer that the kernel remembers: there is no such name.
+# A negative answer, which the kernel caches: there is no such name.
 NO_ENTRY = Entry(0, Attr(0, 0, 0, 0, 0, 0, 0, (0, 0, 0)), LASTS)
 
 Path = tuple[str, ...]
-Key = tuple[Path, str]  # of a node: its path, and where it leads if it is a link
+Key = tuple[Path, str]  # of a node: its path, and the target if it is a link
 
 
 class File(NamedTuple):
-    """An open file: how its content is read anew, what that was, and what writing goes to."""
+    """An open file: a function that reads its contents, the contents, and the attribute to
+    write."""
 
     show: Callable[[], bytes]
     content: bytes
@@ -53,45 +54,45 @@ class File(NamedTuple):
 
 
 class Host(NamedTuple):
-    """Something in the host's /sys."""
+    """A file in the host's /sys."""
 
     path: str
 
 
 class Disks(Protocol):
-    """An instance, or all of them."""
+    """The devices of an instance, or of all instances."""
 
     @property
     def devices(self) -> Mapping[int, LoopDevice]: ...
 
     def catch_up(self) -> None:
-        """Have done what was asked of the devices before now."""
+        """Wait until requests made before now have taken effect on the devices."""
 
     @property
     def all_see_all(self) -> bool:
-        """Every thread may see every device."""
+        """Whether every thread may see every device."""
 
     def seen_by(self, tid: int) -> Mapping[int, LoopDevice]:
-        """Those that a thread may see."""
+        """Return the devices that a thread may see."""
 
     def seen(self, number: int, tid: int | None) -> LoopDevice | None:
-        """One of them; of all if ``tid`` is None."""
+        """Return a device that a thread may see; any device if ``tid`` is None."""
 
     def partition(self, minor: int) -> Partition | None:
-        """One of their partitions."""
+        """Return the partition with a minor number."""
 
     def store(self, attribute: Attribute, text: str) -> None:
-        """Write to an attribute of one of them, which can be gone. Raises OSError."""
+        """Write to an attribute of a device. Raises OSError, also if the device was removed."""
 
 
 class SysfsDirectory(Operations):
-    """One of the directories (:data:`loopfs.sandbox.sysfs.PLACES`).
+    """One of the directories in :data:`loopfs.sandbox.sysfs.PLACES`.
 
     Args:
-        place: which.
-        disks: what is shown.
-        hosts_loops: the host's loop devices are shown, as all its others are.
-        mounted_on: the names of those on which their own directories are mounted.
+        place: the path of the directory below /sys.
+        disks: the devices of the sandbox.
+        hosts_loops: whether the host's loop devices are shown, as its other devices are.
+        mounted_on: the names of the host's devices whose directories are mounted here.
     """
 
     def __init__(
@@ -107,7 +108,7 @@ class SysfsDirectory(Operations):
         self._hosts_loops = hosts_loops
         self._now = time.time_ns()
         self._ids = count(FUSE_ROOT_ID + 1)
-        # The nodes that the kernel knows, and from how many lookups.
+        # The nodes that the kernel knows, with their lookup counts.
         self._keys: dict[int, Key] = {FUSE_ROOT_ID: ((), "")}
         self._nodeids: dict[Key, int] = {}
         self._lookups: dict[int, int] = {}
@@ -118,10 +119,11 @@ class SysfsDirectory(Operations):
             key = (to_str(name),), ""
             self._keys[nodeid], self._nodeids[key], self._lookups[nodeid] = key, nodeid, 1
 
-    # --- what is where ------------------------------------------------------------
+    # --- what each path refers to ---------------------------------------------------
 
     def _own(self, tid: int | None) -> dict[str, BlockDevice]:
-        """The devices that a thread may see, or all, by what they are called here."""
+        """Return the devices that a thread may see (None: all), by their names in this
+        directory."""
         seen = self._disks.devices if tid is None else self._disks.seen_by(tid)
         disks = list(seen.values())
         if self._place == DEVICES:
@@ -132,7 +134,7 @@ class SysfsDirectory(Operations):
         return {self.name_of(device): device for device in devices}
 
     def _device(self, name: str, tid: int | None) -> BlockDevice | None:
-        """The device that is called so here, as :meth:`_own` has it."""
+        """Return the device with a name in this directory, as in :meth:`_own`."""
         if self._place == "dev/block":
             device = self._numbered(*name.partition(":")[::2], tid)
         else:
@@ -148,7 +150,7 @@ class SysfsDirectory(Operations):
         return device.disk.partitions.get(int(part))
 
     def _numbered(self, major: str, minor: str, tid: int | None) -> BlockDevice | None:
-        """The device with a device number, of which the caller compares the name."""
+        """Return the device with a device number; the caller compares its name."""
         if not minor.isdecimal():
             return None
         if major == str(LOOP_MAJOR):
@@ -159,7 +161,7 @@ class SysfsDirectory(Operations):
         return part
 
     def name_of(self, device: BlockDevice) -> str:
-        """What a device is called here."""
+        """Return the name of a device in this directory."""
         return device_number(device) if self._place == "dev/block" else device.name
 
     def _item(self, device: BlockDevice) -> Item:
@@ -168,7 +170,7 @@ class SysfsDirectory(Operations):
         return Link(f"{LINKS[self._place]}/{DEVICES}/{place(device)}")
 
     def _find(self, path: Path, tid: int | None = None) -> Item | Host | None:
-        """What a path is; None for the root."""
+        """Return what a path refers to; None for the root."""
         if not path:
             return None
         device = self._device(path[0], tid)
@@ -184,10 +186,10 @@ class SysfsDirectory(Operations):
         return item
 
     def _hidden(self, name: str) -> bool:
-        """A loop device of the host's, or a partition of one, where those are not shown."""
+        """Return whether a name is that of a host's loop device (or its partition) to be hidden."""
         if self._hosts_loops:
             return False
-        if self._place == "dev/block":  # it tells numbers, and they can be any device's
+        if self._place == "dev/block":  # its names are numbers, which do not show the driver
             name = os.readlink("/".join((HOST, self._place, name))).partition("/block/")[2]
         return name.startswith("loop")
 
@@ -216,7 +218,8 @@ class SysfsDirectory(Operations):
         return attr
 
     def _nodeid(self, path: Path, target: str) -> int:
-        """The id of what a path is; of a link that leads to ``target``, which the kernel keeps."""
+        """Return the node id of a path. A link that changes its target gets a new id, since the
+        kernel caches the target."""
         if not path:
             return FUSE_ROOT_ID
         key = path, target
@@ -253,7 +256,7 @@ class SysfsDirectory(Operations):
             del self._nodeids[self._keys.pop(nodeid)]
 
     def _valid(self, path: Path) -> int:
-        """For how many seconds the kernel may remember a name, unless it is told to forget it."""
+        """Return for how many seconds the kernel may cache a name, unless it is told to drop it."""
         if len(path) > 1:
             return LASTS if _lasts(path) else 0
         if self._device(path[0], None) is None:
@@ -261,7 +264,8 @@ class SysfsDirectory(Operations):
         return LASTS if self._disks.all_see_all else 0
 
     def getattr(self, nodeid: int) -> Attr:
-        # The kernel asks after every read, for the atime. What a path is, the lookup found.
+        # The kernel requests attributes after every read, for the atime. The lookup has stored
+        # them.
         return self._attrs.get(nodeid) or self._attr(self._path(nodeid))
 
     def readdir(self, request: Request, nodeid: int, handle: int) -> list[tuple[bytes, int, int]]:
@@ -271,10 +275,11 @@ class SysfsDirectory(Operations):
         return [(to_bytes(name), 1, kind) for name, kind in self._entries(path, request.pid)]
 
     def _changes_at_close(self, directory: Path) -> bool:
-        """What is in a directory can depend on a close(2), which does not wait for its effect."""
+        """Return whether the contents of a directory can change by a close(2), which does not
+        wait."""
         if directory:
             return len(directory) == 1 and self._device(directory[0], None) is not None
-        return self._place in ("class/block", "dev/block")  # partitions are named there
+        return self._place in ("class/block", "dev/block")  # these list partitions
 
     def _entries(self, path: Path, tid: int) -> Iterator[tuple[str, int]]:
         if path:
@@ -328,7 +333,7 @@ class SysfsDirectory(Operations):
         self, request: Request, handle: int, offset: int, size: int, flags: int
     ) -> Buffer | None:
         file = self._files[handle]
-        if offset == 0:  # as kernfs: a read from the start shows what is so now
+        if offset == 0:  # as in kernfs, a read from the start generates new contents
             file = self._files[handle] = file._replace(content=file.show())
         return file.content[offset : offset + size]
 
@@ -347,8 +352,8 @@ class SysfsDirectory(Operations):
 
 
 def _lasts(path: Path) -> bool:
-    """What is within a device's directory, or is not, stays so as long as that is there, but for a
-    few."""
+    """Return whether a name in a device's directory exists, or does not exist, as long as the
+    directory does. There are few exceptions."""
     device, name, *within = path
     if name in ("holders", "slaves"):
         return not within

@@ -1,7 +1,7 @@
-"""Threads for what may wait: a caller's memory, a backing file's server, cached pages.
+"""Threads for calls that can block: on a caller's memory, a backing file's server, cached pages.
 
-A thread that has nothing more to do is kept for the next call, as a start costs more than the
-shortest calls. There are as many as there are calls that wait.
+Idle threads are kept for the next call, since starting a thread takes longer than the shortest
+calls. There are as many threads as there are calls that block.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from collections import deque
 from collections.abc import Callable
 
 Call = Callable[[], None]
-KEPT = 2  # threads that wait for a call
+KEPT = 2  # idle threads that are kept
 
 
 class Pool:
-    """Makes each call in a thread that makes no other call meanwhile."""
+    """Makes each call in a thread that makes no other call at the same time."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._calls: deque[Call] = deque()  # each has a thread that will take it
-        self._ready = 0  # threads that take a call next: they wait, or are just starting
+        self._calls: deque[Call] = deque()  # a thread is ready for each of them
+        self._ready = 0  # threads that will take a call next: idle, or starting
 
     def spawn(self, call: Call) -> None:
-        """Make a call in a thread of its own.
+        """Make a call in another thread.
 
         Raises:
-            OSError: EAGAIN: no thread can be started (RLIMIT_NPROC, pids.max); the call is not
+            OSError: EAGAIN if no thread can be started (RLIMIT_NPROC, pids.max); the call is not
                 made.
         """
         with self._changed:
             if self._ready == len(self._calls):
-                # It is not an argument of the thread: that would refer to it as long as it lives.
+                # Not passed as an argument of the thread, which would keep a reference to it.
                 start("call", self._run)
                 self._ready += 1
             self._calls.append(call)
@@ -45,9 +45,9 @@ class Pool:
             call = self._next()
             try:
                 call()
-            except Exception:  # a bug of ours: it fails one caller's request only
+            except Exception:  # a bug in loopfs: only one caller's request fails
                 sys.excepthook(*sys.exc_info())
-            del call  # what it holds is let go of before the next one comes
+            del call  # release what it refers to before the next call
             with self._changed:
                 if self._ready - len(self._calls) >= KEPT:
                     return
@@ -61,10 +61,10 @@ class Pool:
 
 
 def start(name: str, target: Callable[..., None], *arguments: object) -> None:
-    """Start a thread that does not keep the process from ending.
+    """Start a daemon thread, which does not prevent the process from ending.
 
     Raises:
-        OSError: EAGAIN: there is no room for it.
+        OSError: EAGAIN if no thread can be started.
     """
     try:
         threading.Thread(target=target, args=arguments, name=name, daemon=True).start()

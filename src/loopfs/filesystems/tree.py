@@ -1,8 +1,8 @@
-"""A tree of plain files in memory, as tmpfs keeps it: directories, symbolic links, FIFOs, sockets
-and small regular files.
+"""A tree of plain files in memory, as in tmpfs: directories, symbolic links, FIFOs, sockets and
+small regular files.
 
-It does no I/O and has no clock and no locks: one thread calls it. Who may do what is the kernel's
-to check before (default_permissions, fs/namei.c).
+It does no I/O and has no clock and no locks: one thread calls it. The kernel checks permissions
+before (default_permissions, fs/namei.c).
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from loopfs.fuse.operations import SetAttr
 from loopfs.lean import NamedTuple
 from loopfs.uapi.fuse import FUSE_ROOT_ID, Attr
 
-MAX_FILE = 1 << 20  # bytes of a regular file
-MAX_BYTES = 16 << 20  # of all contents, nodes and names
-OTHERS_BYTES = MAX_BYTES // 2  # beyond which only root's files grow, so that root can go on
-NODE_COST, NAME_COST = 1024, 512  # bytes that an empty file, and each of its names, count as
+MAX_FILE = 1 << 20  # maximum size of a regular file in bytes
+MAX_BYTES = 16 << 20  # maximum size of all contents, nodes and names
+OTHERS_BYTES = MAX_BYTES // 2  # limit of files of other users than root, so that root can work
+NODE_COST, NAME_COST = 1024, 512  # what an empty file, and each of its names, is charged in bytes
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _PAGE = 4096
 
 
 class Name(NamedTuple):
-    """An entry of a directory; ``place`` is where a reader of the directory goes on after it."""
+    """A directory entry; ``place`` is the offset at which a reader of the directory continues."""
 
     place: int
     inode: Inode
 
 
 class Inode(Node):
-    """A file with one face. ``content`` is a regular file's, or what a symbolic link leads to.
+    """A file with one face. ``content`` is the data of a regular file, or the target of a link.
 
-    ``lookups`` is how often the kernel has been told of it, and has not forgotten it.
+    ``lookups`` is the lookup count of the kernel.
     """
 
     __slots__ = ("content", "links", "lookups", "names")
@@ -47,7 +47,7 @@ class Inode(Node):
         self.special = self.data = nodeid
         self.mode = stat.S_IMODE(mode)
         self.content = bytearray()
-        self.names: dict[bytes, Name] = {}  # of a directory, in the order of their places
+        self.names: dict[bytes, Name] = {}  # of a directory, ordered by place
         self.links = 2 if self.is_directory else 0
         self.lookups = 0
 
@@ -62,26 +62,26 @@ class Inode(Node):
         return Attr(self.ino, size, mode, self.links, *owner, 0, self.times, _PAGE, blocks)
 
     def modified(self, now: int) -> None:
-        """Its content, or what is in the directory, is another; ``now`` in nanoseconds."""
+        """Account for a change of the contents; ``now`` is in nanoseconds."""
         self.times = (self.times[0], now, now)
 
 
 class Tree:
-    """The files, from the root on. Times are nanoseconds since the epoch.
+    """The files, beginning with the root. Times are in nanoseconds since the epoch.
 
     Args:
-        new_id: a number that is never used twice and grows: FUSE node ids and places.
-        now: when it is made.
+        new_id: returns ascending unique numbers, used for FUSE node ids and places.
+        now: the current time.
     """
 
     def __init__(self, new_id: Callable[[], int], now: int) -> None:
         self._new_id = new_id
         self.root = Inode(FUSE_ROOT_ID, ROOT_INO, stat.S_IFDIR | 0o755, now)
         self.by_id = {FUSE_ROOT_ID: self.root}
-        self.bytes = NODE_COST  # what counts towards MAX_BYTES
+        self.bytes = NODE_COST  # the size charged so far, limited by MAX_BYTES
 
     def directory(self, nodeid: int) -> Inode:
-        """Raises OSError: ENOTDIR, ESTALE."""
+        """Return a directory. Raises OSError: ENOTDIR, ESTALE."""
         inode = self.by_id.get(nodeid)
         if inode is None:
             raise _error(errno.ESTALE)
@@ -99,15 +99,15 @@ class Tree:
         content: bytes = b"",
         nodeid: int | None = None,
     ) -> Inode:
-        """Make a file.
+        """Create a file.
 
         Args:
             mode: S_IF* type and permissions.
-            owner: uid and gid; the gid is the directory's where that is setgid (inode_init_owner).
-            content: what a symbolic link leads to.
-            nodeid: one that was chosen for it.
+            owner: uid and gid; the gid is the directory's if that is setgid (inode_init_owner).
+            content: the target of a symbolic link.
+            nodeid: a fixed node id for it.
         Raises:
-            OSError: EEXIST; ENOENT: the directory is removed; ENOSPC.
+            OSError: EEXIST; ENOENT (the directory is removed); ENOSPC.
         """
         self._check_free(parent, name)
         self._charge(NAME_COST, owner[0])
@@ -131,7 +131,7 @@ class Tree:
         nodeid: int | None = None,
         owner: tuple[int, int] = (0, 0),
     ) -> Inode:
-        """As :meth:`make`, in no directory: it lasts until it is forgotten."""
+        """As :meth:`make`, but without a directory entry: it exists until the kernel forgets it."""
         self._charge(NODE_COST + len(content), owner[0])
         if nodeid is None:
             nodeid = self._new_id()
@@ -141,10 +141,11 @@ class Tree:
         return inode
 
     def link(self, inode: Inode, parent: Inode, name: bytes, now: int) -> None:
-        """link(2).
+        """Create a directory entry for a file (link(2)).
 
         Raises:
-            OSError: EEXIST; EPERM: a directory; ENOENT: it or the directory is removed; ENOSPC.
+            OSError: EEXIST; EPERM (a directory); ENOENT (the file or the directory is removed);
+                ENOSPC.
         """
         if inode.is_directory:
             raise _error(errno.EPERM)
@@ -156,7 +157,7 @@ class Tree:
         inode.times = (*inode.times[:2], now)
 
     def remove(self, parent: Inode, name: bytes, now: int) -> None:
-        """unlink(2), rmdir(2).
+        """Remove a directory entry (unlink(2), rmdir(2)).
 
         Raises:
             OSError: ENOENT, ENOTEMPTY.
@@ -170,11 +171,12 @@ class Tree:
     def rename(
         self, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int, now: int
     ) -> None:
-        """renameat2(2). That a directory does not become its own descendant, the kernel sees to.
+        """Rename a file (renameat2(2)). The kernel checks that a directory does not become its own
+        descendant.
 
         Raises:
-            OSError: ENOENT; EEXIST: RENAME_NOREPLACE; ENOTEMPTY, EISDIR, ENOTDIR: what is to be
-                replaced is such; EINVAL: another flag.
+            OSError: ENOENT; EEXIST (RENAME_NOREPLACE); ENOTEMPTY, EISDIR, ENOTDIR (the file to be
+                replaced); EINVAL (another flag).
         """
         inode = self._named(parent, name)
         if flags & ~(RENAME_NOREPLACE | RENAME_EXCHANGE) or flags == 3:
@@ -192,7 +194,7 @@ class Tree:
             if victim is not None:
                 self._check_replaces(inode, victim, flags)
                 if victim is inode:
-                    return  # two names of one file: both stay
+                    return  # two names of one file: both are kept
                 self._leave(to, to_name, now)
                 self._drop(victim, now)
             elif not to.links:
@@ -210,13 +212,13 @@ class Tree:
             raise _error(errno.ENOTEMPTY)
 
     def entries(self, directory: Inode, place: int) -> Iterator[tuple[int, bytes, Inode]]:
-        """The names after ``place``, each with its own."""
+        """Iterate over the names after ``place``, each with its own place."""
         for name, (own, inode) in directory.names.items():
             if own > place:
                 yield own, name, inode
 
     def write(self, inode: Inode, offset: int, data: bytes | memoryview, now: int) -> int:
-        """Store into a regular file; returns how many bytes. Raises OSError: ENOSPC."""
+        """Write to a regular file and return the bytes written. Raises OSError ENOSPC."""
         end = offset + len(data)
         if end > len(inode.content):
             self._resize(inode, end)
@@ -225,10 +227,10 @@ class Tree:
         return len(data)
 
     def change(self, inode: Inode, changes: SetAttr, now: int) -> None:
-        """chmod(2), chown(2), utimensat(2), and truncate(2) of a regular file.
+        """Change attributes (chmod(2), chown(2), utimensat(2)), or the size of a regular file.
 
         Raises:
-            OSError: ENOSPC; EINVAL: truncate(2) of another file.
+            OSError: ENOSPC; EINVAL (truncate(2) of another file).
         """
         if changes.size is not None:
             if inode.kind != stat.S_IFREG:
@@ -238,11 +240,11 @@ class Tree:
         inode.change(changes, now)
 
     def looked_up(self, inode: Inode) -> None:
-        """The kernel is told of it."""
+        """Count a lookup by the kernel."""
         inode.lookups += 1
 
     def forgotten(self, nodeid: int, nlookup: int) -> None:
-        """FUSE_FORGET; of any node."""
+        """Account for FUSE_FORGET of any node."""
         inode = self.by_id.get(nodeid)
         if inode is not None:
             inode.lookups -= nlookup
@@ -276,7 +278,7 @@ class Tree:
         parent.modified(now)
 
     def _drop(self, inode: Inode, now: int) -> None:
-        """One of its names is gone, and no other comes for it."""
+        """Account for a removed name that is not replaced by another."""
         self.bytes -= NAME_COST
         if inode.is_directory:
             inode.links = 0
@@ -284,7 +286,8 @@ class Tree:
         self._free_unused(inode)
 
     def _free_unused(self, inode: Inode) -> None:
-        """Without a name, and unknown to the kernel: who has it open knows it."""
+        """Free a file without a name that the kernel has forgotten. An open file is not
+        forgotten."""
         if not inode.links and inode.lookups <= 0:
             del self.by_id[inode.special]
             self.bytes -= NODE_COST + len(inode.content)

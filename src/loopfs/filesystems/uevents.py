@@ -1,15 +1,16 @@
-"""Uevents on their way to the sockets of NETLINK_KOBJECT_UEVENT in the sandbox.
+"""Delivery of uevents to the sockets of NETLINK_KOBJECT_UEVENT in the sandbox.
 
-The kernel gives a uevent to the network namespaces of one user namespace. A sandbox is in the
-caller's network namespace, which belongs to none of its own, so its sockets are made in others that
-we keep for that (:class:`_Room`), one for each user namespace that listens; there it gets those of
-its own devices and of its ancestors', as /sys shows them. A listener in another network namespace
-has a socket of the kernel's, and gets those of the user namespace that owns that.
+The kernel sends a uevent to the network namespaces of one user namespace. A sandbox is in the
+caller's network namespace, which is not owned by a user namespace of the sandbox. So its sockets
+are created in other network namespaces that we keep for this purpose (:class:`_Room`), one for each
+user namespace that listens. There it receives the uevents of its own devices and those of its
+ancestors, as /sys shows them. A listener in another network namespace has a socket of the kernel
+and receives the uevents of the user namespace that owns the network namespace.
 
 A uevent is not multicast but sent to the kernel, which checks that we have CAP_SYS_ADMIN over the
 network namespace, adds SEQNUM and delivers it as its own (uevent_net_rcv_skb, Linux 4.18).
 
-What enters a network namespace is a thread made for that: the way back is not ours to go.
+A new thread enters each network namespace, since we do not have the right to go back.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ from loopfs.uapi.mount import NS_GET_USERNS
 from loopfs.uapi.sched import CLONE_NEWNET
 
 T = TypeVar("T")
-Ids = tuple[int, int]  # uid and gid, as our user namespace has them
+Ids = tuple[int, int]  # uid and gid in our user namespace
 _UCRED = struct.Struct("=iII")  # pid, uid, gid
 _READ = os.O_RDONLY | os.O_CLOEXEC
 _PROTOCOL, _PORT, _INODE = 1, 2, 9  # columns of /proc/net/netlink
 
 
 class _Room(NamedTuple):
-    """A network namespace in which nothing is but sockets for uevents.
+    """A network namespace that contains only sockets for uevents.
 
-    ``namespace`` is its file, ``sockets`` the open /proc/net/netlink of it, ``root`` is who is root
-    to who listens, ``threads`` have got a socket there and need not have bound it yet.
+    ``namespace`` is its file, ``sockets`` is its open /proc/net/netlink, ``root`` has the ids of
+    root in the listener's user namespace, ``threads`` have received a socket in it that they may
+    not have bound yet.
     """
 
     namespace: int
@@ -59,7 +61,7 @@ class _Room(NamedTuple):
     share: Share
 
     def listened_to(self) -> bool:
-        """Somebody but us and the kernel has a socket there."""
+        """Return whether someone other than us and the kernel has a socket in it."""
         self.threads.intersection_update(t for t in self.threads if os.path.exists(f"/proc/{t}"))
         ours = {os.fstat(self.sender.fileno()).st_ino}
         return bool(self.threads or _bound(self.sockets) - ours)
@@ -71,9 +73,9 @@ class _Room(NamedTuple):
 
 
 class _Own(NamedTuple):
-    """A network namespace of the workload's, in which ``thread`` was when it asked for a socket.
+    """A network namespace of the workload. ``thread`` was in it when it requested a socket.
 
-    It is not kept: it is to end when the workload lets go of it.
+    No reference is kept, so that the namespace ends when the workload leaves it.
     """
 
     thread: int
@@ -81,33 +83,33 @@ class _Own(NamedTuple):
 
 
 class Uevents:
-    """Listeners, and the uevents that each gets.
+    """The listeners, and the uevents that each receives.
 
     Args:
-        shares: what each user may have in use; a room is one of these things.
+        shares: the resources that each user may use; a room is charged.
     """
 
     def __init__(self, shares: Shares) -> None:
         self._shares = shares
         self._lock = threading.Lock()
-        # By the user namespace that listens, with those around it.
+        # By the listening user namespace and its ancestors.
         self._rooms: dict[tuple[int, ...], _Room] = {}
         self._own: dict[int, _Own] = {}  # by inode number
 
     @property
     def wanted(self) -> bool:
-        """Somebody may listen."""
+        """Whether there may be a listener."""
         return bool(self._rooms or self._own)
 
     def socket(self, process: Process, kind: int) -> int | None:
-        """A socket for a thread that asks for one of NETLINK_KOBJECT_UEVENT, as a descriptor; None
-        if it is the kernel's to make, in a network namespace of the sandbox's own.
+        """Return a socket of NETLINK_KOBJECT_UEVENT for a thread, as a descriptor; None if the
+        kernel is to create it, because the thread is in a network namespace of the sandbox's own.
 
         Args:
             kind: the second argument of socket(2).
         Raises:
-            OSError: what unshare(2) and socket(2) say; EMFILE: the user has as much in use of us
-                as he may.
+            OSError: the errors of unshare(2) and socket(2); EMFILE if the user has reached the
+                limit of our resources.
         """
         namespace = os.open(process.path("ns/net"), _READ)
         try:
@@ -124,18 +126,18 @@ class Uevents:
             return _within(room.namespace, lambda: _make(kind, trusted=trusted))
 
     def _watch(self, inode: int, process: Process) -> None:
-        """Tell in a network namespace of the workload's from now on."""
+        """Send uevents to a network namespace of the workload from now on."""
         if inode in self._own:
             self._own[inode] = self._own[inode]._replace(thread=process.tid)
             return
         self._leave_empty_rooms()
-        close_all(list(self._open_own().values()))  # which forgets those that are gone
+        close_all(list(self._open_own().values()))  # which removes those that no longer exist
         share = self._shares.take(process.charged_user(), WATCH, errno.EMFILE)
         self._own[inode] = _Own(process.tid, share)
 
     def _open_own(self) -> dict[int, int]:
-        """A descriptor of each network namespace of the workload's, by the thread that was or is
-        there; those in which nobody is any more are forgotten."""
+        """Open each network namespace of the workload and return the descriptors, by a thread that
+        was or is in it; remove those that have no process any more."""
         opened, missing = {}, {}
         for inode, own in self._own.items():
             if (fd := _open_if(own.thread, {inode})) is not None:
@@ -170,10 +172,10 @@ class Uevents:
                 room.close()
 
     def send(self, userns: int, events: Sequence[Uevent]) -> None:
-        """Tell of what has happened to devices of a user namespace (its inode number).
+        """Send the uevents of devices of a user namespace (its inode number).
 
         Raises:
-            OSError: ENOBUFS, ENOMEM: nothing is told.
+            OSError: ENOBUFS, ENOMEM: the uevents are lost.
         """
         messages = [b"".join(to_bytes(text) + b"\0" for text in message(e)) for e in events]
         with self._lock:
@@ -191,7 +193,7 @@ class Uevents:
 
 
 def _within(namespace: int | None, call: Callable[[], T]) -> T:
-    """Call something in a network namespace, by its file; in a new one if there is none."""
+    """Call a function in a network namespace, given by its file; None: in a new one."""
     results: list[T] = []
     problems: list[BaseException] = []
 
@@ -223,8 +225,8 @@ def _furnish() -> tuple[int, int, _socket.socket]:
 
 
 def _make(kind: int, *, trusted: bool) -> int:
-    """A socket for another. Who could not send uevents by one of his own cannot by this one, to
-    which the kernel goes by who has made it."""
+    """Create a socket for another process. The kernel checks the rights of the socket's creator: so
+    without ``trusted`` the socket is created without capabilities and cannot send uevents."""
     if not trusted:
         syscalls.set_effective_capabilities(0)
     kind |= _socket.SOCK_CLOEXEC
@@ -241,7 +243,7 @@ def _send_once(messages: Sequence[bytes], root: Ids) -> None:
 
 
 def _send(sender: _socket.socket, messages: Sequence[bytes], root: Ids) -> None:
-    """Have the kernel tell. libudev believes only who is root to it."""
+    """Pass uevents to the kernel. libudev accepts only those whose sender is root to it."""
     credentials = _UCRED.pack(os.getpid(), *root)
     control = [(_socket.SOL_SOCKET, _socket.SCM_CREDENTIALS, credentials)]
     for data in messages:
@@ -251,7 +253,7 @@ def _send(sender: _socket.socket, messages: Sequence[bytes], root: Ids) -> None:
 
 
 def _bound(table: int) -> set[int]:
-    """The inode numbers of the sockets for uevents that are bound, by an open /proc/net/netlink."""
+    """Return the inode numbers of the bound uevent sockets in an open /proc/net/netlink."""
     with open(os.dup(table), "rb") as file:
         file.seek(0)
         rows = [line.split() for line in file][1:]
@@ -261,7 +263,8 @@ def _bound(table: int) -> set[int]:
 
 
 def _owner(namespace: int) -> int | None:
-    """The user namespace that owns another, by its file; None if that is not within ours."""
+    """Return the user namespace that owns a namespace, given by its file; None if it is not ours or
+    a descendant of ours."""
     try:
         owner = fcntl.ioctl(namespace, NS_GET_USERNS)
     except PermissionError:
@@ -273,10 +276,10 @@ def _owner(namespace: int) -> int | None:
 
 
 def _open_if(tid: int, inodes: Collection[int]) -> int | None:
-    """The file of the network namespace of a thread, if it is one of these."""
+    """Open the network namespace of a thread, if its inode number is in ``inodes``; else None."""
     try:
         fd = os.open(f"/proc/{tid}/ns/net", _READ)
-    except OSError:  # it has ended, or is another's
+    except OSError:  # the thread has ended, or belongs to another user
         return None
     if os.fstat(fd).st_ino in inodes:
         return fd
@@ -285,7 +288,7 @@ def _open_if(tid: int, inodes: Collection[int]) -> int | None:
 
 
 def _root(process: Process) -> Ids:
-    """Root of a process's user namespace; ours where it has none, or has just ended."""
+    """Return the ids of root in a process's user namespace; ours if it has none or has ended."""
     with suppress(OSError):
         uid, gid = (_outside(process.id_map(kind)) for kind in ("uid", "gid"))
         return uid, gid

@@ -1,7 +1,8 @@
-"""mount(2) of sysfs and devtmpfs, and binds of /sys and /dev: their copies are as the sandbox's.
+"""mount(2) of sysfs and devtmpfs, and bind mounts of /sys and /dev: the copies that they create
+show the sandbox's devices as the originals do.
 
-open_tree(2) is the kernel's, whose descriptor could not be handed over. So what it has cloned of
-/sys gets what is missing when move_mount(2) puts it somewhere.
+open_tree(2) is left to the kernel, since its descriptor could not be passed to the caller. So a
+clone of /sys that it has created is completed when move_mount(2) attaches it.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ TYPES = frozenset({SYSFS, DEVTMPFS})
 
 
 class CopyHandler:
-    """Makes the copies; the callers have checked that it is for us to do."""
+    """Creates the copies. Its callers have checked that the mount is not left to the kernel."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
         self._copies = mounts.copies
 
     def mount(self, call: Call, fstype: str, target: str, flags: int) -> None:
-        """A new mount of one of :data:`TYPES`."""
+        """Carry out a new mount of one of :data:`TYPES`."""
         if fstype == SYSFS:
             self._begin(call, "sysfs", (None, target, flags))
         else:
             self._begin(call, "dev", (target, flags))
 
     def bind(self, call: Call, source: str | None, target: str | None, flags: int) -> bool:
-        """A bind mount; whether it was for us, and is answered."""
+        """Carry out a bind mount of /sys or /dev. Return whether the call has been answered."""
         self._copies.of_trees |= bool(flags & MS_REC)
         if source is None or target is None or flags & MS_REC:
             return False
@@ -55,12 +56,16 @@ class CopyHandler:
         return kind is not None
 
     def move(self, call: Call, target: str, start: int | None) -> bool:
-        """move_mount(2) to ``target``, which begins at the caller's descriptor ``start``, if it has
-        one; whether it was for us, and is answered."""
+        """Carry out a move_mount(2) of a copy of /sys. Return whether the call has been answered.
+
+        Args:
+            target: the path of the target.
+            start: the caller's descriptor from which ``target`` is resolved, if any.
+        """
         flags, tree = call.args[4] & 0xFFFFFFFF, call.args[0] & 0xFFFFFFFF
         if flags | MOVE_MOUNT_T_SYMLINKS != MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS:
             return False
-        self._copies.of_trees = True  # open_tree(2) can have cloned one
+        self._copies.of_trees = True  # open_tree(2) may have cloned one
         if not target or call.process.descriptor_device(tree) not in self._copies.sysfs:
             return False
         if not call.args[1] or call.process.read(call.args[1], 1) != b"\0":
@@ -78,7 +83,7 @@ class CopyHandler:
         return True
 
     def _is_bare(self, mount: int) -> bool:
-        """It is a whole sysfs, in which nothing of ours is mounted."""
+        """Return whether a mount is a whole sysfs in which nothing of ours is mounted."""
         if _ino(mount) != SYSFS_ROOT_INO:
             return False
         block = os.open("block", os.O_PATH | os.O_CLOEXEC, dir_fd=mount)
@@ -91,15 +96,15 @@ class CopyHandler:
         try:
             place = peek(process, source)
         except OSError:
-            return None  # the kernel binds what is there
+            return None  # left to the kernel
         try:
             number = syscalls.statx_dev(place)
             if number in self._copies.sysfs and _ino(place) == SYSFS_ROOT_INO:
                 return SYSFS
             if self._copies.dev is not None and _is(place, self._copies.dev):
                 return DEVTMPFS
-            # In a user namespace within, what is mounted in /dev is locked, and to the kernel
-            # a bind without it is EINVAL.
+            # In a nested user namespace the mounts in /dev are locked, so the kernel's bind mount
+            # without them would fail with EINVAL.
             instance = self._copies.instance
             if instance is not None and _is(place, instance):
                 return DEVTMPFS if len(process.user_namespaces()) > 1 else None
@@ -127,7 +132,7 @@ class CopyHandler:
 
 
 def start_of(argument: int, path: str) -> int | None:
-    """The descriptor where a path of the caller's begins; None: its root or working directory."""
+    """Return the caller's descriptor from which a path is resolved; None: its root or cwd."""
     dirfd = ctypes.c_int(argument & 0xFFFFFFFF).value
     return None if dirfd == AT_FDCWD or path.startswith("/") else dirfd
 

@@ -1,4 +1,4 @@
-"""A mount that the kernel is left to make: what it will be mounted on has to know before."""
+"""Preparing a node for a mount on it that the kernel makes."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from loopfs.process import UINT_MAX, Process
 from loopfs.text import to_str
 
 PAGE = 4096  # bytes of a path, with the NUL
-ALL_IDS = f"0 0 {UINT_MAX}"  # the map of our own user namespace, as we see it
-_FSUID = 3  # its place in the field of /proc/PID/status
+ALL_IDS = f"0 0 {UINT_MAX}"  # the id map of our own user namespace, as seen from it
+_FSUID = 3  # its index in the field of /proc/PID/status
 _PATH = os.O_PATH | os.O_CLOEXEC
 
 
 def expect_mount(mounts: Mounts, call: Call, address: int, start: int | None = None) -> None:
-    """Have the node that a call mounts something on, if it is one of an instance's, keep its face
-    from now on (:mod:`loopfs.filesystems.covered`).
+    """If a call mounts something on a node of an instance, make all lookups of the node return its
+    data face from now on (:mod:`loopfs.filesystems.covered`).
 
-    Others than the node's owner are left without: what they mount goes with the next lookup.
-    What cannot be read or found here the kernel does not find either, and it says so. If another
-    thread changes the path meanwhile, what is mounted may go with the next lookup.
+    This is not done for callers other than root and the node's owner: the next lookup removes what
+    they mount. If the path cannot be read or resolved here, the kernel cannot resolve it either
+    and returns the error. If another thread changes the path at the same time, the next lookup may
+    remove the mount.
 
     Args:
-        address: of the target's path in the caller's memory.
-        start: the descriptor where it begins, or that it is if it is empty; None for the working
-            directory.
+        address: the address of the target's path in the caller's memory.
+        start: the descriptor from which it is resolved, or which it is if the path is empty; None:
+            the working directory.
     """
     process = call.process
     by_path = True
@@ -41,7 +42,7 @@ def expect_mount(mounts: Mounts, call: Call, address: int, start: int | None = N
         if path:
             try:
                 place = peek(process, path, start)
-            except OSError:  # it leads through a descriptor, or out of where it begins
+            except OSError:  # it leads through a magic link, or out of its start
                 by_path = False
                 place = resolved(mounts, call, path, start)
         else:
@@ -64,7 +65,7 @@ def expect_mount(mounts: Mounts, call: Call, address: int, start: int | None = N
 
 
 def _may_cover(process: Process, filesystem: LoopFilesystem, node: Node) -> bool:
-    """It is root of the sandbox or the node's owner who mounts on it: as long as it is covered,
-    all others are shown a regular file, too."""
+    """Return whether root of the sandbox or the node's owner mounts on it: while it is covered, all
+    other users also see a regular file."""
     user = int(process.status()["Uid"].split()[_FSUID])
     return user in (0, seen_id(filesystem.id_map("uid"), ALL_IDS, node.uid))

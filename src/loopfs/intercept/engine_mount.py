@@ -1,4 +1,4 @@
-"""The mount of a device by an engine: which one, and what its job asks for."""
+"""The mount of a device by an engine: the choice of the engine, and the requests of its job."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from loopfs.text import shown
 
 
 class EngineChoice(NamedTuple):
-    """What is to serve a device of ours: an engine and its options, or why nothing is.
+    """The engine that is to serve a device, and its options; or the reason why there is none.
 
-    ``other`` is to serve it if it has a feature that the engine does not support.
+    ``other`` is used if the filesystem has a feature that the engine does not support.
     """
 
     engine: str
@@ -37,7 +37,7 @@ class EngineChoice(NamedTuple):
 
     @classmethod
     def of(cls, policy: Policy, fstype: str, data: str) -> EngineChoice:
-        """As the policy has it; for the options of ``data``."""
+        """Choose by the policy, for a filesystem type and the mount options ``data``."""
         try:
             engine = policy.choose(fstype)
             return cls._by(engine, fstype, data, policy.after(engine, fstype))
@@ -51,14 +51,14 @@ class EngineChoice(NamedTuple):
         options, dropped = engine.translated(data, fstype), engine.without_effect(data, fstype)
         try:
             other = after and cls._by(after, fstype, data, None)
-        except OSError:  # it has not these options
+        except OSError:  # it does not support these options
             other = None
         return cls(engine.name, options, 0, "", dropped, other)
 
 
 class Begun(NamedTuple):
-    """A job that mounts: its channel, its answer, what its engine has the device from, and its
-    turn to mount it."""
+    """A job that mounts: its channel, its answer, the device of its engine, and its turn to mount
+    the device."""
 
     channel: Channel
     message: Message
@@ -66,12 +66,12 @@ class Begun(NamedTuple):
     turn: Turn | None
 
     def next(self) -> None:
-        """Let the next one mount the device: its engine is known, if it has one."""
+        """Release the turn, so that the next mount of the device can begin."""
         if self.turn is not None:
             self.turn.give_back()
 
     def close(self) -> None:
-        """Nothing more is to be said to the job."""
+        """Close the channel and release the turn."""
         self.channel.close()
         self.next()
 
@@ -79,17 +79,17 @@ class Begun(NamedTuple):
 def begin_engine(
     mounts: Mounts, call: Call, arguments: tuple[object, ...], choice: EngineChoice
 ) -> Begun:
-    """Have an engine serve a device in the caller's namespaces.
+    """Make an engine serve a device in the caller's namespaces.
 
     Args:
         arguments: source, target (None for a context), type and MS_* flags.
     Raises:
-        OSError: EMFILE: the caller has as much in use as he may.
+        OSError: EMFILE if the caller has reached the limit of resources.
     """
     share = mounts.instances.shares.take(call.process.charged_user(), ENGINE, errno.EMFILE)
     with share:
         begun = _begin_engine(mounts, call, arguments, choice)
-    if begun.device is None:  # no engine more
+    if begun.device is None:  # no new engine
         share.give_back()
     else:
         share.last_as_long_as(begun.device)
@@ -107,7 +107,7 @@ def _begin_engine(
     try:
         begun = conversation.hold()
     except BaseException:
-        channel.close()  # the job sees that nobody waits, and ends
+        channel.close()  # the job notices that, and ends
         conversation.give_back()
         raise
     outcome = result(begun.message)
@@ -125,7 +125,8 @@ def _begin_engine(
     if choice.without_effect and outcome[0] != NOT_OURS:
         call.note(why=f"without effect here: {shown(','.join(choice.without_effect))}")
     if choice.why and outcome == (choice.refused, True):
-        # A device of ours, and that is what is on it: mount(8) may try every type in turn.
+        # This device has this filesystem. Without this check mount(8), which may try all types,
+        # would cause messages.
         tell(call, choice.why)
     return begun
 
@@ -136,13 +137,13 @@ def _told(call: Call, code: int, why: str) -> OSError:
 
 
 def tell(call: Call, why: str) -> None:
-    """Say to the person why a mount is refused."""
+    """Print the reason why a mount is refused, and add it to the log."""
     call.note(why=why)
     print(f"loopfs: {shown(why)}", file=sys.stderr, flush=True)
 
 
 class _Conversation:
-    """What a job that mounts asks for until it has its answer."""
+    """The requests of a job that mounts, until it returns its result."""
 
     def __init__(self, mounts: Mounts, call: Call, channel: Channel, fstype: str) -> None:
         self._mounts = mounts
@@ -153,7 +154,7 @@ class _Conversation:
         self._turn: Turn | None = None
 
     def hold(self) -> Begun:
-        """Do what it asks for; returns its answer. Raises OSError."""
+        """Carry out the job's requests; return its result. Raises OSError."""
         replies = {
             TURN: self._take_turn,
             WRITE_BACK: self._write_back,
@@ -166,15 +167,15 @@ class _Conversation:
             message = self._channel.receive()
         if result(message)[0]:
             if self._device is not None:
-                self._channel.close()  # the job ends, and so does the mount; then it is free again
+                self._channel.close()  # the job and the mount end; then the device is free again
                 self._device.gone.wait(PATIENCE)
             else:
-                self._channel.receive()  # it has ended: no directory that it was in is busy by it
+                self._channel.receive()  # the job has ended: it keeps no directory busy
             self.give_back()
         return Begun(self._channel, message, self._device, self._turn)
 
     def give_back(self) -> None:
-        """Let the next one mount the device."""
+        """Release the turn, so that the next mount of the device can begin."""
         if self._turn is not None:
             self._turn.give_back()
 
@@ -213,8 +214,8 @@ class _Conversation:
         self._channel.send(b"%d" % code)
 
     def _lend(self, message: Message) -> None:
-        """Answer with the errno, and where in the file the device is; nothing of that if it has to
-        be served."""
+        """Send the errno and the part of the file that the device shows; an empty tuple if the
+        device has to be served instead of lent."""
         code, loan = 0, None
         try:
             loan = self._mounts.lend(Wanted._make(_value(message)))

@@ -1,7 +1,7 @@
 """The seccomp filter: which system calls are trapped, as a classic BPF program.
 
-A filter sees numbers only, so what it traps is decided by the call's number and at most
-by one argument; everything else runs at full speed.
+A filter sees only numbers. So a call is trapped by its number and by at most one argument; all
+other calls run without delay.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from loopfs.uapi.syscalls import Abi, abis
 class Trap(NamedTuple):
     """A system call to trap.
 
-    ``argument``, and ``mask`` or ``values``: only when that argument has a bit of the mask, or is
-    one of the values (32 bits of it).
+    If ``argument`` is given, the call is trapped only if that argument (its lower 32 bits) has a
+    bit of ``mask`` or is one of ``values``.
     """
 
     syscall: str
@@ -31,9 +31,9 @@ class Trap(NamedTuple):
     values: tuple[int, ...] = ()
 
 
-S_IFCHR = stat.S_IFCHR  # the bit that it and S_IFBLK have, and no other type
+S_IFCHR = stat.S_IFCHR  # a bit that only S_IFCHR and S_IFBLK have
 
-# All that is trapped, on every ABI of the machine.
+# The calls that are trapped, on every ABI of the machine.
 TRAPS = (
     Trap("fstat"),
     Trap("fstat64"),
@@ -60,21 +60,21 @@ TRAPS = (
     Trap("socket", 2, values=(NETLINK_KOBJECT_UEVENT,)),
 )
 
-# What is refused, and the errno: a sync by io_uring would be seen by nobody.
+# Calls that fail, and the errno: a sync through io_uring could not be trapped.
 REFUSED = {"io_uring_setup": errno.ENOSYS}
 
 
 def install() -> int:
-    """Install the filter on this thread; return the listener.
+    """Install the filter on this thread and return the listener.
 
     The caller needs CAP_SYS_ADMIN in its user namespace.
 
     Raises:
-        OSError: EBUSY when a listener watches this process already.
+        OSError: EBUSY if this process already has a listener.
     """
     code = program(TRAPS, abis(), REFUSED)
     try:
-        # From 5.19 on a call that is being answered is interrupted by death only.
+        # Since Linux 5.19: only a fatal signal interrupts a call that is being processed.
         return syscalls.seccomp_listener(code, uapi.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV)
     except OSError as problem:
         if problem.errno != errno.EINVAL:
@@ -85,10 +85,10 @@ def install() -> int:
 def program(
     traps: Iterable[Trap], abis: Iterable[Abi], refused: dict[str, int] | None = None
 ) -> bytes:
-    """The filter as struct sock_filter, one after the other.
+    """Return the filter as an array of struct sock_filter.
 
-    Calls of an ABI that is not in ``abis`` (x32 among them) are let through: they see
-    what there is without us. ``refused`` are calls and the errnos with which they fail.
+    Calls of an ABI that is not in ``abis`` (for example x32) are allowed: they behave as without
+    loopfs. ``refused`` has calls and the errnos with which they fail.
     """
     traps = tuple(traps)
     code = load(uapi.DATA_ARCH)
@@ -110,7 +110,7 @@ def _abi_block(traps: tuple[Trap, ...], abi: Abi, refused: dict[str, int]) -> by
             tests = [(uapi.BPF_JMP_JSET_K, trap.mask)] if trap.mask else []
             tests += [(uapi.BPF_JMP_JEQ_K, value) for value in trap.values]
             for left, (test, value) in zip(range(len(tests), 0, -1), tests, strict=True):
-                action += jump(test, value, left, 0)  # over the others and what allows it
+                action += jump(test, value, left, 0)  # skip the other tests and the allowing return
             action += returns(uapi.SECCOMP_RET_ALLOW) + returns(uapi.SECCOMP_RET_USER_NOTIF)
         code += jump(uapi.BPF_JMP_JEQ_K, abi.numbers[trap.syscall], 0, _length(action)) + action
     for syscall, error in refused.items():
@@ -124,20 +124,20 @@ def _length(code: bytes) -> int:
 
 
 def load(offset: int) -> bytes:
-    """Load 32 bits of struct seccomp_data."""
+    """Return an instruction that loads 32 bits of struct seccomp_data."""
     return uapi.SOCK_FILTER.pack(uapi.BPF_LD_W_ABS, 0, 0, offset)
 
 
 def jump(kind: int, value: int, if_true: int, if_false: int) -> bytes:
-    """Compare what was loaded with ``value``, and leave out so many instructions."""
+    """Return a conditional jump: compare with ``value`` and skip a number of instructions."""
     return uapi.SOCK_FILTER.pack(kind, if_true, if_false, value)
 
 
 def refuse(error: int) -> bytes:
-    """Have the call fail with that errno."""
+    """Return an instruction that makes the call fail with an errno."""
     return returns(uapi.SECCOMP_RET_ERRNO | error)
 
 
 def returns(action: int) -> bytes:
-    """Decide on the call."""
+    """Return an instruction that ends the filter with an action."""
     return uapi.SOCK_FILTER.pack(uapi.BPF_RET_K, 0, 0, action)

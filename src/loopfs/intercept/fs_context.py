@@ -1,13 +1,13 @@
 """fsopen(2), fsconfig(2) and fspick(2) of type loop and of devices.
 
-A context of ours is the reading end of a pipe: its inode number says which one it is, the
-kernel counts its duplicates, and its end is seen at the other end, which the supervisor
-has. The messages of a context are read from it, one message at a time, as from the
-kernel's (the pipe is in packet mode).
+A context of ours is the reading end of a pipe: its inode number identifies the context, the kernel
+counts its duplicates, and the supervisor, which has the other end, notices when all are closed.
+The messages of a context are read from it one at a time, as from one of the kernel (the pipe is in
+packet mode).
 
-FSCONFIG_CMD_CREATE puts a context of the kernel's in its place, which has the superblock.
-So what comes then (fsmount, move_mount, mount_setattr, open_tree) needs no help, and a
-mount lives and ends as the kernel has it.
+FSCONFIG_CMD_CREATE replaces it by a context of the kernel, which has the superblock. So the
+following calls (fsmount, move_mount, mount_setattr, open_tree) are left to the kernel, as is the
+lifetime of the mount.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ MAX_BINARY = 1 << 20
 
 
 class EngineParameters(Parameters):
-    """The options of a filesystem that lies on a device.
+    """The mount options of a filesystem on a device.
 
     Args:
-        policy: chooses the engine, which knows the options.
-        fstype: its type.
+        policy: chooses the engine, which defines the options.
+        fstype: the filesystem type.
     """
 
     def __init__(self, policy: Policy, fstype: str) -> None:
@@ -84,8 +84,8 @@ class EngineParameters(Parameters):
 
 
 class Picked(NamedTuple):
-    """What fspick(2) chose: the kernel's own context of it, and the instance or the engine's device
-    if that is to be told of changes."""
+    """What fspick(2) chose: a context of the kernel for it, and the instance or the engine, if
+    there is one that must be informed of changes."""
 
     context: int
     filesystem: LoopFilesystem | None
@@ -93,14 +93,14 @@ class Picked(NamedTuple):
 
 
 class OpenContext:
-    """A context that is open in some process.
+    """A context that a process has open.
 
     Args:
-        context: what was configured.
-        log: the pipe's writing end.
-        picked: what was chosen, if it is to be reconfigured.
-        userns: the user namespace of who opened it (its inode number).
-        share: what is charged for it.
+        context: the configuration.
+        log: the writing end of the pipe.
+        picked: the superblock to be reconfigured, if any.
+        userns: the user namespace that opened it (its inode number).
+        share: the share that is charged for it.
     """
 
     def __init__(
@@ -110,25 +110,25 @@ class OpenContext:
         self.context = context
         self.userns = userns
         self.picked = picked
-        self.lock = threading.Lock()  # for who acts on it, after all has been read of the caller
+        self.lock = threading.Lock()  # held during a change; the caller has been read before
         self.closed = False
         self._abandoned = False
         self._log = log
 
     def say(self, sentence: str) -> None:
-        """Leave an error message for who reads the context."""
+        """Add an error message, which can be read from the context."""
         try:
             os.write(self._log, to_bytes(f"e {sentence}\n"))
         except (BlockingIOError, BrokenPipeError):
-            return  # full: nobody reads them
+            return  # the pipe is full
 
     def close(self) -> None:
-        """Nobody has it open any more: close it, or leave that to who acts on it (:meth:`left`)."""
+        """Close it after its last descriptor; a thread that uses it does so in :meth:`left`."""
         self._abandoned = True
         self.left()
 
     def left(self) -> None:
-        """To be called by who has released the lock."""
+        """Must be called by a thread that has released the lock."""
         if self._abandoned and self.lock.acquire(blocking=False):
             try:
                 if not self.closed:
@@ -142,10 +142,10 @@ class OpenContext:
 
 
 class OpenContexts:
-    """Those that are open, by the inode number of their pipe.
+    """The open contexts, by the inode number of their pipe.
 
     Args:
-        shares: how many of them each user may have.
+        shares: limits the number of contexts of each user.
     """
 
     def __init__(self, shares: Shares) -> None:
@@ -155,11 +155,12 @@ class OpenContexts:
         self._poller: select.epoll | None = None
 
     def open(self, call: Call, context: FsContext, picked: Picked | None, *, cloexec: bool) -> None:
-        """Answer ``call`` with a descriptor of ``context``; ``picked`` is ours from now on.
+        """Answer ``call`` with a descriptor of ``context``. ``picked`` is then owned by this
+        object.
 
         Raises:
-            OSError: ENFILE: the caller has as much in use as he may; EAGAIN, EMFILE, ENOMEM. And
-                nothing of it stays.
+            OSError: ENFILE (the caller has reached the limit), EAGAIN, EMFILE, ENOMEM. Then
+                nothing remains open.
         """
         owned = [] if picked is None else [picked.context]
         try:
@@ -171,7 +172,7 @@ class OpenContexts:
                 theirs, ours = owned[-2:]
                 opened = OpenContext(context, ours, picked, userns, share)
                 with self._lock:
-                    self._watching().register(ours, 0)  # EPOLLERR: nobody reads any more
+                    self._watching().register(ours, 0)  # EPOLLERR: the reading end is closed
                     self._contexts[ours] = os.fstat(theirs).st_ino, opened
         except OSError:
             close_all(owned)
@@ -182,7 +183,7 @@ class OpenContexts:
             os.close(theirs)
 
     def _watching(self) -> select.epoll:
-        """What the thread watches that sees to closed contexts. Raises OSError EAGAIN."""
+        """Return the epoll of the thread that closes contexts. Raises OSError EAGAIN."""
         if self._poller is None:
             poller = select.epoll()
             start("contexts", self._watch, poller)
@@ -194,7 +195,7 @@ class OpenContexts:
             return None
         try:
             kind, _, number = os.readlink(process.path(f"fd/{fd}")).partition(":")
-        except OSError:  # no such descriptor, or not for us to look at: the kernel's to answer
+        except OSError:  # no such descriptor, or no access to it: left to the kernel
             return None
         if kind != "pipe":
             return None
@@ -212,12 +213,12 @@ class OpenContexts:
                     _, opened = self._contexts.pop(fd)
                 try:
                     opened.close()
-                except OSError:  # a bug of ours: one context's loss, not that of all
+                except OSError:  # a bug in loopfs: only one context is lost
                     sys.excepthook(*sys.exc_info())
 
 
 class ContextHandlers:
-    """The handlers of the three calls, and of move_mount(2)."""
+    """The handlers of these three calls, and of move_mount(2)."""
 
     def __init__(self, mounts: Mounts, policy: Policy) -> None:
         self._mounts = mounts
@@ -274,10 +275,10 @@ class ContextHandlers:
         if not call.alive():
             return
         if fstype in COPIED:
-            call.fail(errno.ENOSYS)  # then mount(8) calls mount(2), and that can be carried out
+            call.fail(errno.ENOSYS)  # so mount(8) calls mount(2), which can be carried out
             return
         if self._policy.leaves_to_kernel(fstype):
-            # fsmount(2) would let the caller choose what the kernel's own mount may not be.
+            # fsmount(2) would allow attributes that the kernel's own mount must not have.
             call.fail(errno.ENOSYS)
             return
         context = FsContext(fstype, lambda: self._parameters(fstype))
@@ -348,7 +349,7 @@ class ContextHandlers:
             act = partial(opened.context.set, name, string)
         try:
             with opened.lock:
-                if opened.closed or not call.alive():  # by another thread of the caller's
+                if opened.closed or not call.alive():  # closed by another thread of the caller
                     raise OSError(errno.EBADF, os.strerror(errno.EBADF))
                 try:
                     act()
@@ -410,16 +411,16 @@ class ContextHandlers:
             begun.close()
 
     def _adopt_engine(self, context: FsContext, begun: Begun) -> int:
-        """The kernel's context that a job has made; its engine is known from now on."""
+        """Record the engine that a job has started; return the kernel's context made by the job."""
         code, served = result(begun.message)
-        if code == NOT_OURS:  # a user namespace may not mount what the kernel would parse
+        if code == NOT_OURS:  # a user namespace may not mount a filesystem that the kernel parses
             code = errno.EPERM
         if code in (errno.ENOENT, errno.ENOTDIR):
             raise DriverError(code, f"{context.source}: Can't lookup blockdev")
         if code:
             raise OSError(code, os.strerror(code))
         *engine, made = begun.message.fds
-        if isinstance(served, tuple):  # else an engine that we know has it already
+        if isinstance(served, tuple):  # else it is a known engine, which has the device already
             self._mounts.add(engine, Served._make(served), begun.device)
         return made
 
@@ -442,7 +443,7 @@ class ContextHandlers:
         context.clean()
 
     def _reconfigure_kernels(self, call: Call, context: FsContext, kernels: int) -> None:
-        """Reconfigure the superblock itself: whether the caller may is the kernel's to say."""
+        """Reconfigure the superblock itself; the kernel checks the permission."""
         arguments = (context.sb_flags, context.sb_flags_mask)
         with caller_descriptors(call) as fds:
             channel = self._mounts.helper.begin("reconfigure", arguments, (*fds, kernels))
@@ -453,10 +454,10 @@ class ContextHandlers:
 
 
 def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
-    """What fsconfig(2) refuses before it looks at anything.
+    """Check the arguments of fsconfig(2), as the kernel does first.
 
     Args:
-        key, value: the pointer is not null.
+        key, value: whether the pointer is not null.
     Raises:
         OSError: EINVAL; EOPNOTSUPP for an unknown command.
     """
@@ -481,7 +482,7 @@ def check_arguments(command: int, key: bool, value: bool, aux: int) -> None:
 
 
 def _value(process: Process, command: int, address: int, aux: int) -> str | None:
-    """The value of a parameter if it is a string; others must be there, and are no use to us.
+    """Return the value of a parameter if it is a string; other values are only checked.
 
     Raises:
         OSError: as fsconfig(2): EFAULT, EINVAL, ENOENT, ENAMETOOLONG, EBADF.

@@ -1,7 +1,7 @@
-"""ioctl(2) for the label of a mounted ext2, ext3 or ext4, as the kernel's driver has it (ioctl.c).
+"""ioctl(2) for the label of a mounted ext2, ext3 or ext4, as in the kernel's driver (ioctl.c).
 
-No engine knows these ioctls. e2label(8) and tune2fs(8) -L use them where st_dev of the mount is
-the device's number, which that of a FUSE filesystem never is; here they write to the device.
+No engine supports these ioctls. e2label(8) and tune2fs(8) -L use them only if st_dev of the mount
+is the device number. On a FUSE filesystem it never is, so there these programs write to the device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from loopfs.process import Process, user_namespaces
 from loopfs.uapi.fs import FS_IOC_GETFSLABEL
 from loopfs.uapi.sched import CAP_SYS_ADMIN
 
-ROOM = LABEL_MAX + 1  # bytes that are copied from or to the caller, of the 256 in the interface
+ROOM = LABEL_MAX + 1  # bytes copied from or to the caller, of the 256 in the interface
 
 
 class FsLabelHandler:
-    """Answers for what engines serve; leaves everything else to the kernel."""
+    """Answers for filesystems that engines serve; leaves all other calls to the kernel."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -49,19 +49,19 @@ class FsLabelHandler:
 
 
 def engine_of(mounts: Mounts, call: Call, wanted: Callable[[Engine], bool]) -> Engine | None:
-    """The engine that serves the descriptor of the caller's ioctl(2), if it is one of these."""
+    """Return the engine that serves the file of the caller's ioctl(2), if it is ``wanted``."""
     engines = [engine for engine in mounts.alive() if wanted(engine)]
     if not engines:
         return None
     try:
         number = syscalls.statx_dev(-1, call.process.path(f"fd/{call.args[0] & 0xFFFFFFFF}"))
-    except FileNotFoundError:  # no such descriptor: EBADF from the kernel
+    except FileNotFoundError:  # no such descriptor: the kernel returns EBADF
         return None
     return next((engine for engine in engines if engine.device == number), None)
 
 
 def _has_no_ioctls(fd: int) -> bool:
-    """It is a path's descriptor (EBADF), or of a fifo, which has others (ENOTTY)."""
+    """Return whether it is an O_PATH descriptor (EBADF) or a FIFO, with other ioctls (ENOTTY)."""
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         return True
     try:
@@ -94,8 +94,8 @@ def _set(call: Call, engine: Engine, label: Label, fd: int) -> None:
 
 
 def may_change(process: Process, engine: Engine, capability: int = CAP_SYS_ADMIN) -> bool:
-    """The caller has a capability over the mount: in the user namespace of its engine, which is
-    that of who has mounted it, or in one around that."""
+    """Return whether the caller has a capability over the mount: in the user namespace of its
+    engine, which is that of the process that mounted it, or in an ancestor of that."""
     if not process.has_capability(capability):
         return False
     return process.namespace("user") in user_namespaces(engine.user_namespace())

@@ -1,7 +1,7 @@
-"""fstat(2) and similar calls on an open device or control node: say what the node is.
+"""fstat(2) and similar calls on an open device or control node, which return the special face.
 
-An open device is a regular file to the kernel (its data face), and so is one that is had by
-O_PATH; programs that check the descriptor expect a block or character special file.
+To the kernel an open device is a regular file (its data face), also if it was opened with O_PATH.
+Programs that check the descriptor expect a block or character special file.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from loopfs.process import Process
 from loopfs.uapi.stat import STATX__RESERVED, Stat, pack_stat, pack_statx
 
 _STAT_WORDS = 8
-OVERFLOW_ID = 65534  # how a namespace shows an id that it does not have
+OVERFLOW_ID = 65534  # the id that a user namespace shows for one that is not mapped
 
-# The argument that points to what is filled in.
+# The index of the argument that points to the result.
 _BUFFER = {"fstat": 1, "fstat64": 1, "newfstatat": 2, "fstatat64": 2, "statx": 4}
 _HAS_PATH = frozenset({"newfstatat", "fstatat64", "statx"})
 
 
 class FstatHandler:
-    """Answers for the open files of all instances, and for devices that our own ext4 serves."""
+    """Answers for the open files of all instances, and for devices on our own ext4."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -48,7 +48,7 @@ class FstatHandler:
         if server is None:
             call.proceed()
         else:
-            may_wait()  # for the caller's memory
+            may_wait()  # it may wait for the caller's memory
             self._answer(call, fd, server)
 
     def _answer(self, call: Call, fd: int, server: LoopFilesystem | Engine) -> None:
@@ -74,7 +74,7 @@ class FstatHandler:
 
 
 def stat_of(node: Node, filesystem: LoopFilesystem, process: Process) -> Stat:
-    """What ``process`` sees of a node's special face."""
+    """Return what ``process`` sees of a node's special face."""
     uid, gid = node.uid, node.gid
     if process.namespace("user") != filesystem.userns:
         uid = seen_id(filesystem.id_map("uid"), process.id_map("uid"), uid)
@@ -94,8 +94,8 @@ def stat_of(node: Node, filesystem: LoopFilesystem, process: Process) -> Stat:
 
 
 def _stat_of_character(engine: Engine, ino: int, process: Process) -> Stat | None:
-    """What ``process`` sees of a character device in an engine's filesystem; None for a file that
-    is none."""
+    """Return what ``process`` sees of a character device in an engine's filesystem; None if the
+    file is not one."""
     if engine.lent is None or ino not in engine.lent.characters:
         return None
     answer = engine.lent.control(ino, STAT)
@@ -111,11 +111,11 @@ def _stat_of_character(engine: Engine, ino: int, process: Process) -> Stat | Non
 
 
 def seen_id(from_map: str, to_map: str, number: int) -> int:
-    """An id of one user namespace as another sees it.
+    """Convert an id of one user namespace to the id that another shows for it.
 
     Args:
-        from_map: the text of the first's uid_map or gid_map, as we read it.
-        to_map: the other's.
+        from_map: the text of the first one's uid_map or gid_map, as read by this process.
+        to_map: that of the other.
     """
     for line in from_map.splitlines():
         inside, outside, count = map(int, line.split())

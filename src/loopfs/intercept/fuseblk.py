@@ -1,4 +1,4 @@
-"""mount(2) of type fuseblk, which programs that serve a device themselves have."""
+"""mount(2) of type fuseblk, called by programs that serve a device themselves."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from loopfs.intercept.notify import Call
 
 
 def is_fuseblk(fstype: str) -> bool:
-    """The type, or one of its subtypes."""
+    """Return whether a type is fuseblk or has it as its base type."""
     return fstype.partition(".")[0] == "fuseblk"
 
 
 def server(data: str) -> int | None:
-    """The caller's open /dev/fuse that the options of a mount name, if they do."""
+    """Return the caller's open /dev/fuse that the options of a mount name, if any."""
     number = dict(word.partition("=")[::2] for word in data.split(",")).get("fd", "")
     return int(number) if number.isdecimal() and number.isascii() else None
 
@@ -24,10 +24,10 @@ def server(data: str) -> int | None:
 def mount_fuseblk(
     mounts: Mounts, call: Call, source: str, target: str, fstype: str, flags: int, data: str
 ) -> int:
-    """Carry out a mount that has a server; the outcome is an errno, NOT_OURS, or 0.
+    """Carry out a mount that has a server; return an errno, NOT_OURS, or 0.
 
     Raises:
-        OSError: as mount(2): EBADF: there is no such descriptor.
+        OSError: as mount(2); EBADF if there is no such descriptor.
     """
     number = server(data)
     assert number is not None

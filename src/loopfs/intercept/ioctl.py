@@ -1,5 +1,5 @@
-"""ioctl(2) of files that our own ext4 serves, as far as the kernel does not pass it on to FUSE: the
-flags of chattr(1) that need a capability, which only the machine's root has, and FIEMAP."""
+"""ioctl(2) of files on our own ext4, as far as the kernel does not pass it on to FUSE: the flags of
+chattr(1) that need a capability in the initial user namespace, and FIEMAP."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from loopfs.uapi.fs import (
     LABELS,
 )
 
-_MOST = 1500  # extents of one answer, which is shorter than a message may be
+_MOST = 1500  # extents in one answer, which must fit in a message
 _MAX_EXTENTS = ((1 << 32) - FIEMAP.size) // FIEMAP_EXTENT.size  # FIEMAP_MAX_EXTENTS
-_MAX_LENGTH = 1 << 62  # bytes: no file is so long, and it is a number with a sign
+_MAX_LENGTH = 1 << 62  # bytes: more than any file, and fits in a signed number
 _ROW = 4
 
 
 class IoctlHandler:
-    """Answers for what engines of ours serve; leaves everything else to the kernel."""
+    """Answers for filesystems of our own engines; leaves all other calls to the kernel."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -57,7 +57,7 @@ class IoctlHandler:
 
 
 def _has_no_ioctls(fd: int) -> bool:
-    """It is a path's descriptor (EBADF), or of a fifo or a device, which has others."""
+    """Return whether it is an O_PATH descriptor, or a FIFO or device with other ioctls."""
     if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_PATH:
         return True
     mode = os.fstat(fd).st_mode
@@ -65,7 +65,7 @@ def _has_no_ioctls(fd: int) -> bool:
 
 
 def _set_flags(call: Call, engine: Engine, lent: LentDevice, fd: int) -> None:
-    """The kernel would refuse the two flags to all but root of the machine."""
+    """Set the two flags, which the kernel would only allow root of the initial user namespace."""
     if not may_change(call.process, engine):
         call.proceed()
         return
@@ -78,7 +78,7 @@ def _set_flags(call: Call, engine: Engine, lent: LentDevice, fd: int) -> None:
 
 
 def _fiemap(call: Call, lent: LentDevice, fd: int) -> None:
-    """ioctl_fiemap() and fiemap_prep() of fs/ioctl.c."""
+    """Return the extents of a file, as ioctl_fiemap() and fiemap_prep() of fs/ioctl.c do."""
     start, length, flags, _, room, _ = FIEMAP.unpack(call.process.read(call.args[2], FIEMAP.size))
     if room > _MAX_EXTENTS or not length:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))

@@ -1,4 +1,4 @@
-"""mount(2) of a device whose filesystem the kernel is to read itself."""
+"""mount(2) of a device whose filesystem the kernel itself is to serve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from loopfs.uapi.mount import MS_RDONLY
 def mount_by_kernel(
     mounts: Mounts, call: Call, source: str, target: str, fstype: str, flags: int, data: str
 ) -> int:
-    """Carry out a mount; the outcome is an errno, NOT_OURS, or 0.
+    """Carry out a mount; return an errno, NOT_OURS, or 0.
 
     Raises:
         OSError: as mount(2).
@@ -44,7 +44,7 @@ def mount_by_kernel(
             filesystem, bdev = _device(mounts, instance, ino)
             mounts.write_back(instance, ino)
             backing, offset, size = _seal(bdev)
-            filesystem.drop_pages(bdev)  # what was stored meanwhile
+            filesystem.drop_pages(bdev)  # stores made since write_back()
             lock = _lock(call, bdev, fstype, write=not flags & MS_RDONLY)
             parts = (*fds, place, device, backing.fileno(), lock.fileno())
             channel = helper.begin(
@@ -72,22 +72,23 @@ def mount_by_kernel(
 def _device(mounts: Mounts, instance: int, ino: int) -> tuple[LoopFilesystem, BlockDevice]:
     filesystem = mounts.instances.find(instance)
     node = filesystem.nodes.of_inode(ino) if filesystem else None
-    if filesystem is None or node is None or node.device is None:  # it has gone meanwhile
+    if filesystem is None or node is None or node.device is None:  # it has been removed
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
     return filesystem, node.device
 
 
 def _seal(device: BlockDevice) -> tuple[BackingFile, int, int]:
-    """Let nobody write to a claimed device; the file behind it all, and the part that it is."""
+    """Block writes to a claimed device. Return the lowest backing file and the part of it."""
     device.block_writers()
     return lowest(device, 0, device.capacity)
 
 
 def _lock(call: Call, device: BlockDevice, fstype: str, *, write: bool) -> ImageLock:
-    """The lock on an image: the process that holds the mount gets it, and then is the only one.
+    """Lock an image; the process that keeps the mount receives the lock, and is then its only
+    owner.
 
     Raises:
-        LoopfsError: EBUSY, and it has been said why.
+        LoopfsError: EBUSY; the reason has been printed.
     """
     try:
         lock = ImageLock.take(device, 0, device.capacity, write=write)

@@ -1,12 +1,12 @@
-"""The log: each trapped call, what was decided, and how long that took.
+"""The log: each trapped call, the decision on it, and the time that it took.
 
-It is imported only where one is wanted (``loopfs run --log FILE``, ``-v``); without it the
-notification loop makes calls that tell nobody.
+The module is imported only if a log is requested (``loopfs run --log FILE``, ``-v``); without it
+the notification loop uses calls whose ``note`` does nothing.
 
-A record is what the handler acted on, as it noted it. What it never asked for (of a call that
-is left to the kernel) is read from the caller's memory when it has decided. The caller gets its
-answer, and then the record is written before any other caller gets one, so that the records are
-in order and the last is written before the sandbox ends.
+A record contains the arguments that the handler has used, as it noted them. String arguments that
+it has not read (of a call that is left to the kernel) are read from the caller's memory after the
+decision. The caller gets its answer, and then the record is written before any other caller gets
+an answer. So the records are in order, and the last one is written before the sandbox ends.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from loopfs.uapi import seccomp
 Record = dict[str, object]
 
 STDERR = 2
-PAGE = 4096  # as much of a string argument as is read
-# What -v shows; -vv shows all.
+PAGE = 4096  # maximum number of bytes read of a string argument
+# The calls that -v shows; -vv shows all.
 MOUNT_FAMILY = frozenset({"mount", "umount", "umount2", "fsopen", "fsconfig", "fspick"})
 _UNQUOTED = frozenset(" \"'\\=").isdisjoint
 
 
-# --- how arguments are shown -------------------------------------------------------
+# --- formatting of arguments -------------------------------------------------------
 
 
 def flag_names(value: int, *prefixes: str) -> str:
-    """A set of flags as in C.
+    """Return a set of flags as in C.
 
     Args:
-        prefixes: what the names of their bits begin with, in :mod:`loopfs.uapi.mount`.
+        prefixes: the prefixes of the flags' names in :mod:`loopfs.uapi.mount`.
     """
     words = []
     for name, bit in vars(uapi).items():
@@ -93,7 +93,7 @@ def _flags(*prefixes: str) -> Callable[[int], str]:
 
 
 class Argument(NamedTuple):
-    """Of a system call: its name in the log, its register, and what that means.
+    """An argument of a system call: its name in the log, its register, and its decoder.
 
     ``decode`` is None for a string in the caller's memory.
     """
@@ -165,7 +165,7 @@ ARGUMENTS: dict[str, tuple[Argument, ...]] = {
 
 
 class LoggedCall(Call):
-    """A trapped call whose answer leaves a record in ``log``."""
+    """A trapped call that writes a record to ``log`` when it is answered."""
 
     __slots__ = ("_about", "_began", "_log", "_noted", "_recorded", "_time")
 
@@ -186,7 +186,7 @@ class LoggedCall(Call):
 
     def alive(self) -> bool:
         alive = super().alive()
-        if not alive:  # the handler will not answer
+        if not alive:  # the handler will not answer the call
             self._answer({}, lambda: False)
         return alive
 
@@ -206,13 +206,13 @@ class LoggedCall(Call):
         return True
 
     def _answer(self, decision: Record, send: Callable[[], bool]) -> None:
-        """Answer by ``send``, which tells whether the caller was still there for it."""
+        """Answer the call by ``send``, which returns whether the caller still existed."""
         microseconds = (time.monotonic_ns() - self._began) // 1000
         unread = self._unread() if decision else []
         if unread:
             try:
                 may_wait()  # for the caller's memory
-            except OSError:  # no thread to receive meanwhile: the call goes before its record
+            except OSError:  # no thread to receive the next call: leave the strings out
                 unread = []
         self._finish(decision, microseconds, unread, send)
 
@@ -226,7 +226,7 @@ class LoggedCall(Call):
         comm = self._comm()
         read = {a.name: text for a in unread if (text := self._string(a)) is not None}
         with self._log.lock:
-            if not send():  # and who knows of whom we have just read
+            if not send():  # then what was read may be another process's
                 comm, read, decision = None, {}, {"decision": "gone"}
             if self._recorded:
                 return
@@ -237,7 +237,7 @@ class LoggedCall(Call):
             self._log.write(record)
 
     def _unread(self) -> list[Argument]:
-        """The strings that nobody has read."""
+        """Return the string arguments that have not been read."""
         known = ARGUMENTS[self.name]
         if self.name == "fsconfig" and not _has_text(self.args[1] & 0xFFFFFFFF):
             known = tuple(a for a in known if a.name != "value")
@@ -259,13 +259,13 @@ class LoggedCall(Call):
     def _string(self, argument: Argument) -> str | None:
         try:
             return to_str(self.process.read_string(self.args[argument.register], PAGE))
-        except OSError:  # the kernel cannot read it either, or it is too long for it
+        except OSError:  # the kernel cannot read it either, or it is too long
             return None
 
     def _comm(self) -> str | None:
         try:
             return self.process.comm()
-        except OSError:  # it has just been killed
+        except OSError:  # the caller has been killed
             return None
 
 
@@ -278,17 +278,17 @@ def _has_text(command: int) -> bool:
 
 
 class Log:
-    """Where records go: a file, standard error, or both.
+    """The destinations of records: a file, standard error, or both.
 
     Args:
         file: a descriptor.
-        path: how the file was called.
-        verbose: of standard error: 0 nothing, 1 the calls that mount, 2 all.
+        path: the name of the file, for messages.
+        verbose: what standard error shows: 0 nothing, 1 calls that mount, 2 all calls.
         argv: the command of the sandbox.
     """
 
     def __init__(self, file: int | None, path: str, verbose: int, argv: Sequence[str]) -> None:
-        self.lock = threading.Lock()  # held while a call gets its answer and leaves its record
+        self.lock = threading.Lock()  # held while a call is answered and its record is written
         self._file = file
         self._path = path
         self._verbose = verbose
@@ -296,7 +296,7 @@ class Log:
 
     @classmethod
     def open(cls, path: str | None, verbose: int, argv: Sequence[str]) -> Log:
-        """The log of a sandbox, the file empty.
+        """Open the log of a sandbox; the file is truncated.
 
         Raises:
             SetupError: the file cannot be opened.
@@ -312,33 +312,33 @@ class Log:
         return cls(file, path, verbose, argv)
 
     def close(self) -> None:
-        """Be of no more use to this process."""
+        """Close the log in this process; it writes nothing more."""
         if self._file is not None:
             os.close(self._file)
         self._file, self._verbose = None, 0
 
     def call(self, listener: int, notification: seccomp.Notification) -> LoggedCall:
-        """A call that leaves its record here."""
+        """Return a call that writes its record to this log."""
         return LoggedCall(self, listener, notification)
 
     def start(self, pid: int) -> None:
-        """The command is process ``pid``, as we see it."""
+        """Record the start of the command; ``pid`` is in our pid namespace."""
         with self.lock:
             record: Record = {"time": iso(time.time()), "event": "start", "pid": pid}
             self.write(record | {"argv": list(self._argv)})
 
     def end(self, status: int) -> None:
-        """The sandbox has ended with an exit status; nothing is written after that."""
+        """Record the exit status of the sandbox, and close the log."""
         with self.lock:
             self.write({"time": iso(time.time()), "event": "end", "status": status})
             if self._file is not None:
-                self._on_file(os.close)  # some servers of files say only now that one is full
+                self._on_file(os.close)  # some file servers report a full disk only at close
             self._file, self._verbose = None, 0
 
     def write(self, record: Record) -> None:
-        """Write a record; the caller has the lock.
+        """Write a record; the caller holds the lock.
 
-        Where that fails, it is said once, and no more is written there.
+        After an error, a message is printed once and nothing more is written to that destination.
         """
         if self._file is not None:
             self._on_file(lambda file: _write_all(file, as_json(record)))
@@ -360,11 +360,11 @@ class Log:
             self._say(f"loopfs: {shown(sentence)}; it ends here\n".encode())
 
     def _say(self, line: bytes) -> None:
-        # We may be in the background of a terminal that stops who writes from there.
+        # Blocked because we may be in the background of a terminal with the flag tostop.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
         try:
             _write_all(STDERR, line)
-        except OSError:  # who would be told of it does not listen
+        except OSError:  # nobody reads standard error
             self._verbose = 0
 
 
@@ -372,27 +372,27 @@ def _write_all(fd: int, data: bytes) -> None:
     while data:
         try:
             data = data[os.write(fd, data) :]
-        except BlockingIOError:  # a program on the same terminal may have made it so
+        except BlockingIOError:  # another program may have made the terminal non-blocking
             poller = select.poll()
             poller.register(fd, select.POLLOUT)
             poller.poll()
 
 
 def iso(seconds: float) -> str:
-    """A time of the clock as ISO 8601 has it, in UTC."""
+    """Return a time in ISO 8601 format, in UTC."""
     whole, fraction = divmod(round(seconds * 1_000_000), 1_000_000)
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)) + f".{fraction:06}Z"
 
 
 def as_json(record: Record) -> bytes:
-    """A line of the file: ASCII, whatever the strings are made of."""
+    """Return a record as a line of JSON, which is ASCII for any strings."""
     return json.dumps(_unicode(record)).encode() + b"\n"
 
 
 def as_text(record: Record) -> bytes:
-    """A line for a person: the call or event, then KEY=VALUE, without the time.
+    """Return a record as a line for people: the call or event, then KEY=VALUE, without the time.
 
-    A string is as it is, or as in JSON if it has a space or what would spoil a terminal.
+    A string that has a space or characters that could disturb a terminal is written as in JSON.
     """
     words = []
     for key, value in record.items():
@@ -413,7 +413,7 @@ def _word(value: object) -> str:
 
 
 def _unicode(value: object) -> object:
-    """The same with what is no UTF-8 in its strings as \\xNN."""
+    """Replace bytes that are not UTF-8 in all strings by \\xNN."""
     if isinstance(value, str):
         return unicode(value)
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""A quick look at where a caller's path leads, without entering the caller's namespaces.
+"""Quick resolution of a caller's path, without entering the caller's namespaces.
 
-A job of the helper takes some milliseconds; most mounts, unmounts and statfs(2) have
-nothing to do with us and are to cost less.
+A job of the helper takes some milliseconds. Most calls of mount, umount and statfs(2) do not
+concern loopfs and should take less time.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from loopfs.uapi.mount import RESOLVE_BENEATH, RESOLVE_IN_ROOT, RESOLVE_NO_MAGIC
 
 
 def peek(process: Process, path: str, begin: int | None = None) -> int:
-    """An O_PATH descriptor of what ``path`` names, symbolic links followed.
+    """Return an O_PATH descriptor of the file that ``path`` refers to; symbolic links are followed.
 
-    What is resolved may change at once: the answer is only good for leaving a call to the
-    kernel.
+    The path can change at any time: the result must only be used to leave a call to the kernel.
 
     Args:
-        begin: the descriptor where a relative path begins; None for the working directory.
+        begin: the descriptor from which a relative path is resolved; None: the working directory.
     Raises:
-        OSError: only a job can tell.
+        OSError: the path may not exist, or only a job can resolve it.
     """
     flags = os.O_PATH | os.O_CLOEXEC
     start, within = ("cwd" if begin is None else f"fd/{begin}"), RESOLVE_BENEATH
@@ -40,7 +39,7 @@ def peek(process: Process, path: str, begin: int | None = None) -> int:
 
 
 def resolved(mounts: Mounts, call: Call, path: str, start: int | None = None) -> int:
-    """As :func:`peek`, by a job, which finds what the caller would.
+    """As :func:`peek`, but by a job, which resolves the path as the caller would.
 
     Raises:
         OSError: as open(2).
@@ -56,7 +55,7 @@ def resolved(mounts: Mounts, call: Call, path: str, start: int | None = None) ->
 
 
 def certainly_elsewhere(process: Process, path: str, ours: Callable[[int], object]) -> bool:
-    """``path`` leads to a filesystem of which ``ours``, asked for its st_dev, knows nothing."""
+    """Return whether ``path`` certainly leads to a filesystem whose st_dev is not ``ours``."""
     try:
         place = peek(process, path)
     except OSError:

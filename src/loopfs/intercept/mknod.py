@@ -1,9 +1,8 @@
-"""mknod(2) and mknodat(2) of devices, which the kernel refuses in a user namespace.
+"""mknod(2) and mknodat(2) of devices, which the kernel does not allow in a user namespace.
 
-A loop device's node in /dev makes the device. In a filesystem that our own ext4 serves the node is
-made in the image: by a job, that makes a FIFO with the caller's rights, so that the kernel has
-checked all that it checks before it would say EPERM; and the engine, which has been told, makes it
-a device at once.
+The node of a loop device in /dev creates the device. In a filesystem of our own ext4, the node is
+created in the image: a job creates a FIFO with the caller's rights, so that the kernel makes all
+checks that precede its EPERM; the engine, which has been informed, creates a device instead.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _GO_ON = b"0"
 
 
 class MknodHandler:
-    """Makes devices where it can; all else is the kernel's, which says EPERM.
+    """Creates devices where possible; other calls are left to the kernel, which returns EPERM.
 
     Args:
         dev: the root of /dev.
@@ -43,7 +42,7 @@ class MknodHandler:
         mode, number = (register & 0xFFFFFFFF for register in call.args[at + 1 : at + 3])
         kind = stat.S_IFMT(mode)
         is_loop = kind == stat.S_IFBLK and os.major(number) == LOOP_MAJOR
-        is_whiteout = kind == stat.S_IFCHR and not number  # which the kernel allows
+        is_whiteout = kind == stat.S_IFCHR and not number  # allowed by the kernel
         if kind not in (stat.S_IFBLK, stat.S_IFCHR) or is_whiteout:
             call.proceed()
             return
@@ -68,7 +67,7 @@ class MknodHandler:
             call.answer(code)
 
     def _make(self, call: Call, channel: Channel, kind: int, number: int) -> int:
-        """Have the job make it, if it can be made where it has found that it is to be.
+        """Let the job create the device, if that is possible in the directory that it has found.
 
         Returns:
             0, an errno, or NOT_OURS.
@@ -93,6 +92,6 @@ class MknodHandler:
 
 
 def _go_on(channel: Channel, reply: bytes) -> int:
-    with suppress(BrokenPipeError, ConnectionResetError):  # it was killed
+    with suppress(BrokenPipeError, ConnectionResetError):  # the job was killed
         channel.send(reply)
     return result(channel.receive())[0]

@@ -1,4 +1,4 @@
-"""mount(2) of type loop, of a device of an instance, and the remount of both."""
+"""mount(2) of type loop, of a device of an instance, and remounts of both."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ from loopfs.uapi.mount import (
     mount_flags,
 )
 
-PAGE = 4096  # as much of a string argument as mount(2) takes
+PAGE = 4096  # maximum size of a string argument of mount(2)
 LOOP = "loop"
 MayMount = Callable[[Process], bool]
-# What mountinfo shows of a mount of FUSE: mount(8) gives it back when it remounts.
+# Options of FUSE that mountinfo shows and mount(8) passes back when it remounts.
 _SHOWN = frozenset({"user_id=0", "group_id=0", "default_permissions", "allow_other"})
 
 
 def may_mount(process: Process) -> bool:
-    """The caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace that owns it,
-    or in one around that."""
+    """Return whether the caller has CAP_SYS_ADMIN over its mount namespace: in the user namespace
+    that owns it, or in an ancestor of that."""
     if not process.has_capability():
         return False
     fd = os.open(process.path("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
@@ -67,8 +67,8 @@ class MountHandler:
     """Mounts instances and devices of the sandbox; leaves every other mount to the kernel.
 
     Args:
-        may_mount: who is served.
-        copies: /sys and /dev are the sandbox's own, and so are their copies; else the kernel's.
+        may_mount: returns whether a caller is served.
+        copies: whether /sys and /dev are the sandbox's own; then copies of them are as well.
     """
 
     def __init__(
@@ -188,11 +188,11 @@ class MountHandler:
             begun.close()
 
     def _converse(self, call: Call, begun: Begun) -> int:
-        """The job's outcome: an errno, NOT_OURS, or 0."""
+        """Exchange messages with the job; return its result: an errno, NOT_OURS, or 0."""
         code, served = result(begun.message)
         if code:
             return code
-        if isinstance(served, tuple):  # else an engine that we know has it already
+        if isinstance(served, tuple):  # else it is a known engine, which has the device already
             self._mounts.add(begun.message.fds, Served._make(served), begun.device)
         begun.next()
         if not call.alive():
@@ -217,12 +217,12 @@ class MountHandler:
         if not self._may_mount(process):
             call.proceed()
             return
-        for register in (2, 0):  # the type and the source mean nothing here, but must be readable
+        for register in (2, 0):  # type and source are ignored, but must be readable
             optional_text(process, call.args[register])
         context = remount_context(LOOP)
         data = _data(process, call.args[4])
         call.note(data=data)
-        refused = _refusal(context, data)  # it matters only if the target is an instance
+        refused = _refusal(context, data)  # has no effect unless the target is an instance
         if not call.alive():
             return
         dev = mounts.copies.instance
@@ -252,7 +252,7 @@ class MountHandler:
 
 
 def _answer(call: Call, code: int) -> None:
-    """Answer with a job's outcome."""
+    """Answer with the result of a job."""
     if code == NOT_OURS:
         call.proceed()
     else:
@@ -268,19 +268,19 @@ def begin_instance(
     flags: int = 0,
     refused: int = 0,
 ) -> tuple[Channel, Message, Share]:
-    """Have an instance made in the caller's namespaces.
+    """Create an instance in the caller's namespaces.
 
     Args:
         owner: the caller.
         target: None for a context.
         flags: MS_*.
-        refused: the errno if there is such a target, else 0.
+        refused: the errno with which the call fails if the target exists, else 0.
     Returns:
         the job's channel, and the answer and the share for :func:`adopt_instance`.
     Raises:
-        OSError: as mount(2); EMFILE: the owner has as much in use as he may.
+        OSError: as mount(2); EMFILE if the owner has reached the limit of resources.
     """
-    source = context.source or "none"  # FUSE takes no empty one
+    source = context.source or "none"  # FUSE does not accept an empty source
     assert isinstance(context.parameters, LoopParameters)
     taken = INSTANCE + LINKS * context.parameters.links
     share = mounts.instances.shares.take(owner.user, taken, errno.EMFILE)
@@ -302,10 +302,10 @@ def begin_instance(
 def adopt_instance(
     mounts: Mounts, owner: Owner, context: FsContext, message: Message, share: Share
 ) -> LoopFilesystem:
-    """Serve the instance that a job has made.
+    """Serve the instance that a job has created.
 
     Raises:
-        OSError: EAGAIN: there is no room for its thread; its descriptors are closed.
+        OSError: EAGAIN if no thread can be started; its descriptors are then closed.
     """
     _, made = result(message)
     assert isinstance(made, tuple)
@@ -323,7 +323,7 @@ def adopt_instance(
 
 
 def remount_context(fstype: str) -> FsContext:
-    """The context of a superblock that is there."""
+    """Return a context for an existing superblock."""
 
     def parameters() -> Parameters:
         shown = ShownParameters(_SHOWN)
@@ -333,7 +333,7 @@ def remount_context(fstype: str) -> FsContext:
 
 
 def set_limit(filesystem: LoopFilesystem, context: FsContext) -> None:
-    """Give an instance the limit that the context has, if it has one."""
+    """Set the limit of an instance to that of a context, if it was given."""
     assert isinstance(context.parameters, LoopParameters)
     limit = context.parameters.max
     if limit is not None:
@@ -341,10 +341,10 @@ def set_limit(filesystem: LoopFilesystem, context: FsContext) -> None:
 
 
 def text(process: Process, address: int, limit: int = PAGE) -> str:
-    """A string argument as strndup_user() reads it.
+    """Return a string argument, read as by strndup_user().
 
     Raises:
-        OSError: EFAULT; EINVAL when there is no NUL within ``limit`` bytes.
+        OSError: EFAULT; EINVAL if there is no NUL within ``limit`` bytes.
     """
     try:
         return to_str(process.read_string(address, limit))
@@ -355,7 +355,7 @@ def text(process: Process, address: int, limit: int = PAGE) -> str:
 
 
 def optional_text(process: Process, address: int) -> str | None:
-    """As :func:`text`, but a null pointer is nothing (copy_mount_string())."""
+    """As :func:`text`, but return None for a null pointer (copy_mount_string())."""
     return text(process, address) if address else None
 
 
@@ -364,7 +364,7 @@ def _path(process: Process, address: int) -> str | None:
 
 
 def _data(process: Process, address: int) -> str:
-    """The last argument: a page, of which what cannot be read is NULs (copy_mount_options())."""
+    """Return the data argument: up to a page; unreadable bytes are NUL (copy_mount_options())."""
     if not address:
         return ""
     data = process.read_some(address, PAGE - address % PAGE)
@@ -378,7 +378,7 @@ def _data(process: Process, address: int) -> str:
 
 
 def _refusal(context: FsContext, data: str) -> int:
-    """Give a context its options; the errno for them, or 0."""
+    """Set the options of a context; return the errno if that fails, else 0."""
     try:
         context.set_all(data)
     except OSError as problem:
@@ -388,10 +388,10 @@ def _refusal(context: FsContext, data: str) -> int:
 
 @cache
 def block_types() -> frozenset[str]:
-    """The filesystems that lie on block devices: ours, and those that this kernel has.
+    """Return the types of filesystems on block devices: ours, and those of this kernel.
 
-    For the latter the kernel would say EPERM to a user namespace, and mount(8) would stop
-    trying; of a device of ours they are ENODEV.
+    For the latter the kernel returns EPERM in a user namespace, after which mount(8) tries no
+    other type; for a device of ours the result is ENODEV.
     """
     try:
         with open("/proc/filesystems", encoding="utf-8") as file:

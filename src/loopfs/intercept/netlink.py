@@ -1,4 +1,5 @@
-"""socket(2) for NETLINK_KOBJECT_UEVENT: it is made where the sandbox's uevents are heard."""
+"""socket(2) for NETLINK_KOBJECT_UEVENT: the socket is created where it receives the uevents of
+the sandbox."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from loopfs.intercept.notify import Call, may_wait
 
 
 class SocketHandler:
-    """Makes sockets for uevents; the filter traps others with the same protocol number, too."""
+    """Creates sockets for uevents; the filter also traps other families' protocol of this
+    number."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._uevents = mounts.instances.uevents

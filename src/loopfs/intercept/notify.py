@@ -18,7 +18,7 @@ from loopfs.process import Process
 from loopfs.uapi import seccomp as uapi
 from loopfs.uapi.syscalls import abis
 
-PAUSE = 0.01  # seconds, until what could not be received is tried again
+PAUSE = 0.01  # seconds to wait after an error of the receiving ioctl
 FSTAT_CALLS = ("fstat", "fstat64", "newfstatat", "fstatat64", "statx")
 
 NAMES = {
@@ -30,10 +30,10 @@ NAMES = {
 
 
 class Call:
-    """A trapped system call, to be answered once.
+    """A trapped system call, which must be answered once.
 
-    ``args`` are the bare registers, ``process`` is the thread that waits. ``name`` is empty if the
-    filter is another's, and traps what ours does not.
+    ``args`` are the registers, ``process`` is the calling thread. ``name`` is empty if the call was
+    trapped by a filter other than ours, and ours does not trap it.
     """
 
     __slots__ = ("_id", "_listener", "answered", "arch", "args", "name", "process")
@@ -50,40 +50,40 @@ class Call:
     def note(
         self, *, engine: str | None = None, why: str | None = None, **arguments: str | None
     ) -> None:
-        """Tell the log what is acted on; without a log, nobody.
+        """Pass data to the log; without a log this has no effect.
 
         Args:
-            engine: what serves the filesystem, or was to.
-            why: a sentence for a refusal.
-            arguments: those that were read from the caller's memory.
+            engine: the engine that serves the filesystem, or was to serve it.
+            why: the reason for a refusal, as a sentence.
+            arguments: the arguments that were read from the caller's memory.
         """
 
     def proceed(self) -> None:
-        """Let the kernel carry the call out."""
+        """Leave the call to the kernel."""
         self._send(0, 0, uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE)
 
     def finish(self, value: int = 0) -> None:
-        """Have it return ``value``."""
+        """Make the call return ``value``."""
         self._send(value, 0, 0)
 
     def fail(self, code: int) -> None:
-        """Have it fail with the errno ``code``."""
+        """Make the call fail with the errno ``code``."""
         self._send(0, -code, 0)
 
     def answer(self, code: int) -> None:
-        """Have it return 0, or fail with the errno ``code``."""
+        """Make the call return 0, or fail with the errno ``code``."""
         self._send(0, -code, 0)
 
     def finish_with_descriptor(self, fd: int, *, close_on_exec: bool) -> None:
-        """Have it return a duplicate of our ``fd`` in the caller's table.
+        """Make the call return a duplicate of our ``fd`` in the caller's descriptor table.
 
         Raises:
-            OSError: EMFILE: the caller has no room; EINVAL before Linux 5.14.
+            OSError: EMFILE (the caller's table is full); EINVAL before Linux 5.14.
         """
         self._add_descriptor(uapi.SECCOMP_ADDFD_FLAG_SEND, fd, 0, close_on_exec)
 
     def replace_descriptor(self, number: int, fd: int, *, close_on_exec: bool) -> None:
-        """Put a duplicate of our ``fd`` in the place of the caller's ``number``, as dup3(2)."""
+        """Replace the caller's descriptor ``number`` by a duplicate of our ``fd``, as dup3(2)."""
         self._add_descriptor(uapi.SECCOMP_ADDFD_FLAG_SETFD, fd, number, close_on_exec)
 
     def _add_descriptor(self, how: int, fd: int, number: int, close_on_exec: bool) -> bool:
@@ -94,7 +94,7 @@ class Call:
         return there
 
     def alive(self) -> bool:
-        """The caller still waits: what was read of it was read of it and no other."""
+        """Return whether the caller still waits, so that data read from it is certainly its own."""
         return self._reply(uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(self._id))
 
     def _send(self, value: int, error: int, flags: int) -> bool:
@@ -104,12 +104,12 @@ class Call:
         return there
 
     def _reply(self, command: int, argument: bytes) -> bool:
-        """Whether the caller was still there for it, and not killed meanwhile."""
+        """Send a reply; return whether the caller still existed."""
         return _told(self._listener, command, argument)
 
 
 def _told(listener: int, command: int, argument: bytes) -> bool:
-    """Say something of a call to the kernel; whether it was still there for it."""
+    """Make an ioctl on the listener; return False if the call does not exist any more."""
     while True:
         try:
             fcntl.ioctl(listener, command, argument)
@@ -124,15 +124,15 @@ def _told(listener: int, command: int, argument: bytes) -> bool:
 
 
 _in_progress: set[Call] = set()
-_lost_at = [float("-inf")]  # when a caller was found to be gone that had not been answered
+_lost_at = [float("-inf")]  # when a caller was last found to have ended without an answer
 
 
 def callers_were_lost(but: Call) -> bool:
-    """A caller was killed while it waited, so what is done for it, and a moment later its job,
-    may still have files open of which nobody could tell.
+    """Return whether a caller was killed while it waited. Then the work for it and, for a moment,
+    its job may still have files open.
 
     Args:
-        but: the call that asks.
+        but: the call that is being processed.
     """
     if time.monotonic() - _lost_at[0] < _MOMENT:
         return True
@@ -144,12 +144,12 @@ MakeCall = Callable[[int, uapi.Notification], Call]
 
 
 def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
-    """Hand each trapped call to ``handler``, until no process is left.
+    """Pass each trapped call to ``handler``, until no process is left.
 
-    It runs in the thread that has received the call, this one or another; before it waits for
-    anybody it calls :func:`may_wait`. ``make`` makes a call of what was received on the listener.
+    ``handler`` runs in the thread that has received the call, this one or another. It must call
+    :func:`may_wait` before it blocks. ``make`` creates a call from a notification of the listener.
     """
-    try:  # 6.6: wake the caller on this CPU, at an eighth of the time
+    try:  # since Linux 6.6: wake the caller on this CPU, which takes an eighth of the time
         flags = uapi.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
         fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
     except OSError as problem:
@@ -159,10 +159,10 @@ def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
 
 
 def may_wait() -> None:
-    """The handler that calls this may wait from here on: another thread receives.
+    """Allow the calling handler to block from here on, by letting another thread receive calls.
 
     Raises:
-        OSError: EAGAIN: there is none, and none can be started.
+        OSError: EAGAIN if there is no such thread and none can be started.
     """
     receivers: _Receivers | None = getattr(_this_thread, "receivers", None)
     if receivers is not None:
@@ -174,13 +174,13 @@ _MOMENT = 1.0  # seconds
 
 
 class _Receivers:
-    """The threads that receive from a listener.
+    """The threads that receive calls from a listener.
 
-    One of them is always ready for the next call. Who has received a call handles it, too: to
-    hand it over would cost more than most calls do.
+    One of them is always ready for the next call. The thread that has received a call also handles
+    it: to pass it to another thread would take longer than most calls.
     """
 
-    KEPT = 2  # ready when nothing waits
+    KEPT = 2  # threads that are ready if no handler blocks
 
     def __init__(self, listener: int, handler: Handler, make: MakeCall) -> None:
         self._listener = listener
@@ -190,7 +190,7 @@ class _Receivers:
         self._ready = 1
 
     def run(self) -> None:
-        """Be one of them, which is counted already."""
+        """Receive and handle calls in this thread, which has been counted already."""
         _this_thread.receivers = self
         _this_thread.ready = True
         blank = bytes(uapi.NOTIF.size)
@@ -203,18 +203,18 @@ class _Receivers:
                 if _hung_up(self._listener):
                     return
                 if problem.errno not in (errno.ENOENT, errno.EINTR):
-                    sys.excepthook(*sys.exc_info())  # a bug of ours, or no memory
+                    sys.excepthook(*sys.exc_info())  # a bug in loopfs, or no memory
                     time.sleep(PAUSE)
-                continue  # the caller was killed before we could read
+                continue  # the caller was killed before the notification was read
             notification = uapi.Notification._make(uapi.NOTIF.unpack(buffer))
             try:
                 _handle(self._make(self._listener, notification), self._handler)
-            except Exception:  # a bug of ours, or no memory: one caller's loss
+            except Exception:  # a bug in loopfs, or no memory: only this caller's call fails
                 sys.excepthook(*sys.exc_info())
                 _refuse(self._listener, notification.id)
 
     def leave(self) -> None:
-        """This thread is not ready until it has handled its call."""
+        """Mark this thread as not ready until it has handled its call."""
         if not _this_thread.ready:
             return
         with self._lock:
@@ -225,7 +225,7 @@ class _Receivers:
         _this_thread.ready = False
 
     def _return(self) -> bool:
-        """Be ready again, if there are not enough of us."""
+        """Mark this thread as ready again, unless enough others are."""
         with self._lock:
             if self._ready >= self.KEPT:
                 return False
@@ -235,9 +235,9 @@ class _Receivers:
 
 
 def _handle(call: Call, handler: Handler) -> None:
-    """An exception of the handler is the call's answer, unless it has one.
+    """Handle a call; if the handler raises an exception, the call fails with its errno.
 
-    A caller whose arguments we may not read, whatever it asks, is the kernel's to answer.
+    If the caller's arguments cannot be read, whatever it calls, the call is left to the kernel.
     """
     _in_progress.add(call)
     try:
@@ -245,11 +245,11 @@ def _handle(call: Call, handler: Handler) -> None:
     except Exception as problem:
         code = errno_of(problem)
         refused = code in (errno.EPERM, errno.EACCES) and not call.answered
-        if refused and call.process.closed_to_us():  # so is what it asks for
+        if refused and call.process.closed_to_us():  # its arguments are inaccessible as well
             call.proceed()
             return
         if call.answered or not isinstance(problem, OSError | MemoryError):
-            sys.excepthook(*sys.exc_info())  # a bug of ours: not the end of all callers
+            sys.excepthook(*sys.exc_info())  # a bug in loopfs: other callers are still served
         if not call.answered:
             call.fail(code)
     finally:
@@ -257,22 +257,22 @@ def _handle(call: Call, handler: Handler) -> None:
 
 
 def _refuse(listener: int, number: int) -> None:
-    """Answer a call of which nothing else is left, if it has no answer yet."""
+    """Answer a call that could not be handled with EIO, if it has no answer yet."""
     try:
         response = uapi.NOTIF_RESP.pack(number, 0, -errno.EIO, 0)
         _told(listener, uapi.SECCOMP_IOCTL_NOTIF_SEND, response)
     except OSError as problem:
-        if problem.errno != errno.EINPROGRESS:  # it has one
+        if problem.errno != errno.EINPROGRESS:  # EINPROGRESS: it has an answer
             sys.excepthook(*sys.exc_info())
 
 
 def _hung_up(listener: int) -> bool:
-    """No process is left that the filter watches; the listener is of no use any more."""
+    """Return whether no process uses the filter any more, so that the listener is useless."""
     poller = select.poll()
     poller.register(listener, select.POLLIN)
     try:
         return any(event & _HUNG_UP for _, event in poller.poll(0))
-    except OSError:  # no memory: next time
+    except OSError:  # no memory: try again later
         return False
 
 

@@ -1,5 +1,5 @@
-"""move_mount(2) of an instance that is to keep links beside its mount point: the new mount API
-says only here where that is."""
+"""move_mount(2) of an instance that is to keep links beside its mount point, which the new mount
+API specifies in this call."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from loopfs.uapi.mount import AT_FDCWD, MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_SY
 
 
 class PlaceHandler:
-    """Moves a new instance to its first place, by path; leaves every other move to the kernel."""
+    """Moves a new instance to its first mount point; leaves every other move to the kernel."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -28,7 +28,7 @@ class PlaceHandler:
         self._expected: dict[int, LoopFilesystem] = {}
 
     def expect(self, filesystem: LoopFilesystem) -> None:
-        """Links are wanted where the instance will be mounted."""
+        """Note that an instance wants links beside its mount point."""
         find = self._mounts.instances.find
         living = {n: f for n, f in self._expected.copy().items() if find(n) is f}
         self._expected = living | {filesystem.device_number: filesystem}
@@ -59,7 +59,7 @@ class PlaceHandler:
             return
         filesystem = self._expected.pop(number, None)
         if filesystem is None or filesystem is not self._mounts.instances.find(number):
-            call.proceed()  # another has the number of one that is gone
+            call.proceed()  # the device number was reused
             return
         target = to_str(process.read_string(call.args[3], PAGE))
         if not target or not may_mount(process) or not call.alive():
@@ -70,7 +70,7 @@ class PlaceHandler:
         try:
             link = self._place(call, start, target, tree)
         except OSError:
-            self.expect(filesystem)  # still
+            self.expect(filesystem)  # it can be tried again
             raise
         if link is not None:
             filesystem.on_device = link
@@ -79,7 +79,8 @@ class PlaceHandler:
     def _place(
         self, call: Call, start: int | None, target: str, tree: int
     ) -> DeviceListener | None:
-        """Have a job move the caller's mount ``tree``; what keeps the links there, if it can.
+        """Let a job move the caller's mount ``tree``; return a listener that keeps the links, if
+        the target allows links.
 
         Raises:
             OSError: as move_mount(2).
@@ -103,7 +104,7 @@ class PlaceHandler:
 
     @staticmethod
     def _device_number(call: Call, tree: int) -> int | None:
-        """Of what is moved by a descriptor; None where the kernel is to say what it is."""
+        """Return st_dev of a mount that is moved by descriptor; None: left to the kernel."""
         flags = call.args[4] & 0xFFFFFFFF
         if flags | MOVE_MOUNT_T_SYMLINKS != MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_SYMLINKS:
             return None

@@ -1,8 +1,8 @@
-"""Remounting what an engine of ours serves: the engine hears of it, too.
+"""Remounts of a filesystem that an engine of ours serves: the engine must be informed.
 
-The kernel only lets nobody write any more. The engine then has all in its place, marks the
-filesystem as clean, and writes nothing until it is remounted for writing; what it had been lent for
-reading is lent for writing then.
+The kernel only refuses writes after a read-only remount. The engine then writes everything to its
+final location, marks the filesystem as clean, and does not write until it is remounted for
+writing; if the device was lent for reading, it is then lent for writing.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ _ROOT_INO = 2
 
 
 def engines_told(mounts: Mounts) -> dict[int, Engine]:
-    """The engines that can be told, by st_dev of what they serve."""
+    """Return the engines that can be informed, by st_dev of their filesystem."""
     return {engine.device: engine for engine in mounts.alive() if engine.loan is not None}
 
 
 @contextmanager
 def told(mounts: Mounts, engine: Engine | None, read_only: bool | None) -> Iterator[None]:
-    """The engine is told of a remount by the kernel, which is made within.
+    """Inform an engine of a remount, which the kernel makes in the body of the with statement.
 
     Args:
-        engine: None: nobody is to be told.
-        read_only: None: that stays as it is.
+        engine: None: there is no engine to inform.
+        read_only: None: that does not change.
     Raises:
-        OSError: EACCES: the device is write-protected; EROFS: it cannot be written otherwise;
-            EBUSY: another one uses it; and as the engine.
+        OSError: EACCES (the device is write-protected); EROFS (it cannot be written for another
+            reason); EBUSY (it is used elsewhere); any error of the engine.
     """
     loan = None if engine is None else engine.loan
     if engine is None or loan is None or read_only is None:

@@ -1,6 +1,6 @@
-"""statfs(2) and fstatfs(2) of what is of type FUSE only to the kernel: an instance is loopfs, what
-we show in /sys and /proc is of the type of the place (simple_statfs), and what an engine serves is
-of the type as which it is mounted."""
+"""statfs(2) and fstatfs(2) of filesystems that are of type FUSE to the kernel: the type of an
+instance is loopfs, that of our views in /sys and /proc is that of the place (simple_statfs), and
+that of an engine's filesystem is the type with which it was mounted."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from loopfs.uapi.stat import STATFS
 
 BLOCK_SIZE = 4096  # bytes: PAGE_SIZE
 NAME_MAX = 255
-_FLAGS = 11  # f_flags: its place in struct statfs
-# What looks at filesystems itself if libudev refuses a device because its directory is not of
-# sysfs, and else shows what udevd has noted of it: which nobody does in the sandbox.
+_FLAGS = 11  # the index of f_flags in struct statfs
+# lsblk examines filesystems itself if libudev refuses a device because its directory is not on
+# sysfs. Else it shows the data of udevd, which does not run in the sandbox.
 _PROBING = "lsblk"
 
 
 class StatfsHandler:
-    """Answers for instances and views; leaves every other filesystem to the kernel."""
+    """Answers for instances, views and engines; leaves every other filesystem to the kernel."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -48,7 +48,7 @@ class StatfsHandler:
         try:
             place = peek(call.process, path)
         except OSError as problem:
-            # Many programs ask for /sys/fs/selinux. In /proc we see other processes.
+            # Many programs check /sys/fs/selinux. Paths in /proc resolve differently for us.
             if problem.errno == errno.ENOENT and "proc" not in path:
                 call.proceed()
                 return
@@ -56,7 +56,7 @@ class StatfsHandler:
         else:
             if not call.process.has_our_credentials() and self._is_ours(place):
                 os.close(place)
-                # Whether the caller may know is not ours to say.
+                # Only the kernel can check whether the caller may reach the file.
                 place = resolved(self._mounts, call, path)
         self._answer(call, place)
 
@@ -100,7 +100,7 @@ class StatfsHandler:
 
     @staticmethod
     def _retype(call: Call, place: int, magic: int) -> None:
-        """Answer as its engine does, but for the type."""
+        """Answer with the engine's values, except the type."""
         answer = syscalls.fstatfs(place)
         if call.alive():
             call.process.write(call.args[1], STATFS.pack(magic, *STATFS.unpack(answer)[1:]))
@@ -108,7 +108,7 @@ class StatfsHandler:
 
     @staticmethod
     def _tell(call: Call, magic: int, flags: int) -> None:
-        """Answer as simple_statfs() does, which all of these have."""
+        """Answer as simple_statfs() does, which all of these filesystems use."""
         if not call.alive():
             return
         sizes = (BLOCK_SIZE, 0, 0, 0, 0, 0, 0, 0, NAME_MAX, BLOCK_SIZE)

@@ -1,11 +1,12 @@
-"""fsync(2), fdatasync(2), syncfs(2), sync(2) and aio's of what an engine serves.
+"""fsync(2), fdatasync(2), syncfs(2), sync(2) and syncs by aio on a filesystem of an engine.
 
-An engine need not write what it has for a file that is open for reading only, for a directory, or
-for a whole filesystem, of which it is not even told. The kernel's syncfs(2) of a FUSE mount neither
-waits nor tells of errors. A file that is open for writing is left to the kernel: the engine is
-asked to sync it, and does; where it could not store something before, it is not even asked.
+An engine need not write its data when a file that is open read-only or a directory is synced, or a
+whole filesystem, of which it is not even informed. The kernel's syncfs(2) of a FUSE mount neither
+waits nor reports errors. fsync(2) of a file that is open for writing is left to the kernel, which
+asks the engine to sync it; unless the engine has had a write error before.
 
-Of a filesystem whose engine was killed the kernel's syncfs(2) is 0: it is ENOTCONN, as fsync(2).
+If the engine was killed, the kernel's syncfs(2) would return 0: here it fails with ENOTCONN, as
+fsync(2) does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MAX_IOCBS = 1 << 16  # as many as the kernel's aio-max-nr allows by default
 
 
 class SyncHandler:
-    """Has in the images what the kernel's call would leave with an engine."""
+    """Writes to the images what the kernel's call would leave in an engine."""
 
     def __init__(self, mounts: Mounts) -> None:
         self._mounts = mounts
@@ -55,7 +56,7 @@ class SyncHandler:
     def _of_descriptor(
         self, name: str, process: Process, register: int, engines: list[Engine]
     ) -> int | None:
-        """What the call is to return; None when it is the kernel's to carry out."""
+        """Return the result of the call; None if it is left to the kernel."""
         fd = register & 0xFFFFFFFF
         number = process.descriptor_device(fd)
         engine = next((each for each in engines if each.device == number), None)
@@ -64,14 +65,14 @@ class SyncHandler:
         try:
             flags = syscalls.descriptor_info(process.tid, fd).flags
         except (FileNotFoundError, ProcessLookupError):
-            return None  # closed, or gone, meanwhile
+            return None  # closed in the meantime, or the thread has ended
         if flags & os.O_PATH:
             return None
         writes = flags & os.O_ACCMODE != os.O_RDONLY
         if engine is None:
             left_to_kernel = writes and name != "syncfs"
             return None if left_to_kernel or not _is_fuse(process, fd) else errno.ENOTCONN
-        if engine.error:  # fuse2fs would not tell the second who asks
+        if engine.error:  # fuse2fs would report an error only once
             return engine.error
         if writes and name != "syncfs":
             return None
@@ -79,14 +80,14 @@ class SyncHandler:
         return engine.sync(self._mounts.helper, name, process, fd)
 
     def _sync_all(self, call: Call, engines: list[Engine]) -> None:
-        """The last that was mounted first: its image may lie on one that was before.
+        """Sync all filesystems, the last mounted first: its image may be on an earlier one.
 
-        The call has no error to tell.
+        The call returns no errors.
         """
         instances = self._mounts.instances
         if instances.written_to():
             may_wait()
-            with suppress(BrokenPipeError):  # the helper is gone
+            with suppress(BrokenPipeError):  # the helper has ended
                 self._mounts.helper.write_pages()
             instances.drain()
         for engine in reversed(engines):
@@ -95,7 +96,7 @@ class SyncHandler:
         call.proceed()
 
     def _io_submit(self, call: Call, engines: list[Engine]) -> None:
-        """What of it are syncs is done before; the first that fails is the error of the call."""
+        """Make the syncs among the requests first; the first error is that of the call."""
         may_wait()  # for the caller's memory
         process = call.process
         for opcode, fd in iocbs(process, call.args[1], call.args[2], _WORD[call.arch]):
@@ -108,7 +109,7 @@ class SyncHandler:
 
 
 def _is_fuse(process: Process, fd: int) -> bool:
-    """Else its device number is another filesystem's by now."""
+    """Return whether a file is on FUSE. If not, its device number was reused by another mount."""
     may_wait()
     own = process.descriptor(fd)
     try:
@@ -122,12 +123,12 @@ def _is_fuse(process: Process, fd: int) -> bool:
 
 
 def iocbs(process: Process, count: int, address: int, word: int) -> list[tuple[int, int]]:
-    """Opcode and descriptor of each struct iocb that io_submit(2) is given, as far as they can be
-    read: the kernel, too, begins with the first and ends where one is not there.
+    """Return opcode and descriptor of each struct iocb that is passed to io_submit(2), up to the
+    first that cannot be read: the kernel also stops there.
 
     Args:
-        count: how many pointers there are at ``address``.
-        word: bytes of a pointer.
+        count: the number of pointers at ``address``.
+        word: the size of a pointer in bytes.
     """
     found = []
     for index in range(min(count & (1 << 8 * word) - 1, _MAX_IOCBS)):

@@ -1,4 +1,5 @@
-"""umount(2) of what we serve: it returns when everything is in the image, or shut down."""
+"""umount(2) of what loopfs serves: it returns when all data is in the image, or the instance is
+shut down."""
 
 from __future__ import annotations
 
@@ -14,18 +15,18 @@ from loopfs.intercept.notify import Call, callers_were_lost, may_wait
 from loopfs.text import to_str
 from loopfs.uapi.mount import MNT_DETACH, MNT_EXPIRE, UMOUNT_FLAGS
 
-BUSY_FOR = 5.0  # seconds, if it may be by what we do for a caller that was killed
+BUSY_FOR = 5.0  # seconds to retry if work for a killed caller may keep the mount busy
 _PAUSE = 0.02
 _NO_TURN = nullcontext()
 
 
 class UmountHandler:
-    """Unmounts instances and what engines serve; leaves every other mount to the kernel.
+    """Unmounts instances and filesystems of engines; leaves every other mount to the kernel.
 
     Args:
-        may_mount: who is served.
-        turn: held while one is unmounted. A lock where the kernel would let the caller unmount
-            nothing: of two umounts of one place, the second must not reach what is below ours.
+        may_mount: returns whether a caller is served.
+        turn: held during an unmount. It is a lock if the kernel would not let the caller unmount
+            anything: of two umounts of one place, the second must not unmount what is below ours.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class UmountHandler:
 
     def __call__(self, call: Call) -> None:
         flags = call.args[1] & 0xFFFFFFFF if call.name == "umount2" else 0
-        # MNT_EXPIRE asks whether the mount was accessed, and we would access it.
+        # MNT_EXPIRE tests whether the mount was accessed, and we would access it.
         if flags & ~UMOUNT_FLAGS or flags & MNT_EXPIRE or not self._devices():
             call.proceed()
         else:
@@ -60,11 +61,11 @@ class UmountHandler:
         process = call.process
         target = to_str(process.read_string(call.args[0], PAGE))
         call.note(target=target)
-        engines = self._mounts.alive()  # one of them may end meanwhile
+        engines = self._mounts.alive()  # one of them may end during this call
         ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
         copies = self._mounts.copies
         known = {*ours, *copies.device_numbers()}
-        # With what is detached go the mounts in it. The kernel must allow it: an agent serves more.
+        # A detached mount takes the mounts in it along. Only if the kernel allows it to the caller.
         tree = bool(flags & MNT_DETACH and engines) and may_mount(process)
         elsewhere = (
             not tree

@@ -1,4 +1,4 @@
 """Structures, numbers and flags of the kernel's user-space interface.
 
-One module for each header; nothing here does I/O or knows of loopfs.
+There is one module for each header; none does I/O or depends on loopfs.
 """

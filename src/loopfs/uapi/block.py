@@ -1,4 +1,4 @@
-"""include/uapi/linux/fs.h, blkzoned.h, hdreg.h, pr.h: ioctls of every block device."""
+"""include/uapi/linux/fs.h, blkzoned.h, hdreg.h, pr.h: ioctls of all block devices."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ BLKSECDISCARD = 0x127D
 BLKROTATIONAL = 0x127E
 BLKZEROOUT = 0x127F
 
-# Of a trace that BLKTRACESETUP has set up.
+# ioctls of a trace that BLKTRACESETUP has set up.
 BLKTRACESTART = 0x1274
 BLKTRACESTOP = 0x1275
 BLKTRACETEARDOWN = 0x1276
 BLKTRACE = (BLKTRACESTART, BLKTRACESTOP, BLKTRACETEARDOWN)
 
-# These carry the size of their argument, in the caller's word size: what is between those of a
-# 64-bit and of a 32-bit caller.
+# These numbers contain the size of the argument, which depends on the caller's word size:
+# WORDS_APART is the difference between the numbers of a 64-bit and of a 32-bit caller.
 WORDS_APART = (8 - 4) << 16
 BLKBSZGET = 0x80081270
 BLKBSZSET = 0x40081271
@@ -76,7 +76,7 @@ BLKPG_ADD_PARTITION = 1
 BLKPG_DEL_PARTITION = 2
 BLKPG_RESIZE_PARTITION = 3
 
-# struct blkpg_ioctl_arg by the caller's word size, and what of struct blkpg_partition is read.
+# struct blkpg_ioctl_arg by the caller's word size, and the used part of struct blkpg_partition.
 BLKPG_ARG = {8: struct.Struct("=iii4xQ"), 4: struct.Struct("=iiiI")}
 BLKPG_PARTITION = struct.Struct("=qqi128x4x")
 
@@ -88,7 +88,7 @@ LONG = {8: struct.Struct("=Q"), 4: struct.Struct("=I")}
 
 
 def ioc_size(cmd: int) -> int:
-    """The size in bytes that an ioctl number carries; 0 for the old, bare numbers.
+    """Return the size in bytes that an ioctl number contains; 0 for old numbers without a size.
 
     Source: include/uapi/asm-generic/ioctl.h.
     """

@@ -12,8 +12,8 @@ FS_IOC_FIEMAP = 0xC020660B
 LABELS = FS_IOC_GETFSLABEL, FS_IOC_SETFSLABEL
 FILES = FS_IOC_SETFLAGS, FS_IOC32_SETFLAGS, FS_IOC_FIEMAP
 
-# struct fiemap without extents: start, length, flags, mapped, room for extents, reserved.
+# struct fiemap without extents: start, length, flags, mapped, number of extents, reserved.
 FIEMAP = struct.Struct("=QQIIII")
-# struct fiemap_extent: logical and physical place, length, flags.
+# struct fiemap_extent: logical and physical offset, length, flags.
 FIEMAP_EXTENT = struct.Struct("=QQQ16xI12x")
 FIEMAP_FLAG_SYNC = 1

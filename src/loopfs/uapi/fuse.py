@@ -7,7 +7,7 @@ import struct
 from loopfs.lean import NamedTuple
 
 FUSE_KERNEL_VERSION = 7
-FUSE_KERNEL_MINOR_VERSION = 36  # the newest we use anything of (7.36 added INIT_EXT)
+FUSE_KERNEL_MINOR_VERSION = 36  # the newest version with a feature that is used (INIT_EXT)
 FUSE_ROOT_ID = 1
 FUSE_MIN_READ_BUFFER = 8192
 
@@ -74,7 +74,7 @@ FUSE_POSIX_ACL = 1 << 20
 FUSE_MAX_PAGES = 1 << 22
 FUSE_CACHE_SYMLINKS = 1 << 23
 FUSE_HANDLE_KILLPRIV_V2 = 1 << 28
-FUSE_OPEN_KILL_SUIDGID = 1 << 0  # of open_flags
+FUSE_OPEN_KILL_SUIDGID = 1 << 0  # in open_flags
 
 # OPEN reply flags
 FOPEN_DIRECT_IO = 1 << 0
@@ -83,7 +83,7 @@ FOPEN_CACHE_DIR = 1 << 3
 FOPEN_STREAM = 1 << 4
 FOPEN_NOFLUSH = 1 << 5
 
-FUSE_GETATTR_FH = 1 << 0  # GETATTR names an open file
+FUSE_GETATTR_FH = 1 << 0  # the request names an open file
 FUSE_FSYNC_FDATASYNC = 1 << 0
 
 # SETATTR valid bits
@@ -118,12 +118,12 @@ OPEN_IN = struct.Struct("=II")
 OPEN_OUT = struct.Struct("=QIi")
 READ_IN = struct.Struct("=QQIIQII")
 WRITE_IN = struct.Struct("=QQIIQII")
-FUSE_WRITE_CACHE = 1  # of write_flags: from the page cache, on nobody's behalf
-FUSE_WRITE_KILL_SUIDGID = 1 << 2  # the writer may not keep set-user-id and set-group-id
+FUSE_WRITE_CACHE = 1  # in write_flags: the kernel writes cached pages, not a process
+FUSE_WRITE_KILL_SUIDGID = 1 << 2  # clear set-user-id and set-group-id of the file
 WRITE_OUT = struct.Struct("=II")
 STATX_IN = struct.Struct("=IIQII")
-# struct fuse_statx_out: for how long; struct fuse_statx: mask, block size, attributes; nlink, uid,
-# gid, mode; ino, size, blocks, what attributes are known; atime, btime, ctime, mtime; devices.
+# struct fuse_statx_out: validity; struct fuse_statx: mask, block size, attributes; nlink, uid,
+# gid, mode; ino, size, blocks, mask of known attributes; atime, btime, ctime, mtime; devices.
 STATX_OUT = struct.Struct("=QII16x IIQ IIIH2x QQQQ qI4x qI4x qI4x qI4x IIII112x")
 RELEASE_IN = struct.Struct("=QIIQ")
 FSYNC_IN = struct.Struct("=QII")
@@ -163,9 +163,9 @@ class InHeader(NamedTuple):
 
 
 class Attr(NamedTuple):
-    """struct fuse_attr. Ids are those of the mounting user namespace; size is bytes.
+    """struct fuse_attr. Ids are those of the mounting user namespace; ``size`` is in bytes.
 
-    ``blocks`` are of 512 bytes; a block device occupies none of its filesystem.
+    ``blocks`` is in units of 512 bytes; a block device has no blocks.
     """
 
     ino: int
@@ -202,11 +202,11 @@ class Attr(NamedTuple):
 
 
 def encode_dev(major: int, minor: int) -> int:
-    """A device number as fuse_attr.rdev carries it (new_encode_dev, include/linux/kdev_t.h)."""
+    """Encode a device number as in fuse_attr.rdev (new_encode_dev, include/linux/kdev_t.h)."""
     return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
 
 
 def pack_dirent(ino: int, offset: int, dtype: int, name: bytes) -> bytes:
-    """struct fuse_dirent with its name, padded to eight bytes."""
+    """Return a struct fuse_dirent with its name, padded to a multiple of eight bytes."""
     entry = DIRENT.pack(ino, offset, len(name), dtype) + name
     return entry + bytes(-len(entry) % 8)

@@ -44,8 +44,8 @@ LOOP_CTL_REMOVE = 0x4C81
 LOOP_CTL_GET_FREE = 0x4C82
 
 _INFO64 = struct.Struct("=QQQQQIIII64s64s32s2Q")
-# struct loop_info in its 64-bit and 32-bit layouts: the type of lo_device
-# (__kernel_old_dev_t) and the width of unsigned long differ.
+# struct loop_info in its 64-bit and 32-bit layouts, which differ in the type of lo_device
+# (__kernel_old_dev_t) and in the size of unsigned long.
 _INFO = {
     8: struct.Struct("=i4xQQQiiii64s32s2Q4s4x"),
     4: struct.Struct("=iHxxIHxxiiii64s32s2I4s"),
@@ -57,9 +57,9 @@ LOOP_CONFIG_SIZE = _CONFIG_HEAD.size + _INFO64.size + 8 * 8
 
 
 class LoopInfo64(NamedTuple):
-    """struct loop_info64: what a device is bound to, and how.
+    """struct loop_info64: the binding of a device.
 
-    ``offset`` and ``sizelimit`` are bytes; a ``sizelimit`` of 0 means no limit.
+    ``offset`` and ``sizelimit`` are in bytes; a ``sizelimit`` of 0 means no limit.
     """
 
     device: int = 0
@@ -87,7 +87,7 @@ class LoopInfo64(NamedTuple):
 
 
 class LoopConfig(NamedTuple):
-    """struct loop_config, the argument of LOOP_CONFIGURE. ``block_size`` is bytes."""
+    """struct loop_config, the argument of LOOP_CONFIGURE. ``block_size`` is in bytes."""
 
     fd: int = 0
     block_size: int = 0
@@ -105,16 +105,16 @@ class LoopConfig(NamedTuple):
 
 
 def old_info_size(word: int) -> int:
-    """The size in bytes of struct loop_info for a caller with ``word``-byte longs."""
+    """Return the size in bytes of struct loop_info for a caller with ``word``-byte longs."""
     return _INFO[word].size
 
 
 def unpack_old_info(data: bytes, word: int) -> LoopInfo64:
-    """struct loop_info as the fields of struct loop_info64; encryption is left out.
+    """Convert a struct loop_info to a LoopInfo64, without the encryption fields.
 
     Args:
-        data: the structure's bytes.
-        word: bytes in the caller's unsigned long, 8 or 4.
+        data: the bytes of the structure.
+        word: the size of the caller's unsigned long in bytes, 8 or 4.
     """
     f = _INFO[word].unpack_from(data)
     number, device, inode, rdevice, offset, _, _, flags, name, _, *rest = f
@@ -131,7 +131,7 @@ def unpack_old_info(data: bytes, word: int) -> LoopInfo64:
 
 
 def pack_old_info(info: LoopInfo64, word: int) -> bytes | None:
-    """struct loop_info for ``info``; None where a value does not fit (EOVERFLOW)."""
+    """Convert ``info`` to a struct loop_info; None if a value does not fit (EOVERFLOW)."""
     bits = word * 8
     old_dev_bits = 64 if word == 8 else 16
     fits = (

@@ -1,4 +1,4 @@
-"""linux/magic.h: what statfs(2) calls filesystems."""
+"""linux/magic.h: the filesystem types of statfs(2)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ SYSFS_MAGIC = 0x62656572
 FUSE_SUPER_MAGIC = 0x65735546
 OVERLAYFS_SUPER_MAGIC = 0x794C7630
 LOOPFS_SUPER_MAGIC = 0x6C6F6F71  # patch 2/8
-# No header of user space has these: fs/ntfs3/super.c, fs/bcachefs, OpenZFS.
+# These are not in a header of user space: fs/ntfs3/super.c, fs/bcachefs, OpenZFS.
 _NTFS3, _BCACHEFS, _ZFS = 0x7366746E, 0xCA451A4E, 0x2FC12FC1
 
-# Those that the kernel answers for from its own memory and disks, without a process or a server.
+# Filesystems that the kernel serves from its memory and local disks, without a process or server.
 LOCAL_FILESYSTEMS = frozenset(
     {
         EXT4_SUPER_MAGIC,
@@ -50,7 +50,7 @@ LOCAL_FILESYSTEMS = frozenset(
     }
 )
 
-# By the types of mount(2), which engines serve.
+# By filesystem type of mount(2), for those that engines serve.
 OF_TYPE = {
     **dict.fromkeys(("ext2", "ext3", "ext4"), EXT4_SUPER_MAGIC),
     **dict.fromkeys(("vfat", "msdos"), MSDOS_SUPER_MAGIC),

@@ -26,16 +26,16 @@ MS_SHARED = 1 << 20
 MS_RELATIME = 1 << 21
 MS_STRICTATIME = 1 << 24
 MS_LAZYTIME = 1 << 25
-MS_NOUSER_AND_ABOVE = -1 << 31  # MS_NOUSER is a negative int: the register's upper half, too
+MS_NOUSER_AND_ABOVE = -1 << 31  # MS_NOUSER, a negative int, is sign-extended
 MS_MGC_VAL = 0xC0ED0000
 MS_MGC_MSK = 0xFFFF0000
 
-# What makes mount(2) something else than a new mount.
+# Flags with which mount(2) does not create a new mount.
 MS_NOT_NEW = MS_REMOUNT | MS_BIND | MS_MOVE | MS_UNBINDABLE | MS_PRIVATE | MS_SLAVE | MS_SHARED
 
 
 def mount_flags(argument: int) -> int:
-    """The MS_* flags of mount(2)'s fourth argument, which may have the magic number of old."""
+    """Return the MS_* flags in mount(2)'s fourth argument, without the obsolete magic number."""
     return argument & 0xFFFF if argument & MS_MGC_MSK == MS_MGC_VAL else argument
 
 
@@ -94,7 +94,7 @@ RESOLVE_IN_ROOT = 0x10
 
 MOUNT_ATTR = struct.Struct("=QQQQ")  # attr_set, attr_clr, propagation, userns_fd
 
-# ioctl on a namespace's file: the user namespace that owns it (ioctl_ns(2))
+# ioctl of a namespace file: the user namespace that owns the namespace (ioctl_ns(2))
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
 NS_GET_MNTNS_ID = 0x8008B705  # 6.11

@@ -40,13 +40,13 @@ AUDIT_ARCH_I386 = 0x40000003
 AUDIT_ARCH_AARCH64 = 0xC00000B7
 AUDIT_ARCH_ARM = 0x40000028
 
-# offsets in struct seccomp_data, which is what a filter sees
+# offsets in struct seccomp_data, the data that a filter sees
 DATA_NR = 0
 DATA_ARCH = 4
 
 
 def data_arg(index: int) -> int:
-    """Offset of the low 32 bits of a syscall's argument (little-endian machines)."""
+    """Return the offset of the low 32 bits of an argument (on little-endian machines)."""
     return 16 + 8 * index
 
 
@@ -59,7 +59,7 @@ SOCK_FILTER = struct.Struct("=HBBI")
 
 
 class Notification(NamedTuple):
-    """struct seccomp_notif: a syscall that waits for an answer.
+    """struct seccomp_notif: a system call that waits for an answer.
 
     ``pid`` is the thread's id in the listener's pid namespace.
     """

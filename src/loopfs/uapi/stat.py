@@ -34,14 +34,14 @@ STATX__RESERVED = 0x80000000
 STATX_DIOALIGN = 0x2000
 STATX_DIO_OFFSET_ALIGN_OFFSET = 156
 
-# asm/statfs.h, of 64-bit callers: f_type, f_bsize, five counts, f_fsid, f_namelen, f_frsize,
+# asm/statfs.h, for 64-bit callers: f_type, f_bsize, five counts, f_fsid, f_namelen, f_frsize,
 # f_flags
 STATFS = struct.Struct("=qq5Qiiqqq32x")
-ST_VALID = 0x0020  # in f_flags (include/linux/statfs.h), beside those that os has
+ST_VALID = 0x0020  # in f_flags (include/linux/statfs.h); the os module has the others
 
 
 class Stat(NamedTuple):
-    """What stat(2) says of a node; times are nanoseconds since the epoch."""
+    """The fields of stat(2) of a node; times are in nanoseconds since the epoch."""
 
     dev: int
     ino: int
@@ -57,7 +57,7 @@ class Stat(NamedTuple):
 
 
 def pack_stat(st: Stat, arch: int) -> bytes:
-    """``st`` as fstat writes it for a caller of the audit architecture ``arch``."""
+    """Return ``st`` as fstat(2) writes it for a caller of the audit architecture ``arch``."""
     times = [part for t in st.times for part in divmod(t, 1_000_000_000)]
     layout = _STAT[arch]
     owner = (st.uid, st.gid, st.rdev)
@@ -73,7 +73,7 @@ def pack_stat(st: Stat, arch: int) -> bytes:
 
 
 def pack_statx(st: Stat, mnt_id: int) -> bytes:
-    """``st`` as statx(2) writes it."""
+    """Return ``st`` as statx(2) writes it."""
     atime, mtime, ctime = (divmod(t, 1_000_000_000) for t in st.times)
     return STATX.pack(
         STATX_BASIC_STATS | STATX_MNT_ID,
@@ -88,7 +88,7 @@ def pack_statx(st: Stat, mnt_id: int) -> bytes:
         st.blocks,
         0,
         *atime,
-        *(0, 0),  # a birth time is not kept
+        *(0, 0),  # there is no birth time
         *ctime,
         *mtime,
         os.major(st.rdev),

@@ -1,4 +1,4 @@
-"""Syscall numbers, a table for each architecture (asm/unistd.h)."""
+"""System call numbers, a table for each architecture (asm/unistd.h)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from loopfs.uapi.seccomp import (
 
 
 class Abi(NamedTuple):
-    """One syscall table: its audit architecture, its word size in bytes, its numbers."""
+    """A system call table: its audit architecture, its word size in bytes, its numbers."""
 
     arch: int
     word: int
     numbers: dict[str, int]
 
 
-# The same on every architecture since 5.0.
+# These are the same on all architectures since Linux 5.0.
 _COMMON = {
     "open_tree": 428,
     "io_uring_setup": 425,
@@ -152,7 +152,7 @@ ARM = Abi(
     },
 )
 
-# A machine's own ABI first, then those it can run as well.
+# The native ABI of each machine first, then other ABIs that it can run.
 MACHINES: dict[str, tuple[Abi, ...]] = {
     "x86_64": (X86_64, I386),
     "aarch64": (AARCH64, ARM),
@@ -160,11 +160,11 @@ MACHINES: dict[str, tuple[Abi, ...]] = {
 
 
 def abis(machine: str | None = None) -> tuple[Abi, ...]:
-    """The syscall tables of a machine, its native one first.
+    """Return the system call tables of a machine, the native one first.
 
     Args:
-        machine: as uname -m says; this machine when omitted.
+        machine: the output of uname -m; default: this machine.
     Raises:
-        KeyError: no table for that machine.
+        KeyError: there is no table for the machine.
     """
     return MACHINES[machine or os.uname().machine]
