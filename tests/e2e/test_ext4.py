@@ -128,3 +128,30 @@ def test_a_mount_over_itself_and_o_noatime(in_both: Compare) -> None:
     native, ours = in_both(AGAIN)
     assert native.lines()[:3] == ["status 32", "1000", "text"]
     assert ours.lines() == native.lines()
+
+
+FREEZE = """
+    truncate -s 64M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
+    echo text >mnt/file; mkdir mnt/d; ln mnt/file mnt/d/link; exec 3<>mnt/file
+    rm mnt/file mnt/d/link; echo more >mnt/other
+    fsfreeze -f mnt; cp disk.img copy.img
+    debugfs -R "cat other" copy.img 2>/dev/null
+    dumpe2fs -h copy.img 2>/dev/null | grep -c recovery || :
+    for word in first second; do (echo $word >mnt/d/$word; echo $word >>done) & done
+    (echo changed >mnt/other; echo third >>done) & (echo fd >&3; echo fourth >>done) &
+    cat mnt/other; lsattr -d mnt/d; try fsfreeze -f mnt; echo thawed >>done
+    exec 3<&-; fsfreeze -u mnt; wait; head -n 1 done; sort done
+    cat mnt/d/* mnt/other; try fsfreeze -u mnt
+    mount -o remount,ro mnt; fsfreeze -f mnt; fsfreeze -u mnt; mount -o remount,rw mnt
+    fsfreeze -f mnt; fsfreeze -u mnt; touch mnt/end; umount mnt; e2fsck -fn disk.img >log 2>&1
+    mount -o loop disk.img mnt; ls mnt; chmod 777 mnt
+    try setpriv --reuid 1 --clear-groups fsfreeze -f mnt; umount mnt
+"""
+
+
+def test_fsfreeze(in_both: Compare) -> None:
+    """What is written meanwhile waits."""
+    native, ours = in_both(FREEZE)
+    assert (native.status, native.complaints) == (0, [])
+    assert ours.lines() == native.lines()
+    assert ours.output[:2] == ["more", "0"]

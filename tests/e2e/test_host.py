@@ -97,6 +97,7 @@ def test_kpartx(inside: Lines) -> None:
         mount /dev/mapper/${n}p2 m; try kpartx -dv a.img | sed s/$n/D/; umount /dev/mapper/${n}p2
         printf 'label: dos\n,4M\n' | sfdisk -q a.img; kpartx -u $d; ls /dev/mapper | sed s/$n/D/
         dmsetup mknodes; dmsetup remove ${n}p1; ls /dev/mapper ${d}p* 2>/dev/null || :
+        dmsetup splitname a-b | tail -n 1 | xargs; awk '$5 ~ "^/run/loopfs/"' /proc/self/mountinfo
         kpartx -a $d; kpartx -d a.img | sed s/$n/D/; ls ${d}p* /dev/mapper 2>/dev/null || :
         losetup -a
     """)
@@ -108,6 +109,7 @@ def test_kpartx(inside: Lines) -> None:
         "status 1",
         "Dp1",
         "/dev/mapper:",
+        "a b",
         "loop deleted : /dev/D",
         "/dev/mapper:",
     ]

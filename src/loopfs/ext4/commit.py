@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import sys
 import threading
+from bisect import bisect_left
 from collections import deque
 
 from loopfs.ext4 import damage
@@ -220,9 +221,9 @@ class Commits:
             journal.append(transaction)
             logged.append(transaction)
         self._settle(journal, logged)
-        live = journal.logged
+        live = sorted(journal.logged)
         runs = [run for transaction in batch for run in transaction.freed]
-        if any(not live.isdisjoint(range(place, place + count)) for place, count in runs):
+        if any(bisect_left(live, place) < bisect_left(live, place + n) for place, n in runs):
             journal.clear()
 
     def _settle(self, journal: Journal, logged: list[Transaction]) -> None:

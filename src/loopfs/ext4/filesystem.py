@@ -15,7 +15,7 @@ from loopfs.ext4.opened import FileHandle, OpenFiles
 from loopfs.ext4.super import OFFSET, SIZE
 from loopfs.ext4.volume import Volume, now_of
 from loopfs.filesystems.faces import LOOK
-from loopfs.filesystems.lending import REMOUNT, STAT
+from loopfs.filesystems.lending import FREEZE, REMOUNT, STAT
 from loopfs.fuse.tree import FACE, Caller, Changes, Handle, Space
 from loopfs.lean import TYPE_CHECKING, Callable
 from loopfs.uapi import fuse as uapi
@@ -47,7 +47,8 @@ class Ext4(OpenFiles):
         super().__init__(volume, commits, atime=atime)
         self._flusher: Flusher | None = None
         self._remounting = threading.Lock()
-        self._stopped = False  # whether it is remounted read-only
+        self._stopped = False  # whether it is remounted read-only, or frozen
+        self._stopped_by_freeze = False
         self.purpose: Callable[[int, int], int] = lambda thread, ino: LOOK
         self.making: dict[int, tuple[int, int]] = {}
         self.init_flags = uapi.FUSE_HANDLE_KILLPRIV_V2
@@ -291,6 +292,9 @@ class Ext4(OpenFiles):
         """
         if command == REMOUNT:
             return (int(self.remount(read_only=bool(words[0]))),)
+        if command == FREEZE:
+            self.freeze(frozen=bool(words[0]))
+            return ()
         with self.server.lock:
             try:
                 found = self._control(self.volume.get(ino), command, words)
@@ -329,6 +333,11 @@ class Ext4(OpenFiles):
         """
         volume = self.volume
         with self._remounting:
+            if self.server.frozen and not read_only:
+                raise refused(errno.EBUSY)
+            if self._stopped_by_freeze:  # the kernel passes on no changes after the thaw, either
+                self._stopped_by_freeze = False
+                return True
             if volume.read_only == read_only:
                 return False
             if volume.error or volume.ends:
@@ -340,6 +349,40 @@ class Ext4(OpenFiles):
             else:
                 self._go_on(self._commits)
             return True
+
+    def freeze(self, *, frozen: bool) -> None:
+        """Hold back changes, after everything is written to its final location; or go on.
+
+        Can be called by any thread.
+
+        Raises:
+            OSError: EBUSY: it is frozen already; EINVAL: it is not; EROFS: it has had an error; or
+                an error of the device.
+        """
+        with self._remounting:
+            if self.server.frozen == frozen:
+                raise refused(errno.EBUSY if frozen else errno.EINVAL)
+            if frozen and self.volume.error:
+                raise refused(errno.EROFS)
+            if frozen:
+                self._freeze()
+                return
+            if self._stopped_by_freeze and self._commits is not None:
+                self._go_on(self._commits)
+            self._stopped_by_freeze = False
+            self.server.thaw()
+
+    def _freeze(self) -> None:
+        with self.server.lock:
+            self.server.frozen = True
+        if self._commits is None or self.volume.read_only:
+            return
+        try:
+            self._stop(self._commits)
+        except BaseException:
+            self.server.thaw()
+            raise
+        self._stopped_by_freeze = True
 
     def _begin_writing(self) -> None:
         from loopfs.ext4.mount import remount
@@ -365,6 +408,8 @@ class Ext4(OpenFiles):
             with self.server.lock:
                 commits.begin()
                 self.volume.read_only = self._stopped = False
+                for inode in [one for one in self.volume.orphans if not one.known]:
+                    self.volume.end(inode)
         except OSError:
             if self.volume.protection is not None:
                 self.volume.protection.end()

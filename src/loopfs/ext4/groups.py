@@ -28,12 +28,19 @@ _TO_TEXT = bytes(48 + (i & 1) for i in range(256))
 
 def expand(bits: bytes | bytearray, count: int) -> bytearray:
     """Return the first ``count`` bits of a bitmap as bytes of 0 and 1."""
+    for byte, flag in ((b"\0", b"\0"), (b"\xff", b"\1")):
+        if bits == byte * len(bits):
+            return bytearray(flag * count)
     text = format(int.from_bytes(bits, "little"), f"0{len(bits) * 8}b")[::-1][:count]
     return bytearray(text.encode().translate(_TO_BYTES))
 
 
 def pack(flags: bytearray, size: int) -> bytearray:
     """Return the bitmap of ``size`` bytes for ``flags``; the bits beyond them are 1."""
+    if flags.find(0) < 0:
+        return bytearray(b"\xff" * size)
+    if len(flags) == size * 8 and flags.find(1) < 0:
+        return bytearray(size)
     text = bytes(flags).translate(_TO_TEXT)[::-1] or b"0"
     beyond = ((1 << size * 8) - 1) ^ ((1 << len(flags)) - 1)
     return bytearray((int(text, 2) | beyond).to_bytes(size, "little"))
@@ -115,7 +122,6 @@ class Groups:
         self.held = 0
         self._changed: set[Group] = set()  # groups changed since the last commit
         self._loaded: set[Group] = set()  # groups with a bitmap in memory
-        self._most_loaded = _MOST_BITMAPS
         self.all = [self._read(number) for number in range(sb.groups)]
         self.free_blocks = sum(group.free_blocks for group in self.all)
         self.free_inodes = sum(group.free_inodes for group in self.all)
@@ -180,18 +186,18 @@ class Groups:
                     used[at : at + count] = b"\1" * count
             if used.count(0) != group.free_blocks:
                 raise Damaged(f"the count of free blocks of group {group.number} is wrong")
+            for at, count in group.held:
+                used[at : at + count] = b"\1" * count
             group.block_map = used
         return group.block_map
 
     def _load(self, group: Group) -> None:
         """Register a group whose bitmap is being read; drop other bitmaps if there are too many."""
-        if len(self._loaded) >= self._most_loaded:
+        if len(self._loaded) >= _MOST_BITMAPS:
             self.store()
-            for other in [o for o in self._loaded if o is not group and not o.held]:
+            for other in self._loaded - {group}:
                 other.block_map = other.inode_map = None
-                self._loaded.discard(other)
-            # Groups with held blocks stay; without this every load would examine all of them.
-            self._most_loaded = _MOST_BITMAPS + len(self._loaded)
+            self._loaded.clear()
         self._loaded.add(group)
 
     def _own(self, group: Group) -> tuple[tuple[int, int], ...]:
@@ -295,7 +301,8 @@ class Groups:
         """Make blocks available that :meth:`hold` has freed."""
         for group, at, part in self._parts(number, count):
             group.held.remove((at, part))
-            self.block_map(group)[at : at + part] = bytes(part)
+            if group.block_map is not None:
+                group.block_map[at : at + part] = bytes(part)
             group.block_hint = min(group.block_hint, at)
         self.held -= count
 

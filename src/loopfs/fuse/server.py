@@ -45,6 +45,16 @@ _FLAGS = (
 _HEADER = uapi.IN_HEADER.size
 _WRITE_DATA = _HEADER + uapi.WRITE_IN.size
 _UNANSWERED = frozenset({uapi.FUSE_FORGET, uapi.FUSE_BATCH_FORGET, uapi.FUSE_INTERRUPT})
+# Requests that change a filesystem; of OPEN and IOCTL some do.
+_CHANGING = frozenset(
+    {
+        *(uapi.FUSE_WRITE, uapi.FUSE_SETATTR, uapi.FUSE_CREATE, uapi.FUSE_MKNOD, uapi.FUSE_MKDIR),
+        *(uapi.FUSE_SYMLINK, uapi.FUSE_LINK, uapi.FUSE_UNLINK, uapi.FUSE_RMDIR, uapi.FUSE_RENAME),
+        *(uapi.FUSE_RENAME2, uapi.FUSE_SETXATTR, uapi.FUSE_REMOVEXATTR, uapi.FUSE_FALLOCATE),
+        *(uapi.FUSE_COPY_FILE_RANGE, uapi.FUSE_COPY_FILE_RANGE_64, uapi.FUSE_TMPFILE),
+    }
+)
+_IOC_WRITE = 1 << 30
 _GONE = (errno.ENODEV, errno.ECONNABORTED)  # unmounted; the latter: during the read
 _AGAIN = (errno.ENOENT, errno.EINTR)  # the request was interrupted before it was read
 
@@ -62,6 +72,7 @@ class Server(Generic[N]):
         lock: held while the tree is called. Another thread of the tree, and :class:`Later` work,
             must take it to use what calls change.
         new_stand_in: returns a new node id that belongs to no node.
+        frozen: requests that change something are held back until :meth:`thaw`. Set with the lock.
     """
 
     def __init__(self, fd: int, tree: Tree[N], idle: Callable[[], object] | None = None) -> None:
@@ -75,6 +86,8 @@ class Server(Generic[N]):
         self._new_handle = count(1)
         self.new_stand_in = count(STAND_IN).__next__
         self.lock = threading.Lock()
+        self.frozen = False
+        self._held: list[bytes] = []
         self._slow: set[threading.Thread] = set()
         self._notices: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._notifier: threading.Thread | None = None
@@ -105,7 +118,7 @@ class Server(Generic[N]):
     def _serve(self) -> None:
         buffer = mmap.mmap(-1, BUFFER_SIZE)  # only the pages that are used take memory
         view, buffers = memoryview(buffer), [buffer]
-        unpack, fd = uapi.IN_HEADER.unpack_from, self._fd
+        fd = self._fd
         while True:
             try:
                 length = os.readv(fd, buffers)
@@ -118,26 +131,40 @@ class Server(Generic[N]):
                 if problem.errno in _AGAIN:
                     continue
                 raise
-            _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(buffer)
-            try:
-                with self.lock:
-                    if opcode == uapi.FUSE_READ:
-                        self.reply(unique, self._read(view))
-                    elif opcode == uapi.FUSE_WRITE:
-                        self._answer(unique, self._write(view, uid))
-                    else:
-                        body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
-                        self._dispatch(opcode, unique, nodeid, caller, body)
-                    self.tree.answered()
-            except OSError as problem:
-                self._fail(opcode, unique, problem.errno or errno.EIO)
-                with self.lock:
-                    self.tree.failed(problem)
-            except Exception:  # a bug in loopfs: fails one request, must not end the server
-                sys.excepthook(*sys.exc_info())
-                self._fail(opcode, unique, errno.EIO)
-            if opcode == uapi.FUSE_DESTROY:
+            if self._carry_out(view, length) == uapi.FUSE_DESTROY:
                 return
+
+    def _carry_out(self, view: memoryview, length: int) -> int:
+        """Answer the request in the first ``length`` bytes; return its opcode."""
+        _, opcode, unique, nodeid, uid, gid, pid, _, _ = uapi.IN_HEADER.unpack_from(view)
+        try:
+            with self.lock:
+                if self.frozen and _changes(opcode, view):
+                    self._held.append(bytes(view[:length]))
+                elif opcode == uapi.FUSE_READ:
+                    self.reply(unique, self._read(view))
+                elif opcode == uapi.FUSE_WRITE:
+                    self._answer(unique, self._write(view, uid))
+                else:
+                    body, caller = bytes(view[_HEADER:length]), Caller(uid, gid, pid)
+                    self._dispatch(opcode, unique, nodeid, caller, body)
+                self.tree.answered()
+        except OSError as problem:
+            self._fail(opcode, unique, problem.errno or errno.EIO)
+            with self.lock:
+                self.tree.failed(problem)
+        except Exception:  # a bug in loopfs: fails one request, must not end the server
+            sys.excepthook(*sys.exc_info())
+            self._fail(opcode, unique, errno.EIO)
+        return int(opcode)
+
+    def thaw(self) -> None:
+        """Carry out what was held back, and hold back nothing any more. By any thread."""
+        with self.lock:
+            self.frozen = False
+            held, self._held = self._held, []
+        for message in held:
+            self._carry_out(memoryview(message), len(message))
 
     # READ and WRITE are separate: they need no copy of the data and no lookup of a handler.
 
@@ -304,6 +331,17 @@ class Server(Generic[N]):
                 self._send(message)
             except OSError:  # no caller waits for it, and later notices must still be sent
                 sys.excepthook(*sys.exc_info())
+
+
+def _changes(opcode: int, view: memoryview) -> bool:
+    """Return whether a request changes the filesystem."""
+    if opcode == uapi.FUSE_OPEN:
+        flags, how = uapi.OPEN_IN.unpack_from(view, _HEADER)
+        return bool(flags & os.O_TRUNC or how & uapi.FUSE_OPEN_KILL_SUIDGID)
+    if opcode == uapi.FUSE_IOCTL:
+        _, _, command, *_ = uapi.IOCTL_IN.unpack_from(view, _HEADER)
+        return bool(command & _IOC_WRITE)
+    return opcode in _CHANGING
 
 
 def _after(settle: Callable[[], None], answer: Buffer) -> Buffer:

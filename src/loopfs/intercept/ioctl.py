@@ -1,5 +1,5 @@
 """ioctl(2) of files on our own ext4, as far as the kernel does not pass it on to FUSE: the flags of
-chattr(1) that need a capability in the initial user namespace, and FIEMAP."""
+chattr(1) that need a capability in the initial user namespace, FIEMAP, and fsfreeze(8)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import fcntl
 import os
 import stat
 
+from loopfs.engines.helper import NOT_OURS
 from loopfs.engines.mounts import Mounts
 from loopfs.engines.running import Engine
+from loopfs.filesystems.lending import FREEZE
 from loopfs.filesystems.lent_device import LentDevice
 from loopfs.intercept.fslabel import FsLabelHandler, engine_of, may_change
 from loopfs.intercept.notify import Call, may_wait
@@ -17,6 +19,8 @@ from loopfs.uapi.fs import (
     FIEMAP,
     FIEMAP_EXTENT,
     FIEMAP_FLAG_SYNC,
+    FIFREEZE,
+    FITHAW,
     FS_IOC_FIEMAP,
     FS_IOC_SETFLAGS,
     LABELS,
@@ -50,10 +54,26 @@ class IoctlHandler:
                 call.proceed()
             elif call.args[1] & 0xFFFFFFFF == FS_IOC_FIEMAP:
                 _fiemap(call, engine.lent, fd)
+            elif call.args[1] & 0xFFFFFFFF in (FIFREEZE, FITHAW):
+                self._freeze(call, engine, engine.lent, fd)
             else:
                 _set_flags(call, engine, engine.lent, fd)
         finally:
             os.close(fd)
+
+    def _freeze(self, call: Call, engine: Engine, lent: LentDevice, fd: int) -> None:
+        """Freeze or thaw a filesystem (ioctl_fsfreeze(), ioctl_fsthaw())."""
+        if not may_change(call.process, engine):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        freezes = call.args[1] & 0xFFFFFFFF == FIFREEZE
+        if freezes:  # what is dirty in the kernel's pages belongs to the frozen state
+            number = call.args[0] & 0xFFFFFFFF
+            code = engine.sync(self._mounts.helper, "syncfs", call.process, number)
+            if code not in (0, NOT_OURS):
+                raise OSError(code, os.strerror(code))
+        if call.alive():
+            lent.control(os.fstat(fd).st_ino, FREEZE, int(freezes))
+            call.finish()
 
 
 def _has_no_ioctls(fd: int) -> bool:

@@ -140,12 +140,22 @@ def _place(path: str, is_directory: bool, tree: int) -> None:
 
 
 def _wrap(paths: tuple[str, ...], script: str) -> None:
-    """Mount a script over each program that there is; REAL in it becomes the program's path."""
-    for path in {os.path.realpath(each) for each in paths if os.path.exists(each)}:
+    """Mount a script over each program that there is; REAL in it becomes the path of a copy, as a
+    bind mount of the program would be a mount point of the host's disk (lsblk, findmnt)."""
+    for path in {os.path.realpath(each) for each in paths if os.access(each, os.R_OK | os.X_OK)}:
         real = f"{STORE}/{os.path.basename(path)}.real"
-        _write(real, "", 0o755)
-        syscalls.mount(path, real, None, uapi.MS_BIND, None)
+        _copy(path, real)
         _cover(path, script.replace("REAL", real), 0o755)
+
+
+def _copy(program: str, path: str) -> None:
+    source = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+    target = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    while os.sendfile(target, source, None, 1 << 30):
+        continue
+    os.fchmod(target, 0o755)
+    os.close(target)
+    os.close(source)
 
 
 def _cover(path: str, text: str, mode: int) -> None:
