@@ -64,6 +64,11 @@ class Credentials(NamedTuple):
             _set_ids(self.uids, self.gids)
         syscalls.set_effective_capabilities(self.effective)
 
+    def take_on_again(self) -> None:
+        """Have what we have already, being their bearer."""
+        _set_ids(*self.around)
+        syscalls.set_effective_capabilities(self.effective)
+
     def lay_off(self) -> None:
         """Have all capabilities again, and be root if there is one."""
         syscalls.set_effective_capabilities(ALL_CAPABILITIES)

@@ -59,7 +59,7 @@ def rehearse() -> None:
         close_all(other.receive().fds)
     guard_with(os.getppid())
     raise_limits()
-    credentials.of(own, lambda: None)
+    credentials.of(own, lambda: None).take_on_again()
     place = paths.resolve("/proc/self", paths.CallerProc(own, own))
     syscalls.mount_id(place)
     syscalls.statx_dev(place)
