@@ -109,6 +109,10 @@ class Channel:
         """The descriptor, which is the caller's from now on."""
         return self._socket.detach()
 
+    def shut_down(self) -> None:
+        """Have both ends see its end, whoever has it open or waits for a message."""
+        self._socket.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         self._socket.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from contextlib import suppress
+from functools import cache
 
 from loopfs.lean import Callable, Iterable
 
@@ -118,6 +119,11 @@ class Charset:
         return "" if private or len(character) != 1 else character
 
 
+@cache  # the tables take longer than all else that a mount's options do
+def _charset(codec: str) -> Charset:
+    return Charset(codec)
+
+
 def codepage(number: int) -> Charset:
     """load_nls() of a mount option's ``codepage``.
 
@@ -126,7 +132,7 @@ def codepage(number: int) -> Charset:
     """
     if number not in _CODEPAGES:
         raise OSError(errno.EINVAL, f"there is no code page {number}")
-    return Charset(f"cp{number}")
+    return _charset(f"cp{number}")
 
 
 def charset(name: str) -> Charset:
@@ -137,9 +143,9 @@ def charset(name: str) -> Charset:
     """
     kind, _, number = name.partition("-")
     if name in _OTHERS:
-        return Charset(_OTHERS[name])
+        return _charset(_OTHERS[name])
     if kind == "iso8859" and number.isdecimal() and int(number) in _ISO8859:
-        return Charset(name)
+        return _charset(name)
     if name[:2] == "cp" and name[2:].isdecimal():
         return codepage(int(name[2:]))
     raise OSError(errno.EINVAL, f"there is no character set {name}")

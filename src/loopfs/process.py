@@ -191,9 +191,10 @@ class Process:
     def status(self) -> dict[str, str]:
         """The fields of /proc/TID/status, read once."""
         if self._status is None:
-            with open(self.path("status"), "rb") as file:  # a name can have a carriage return
-                pairs = (to_str(line).partition(":") for line in file)
-                self._status = {key: value.strip() for key, _, value in pairs}
+            with open(self.path("status"), "rb", buffering=0) as file:
+                lines = file.read().split(b"\n")  # a name can have a carriage return
+            pairs = (to_str(line).partition(":") for line in lines)
+            self._status = {key: value.strip() for key, _, value in pairs}
         return self._status
 
     def comm(self) -> str:

@@ -25,6 +25,7 @@ from loopfs.uapi.loop import LoopInfo64
 from tests.filesystems.conftest import SIZE, Mounted, configure
 from tests.support.parts import wait_until
 
+ENDED = threading.Event()  # by the engine's thread, instead of the process
 SECTOR = 512  # where the device begins in the image
 CONNECTION = b"what the engine serves"
 
@@ -57,9 +58,7 @@ def end(both: Both) -> None:
     """As the engine's process does."""
     both.lent._channel._socket.shutdown(2)
     assert both.device.gone.wait(10)
-    followers = [thread for thread in threading.enumerate() if thread.name == "lent"]
-    for thread in followers:  # whose end would be ours
-        thread.join(10)
+    assert not both.lent._followed or ENDED.wait(10)  # whose end would be ours
     both.lent._channel.close()
     os.close(both.lent.window[0])
 
@@ -76,7 +75,8 @@ def dropped(mounted: Mounted, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     session = mounted.filesystem.session
     monkeypatch.setattr(session, "invalidate", lambda node, *part: nodes.append(node))
     monkeypatch.setattr(session, "grow", lambda node, size: None)
-    monkeypatch.setattr(os, "_exit", lambda status: None)
+    ENDED.clear()
+    monkeypatch.setattr(os, "_exit", lambda status: ENDED.set())
     return nodes
 
 
@@ -198,6 +198,18 @@ def test_a_sync_that_has_failed_fails_for_ever(
     assert both.device.error == errno.ENOSPC
 
 
+def test_it_is_free_when_the_engine_has_closed_it(mounted: Mounted, bound: int) -> None:
+    """Though the process still runs, and a thread of it waits for what is said."""
+    made = lend(mounted)
+    made.lent.follow_in_thread(-1)
+    made.lent.done()
+    made.lent.close()
+    assert made.device.gone.wait(10)
+    assert ENDED.wait(10)
+    made.lent._channel.close()
+    end(lend(mounted))  # once more
+
+
 def test_its_transfers_are_counted_when_it_syncs_and_ends(
     both: Both, connection: int, mounted: Mounted
 ) -> None:
@@ -310,7 +322,7 @@ def test_without_a_thread_it_is_not_lent(
 
     before = descriptors()
     with monkeypatch.context() as patch:
-        patch.setattr(lent_device, "start", cannot)
+        patch.setattr(lent_device, "spawn", cannot)
         device = device_of(mounted)
         opener = open_lent(mounted.filesystem, device, read_only=True)
         lock = ImageLock.take(device, 0, device.capacity, write=False)

@@ -44,7 +44,7 @@ class DeviceNode(NamedTuple):
         this one, it is shown.
         """
         link = f"/dev/{self.name}"
-        if not SHOWABLE.fullmatch(source) or self._is_at(link):
+        if source == link or not SHOWABLE.fullmatch(source) or self._is_at(link):
             return link
         return source
 

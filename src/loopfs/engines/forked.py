@@ -44,18 +44,10 @@ def mount(
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     inside = Inside(request.caller)
     try:
-        if not inside.call(lambda: request.find(source, instances)):
-            answer(request.channel, NOT_OURS)
-            return True
-        inside.call(lambda: request.resolve(target))
-        inside.call(request.check_place)
-        if inside.call(lambda: request.again(engine)):
-            return True
+        lent = inside.call(lambda: _begin(request, engine, source, target, instances))
+        if isinstance(lent, bool):
+            return lent
         read_only = request.read_only(engine)
-        lent = _borrow(request, read_only)
-        if lent is None:
-            confinement.refuse_programs()
-            return False
         if confinement.is_wanted():
             from loopfs import nls
             from loopfs.engines import confined
@@ -72,7 +64,7 @@ def mount(
             return True
         with inside.watching():
             serve = _prepare(request, engine, options, read_only, lent)
-        waited_for = inside.call(lambda: _mount(request, connection, read_only, os.getpid()))
+        waited_for = inside.last(lambda: _mount(request, connection, read_only, os.getpid()))
     finally:
         inside.end()
     if not waited_for:  # and so it is unmounted again
@@ -80,6 +72,29 @@ def mount(
         lent.done()
         return True
     return _become(request, engine.name, serve, lent, connection)
+
+
+def _begin(
+    request: Mount, engine: Engine, source: str, target: str | None, instances: tuple[int, ...]
+) -> Lent | bool:
+    """Find the device and where it is to be mounted, and have it lent. As one piece, for each wait
+    of one thread for the other takes long.
+
+    Returns:
+        what is lent; else what :func:`mount` returns.
+    """
+    if not request.find(source, instances):
+        answer(request.channel, NOT_OURS)
+        return True
+    request.resolve(target)
+    request.check_place()
+    if request.again(engine):
+        return True
+    lent = _borrow(request, request.read_only(engine))
+    if lent is None:
+        confinement.refuse_programs()
+        return False
+    return lent
 
 
 def _borrow(request: Mount, read_only: bool) -> Lent | None:
@@ -163,6 +178,7 @@ def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int
         request.channel.close()
         serve(connection)
         lent.done()
+        lent.close()
         status = 0
     except BaseException:  # nothing may return into the job's code
         sys.excepthook(*sys.exc_info())

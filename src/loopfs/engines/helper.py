@@ -14,6 +14,7 @@ import os
 import select
 import sys
 import threading
+from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
@@ -200,9 +201,16 @@ def _serve(channel: Channel) -> bytes:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     idle: int | None = _IDLE
+    mounts = False
     while True:
         if idle is not None and _import_while_idle(channel, idle):
             idle = None
+        if mounts and idle is None and not _is_asked(channel, _SOON):
+            word = _leave_to_spare(channel)
+            if word in (GOODBYE, ABORT):
+                return word
+            mounts = word == _TAKEN
+            continue
         try:
             message = channel.receive()
         except OSError as problem:
@@ -212,24 +220,32 @@ def _serve(channel: Channel) -> bytes:
         if message.data in (b"", GOODBYE, ABORT):
             return message.data
         try:
-            _begin(channel, message)
+            mounts = _begin(channel, message) == "mount" or mounts
         except Exception as problem:  # it fails one caller's request only
             _refuse(message, problem)
         close_all(message.fds)
         idle = idle and _SOON
 
 
+def _is_asked(channel: Channel, within: int) -> bool:
+    """Something is to be done, or is within so many milliseconds."""
+    poller = select.poll()
+    poller.register(channel.fileno(), select.POLLIN)
+    return bool(poller.poll(within))
+
+
 def _import_while_idle(channel: Channel, idle: int) -> bool:
     """Import what the jobs that mount and unmount need, of which each is a fork, unless there is
     something to do within ``idle`` milliseconds. Whether it is done."""
-    poller = select.poll()
-    poller.register(channel.fileno(), select.POLLIN)
-    if poller.poll(idle):
+    if _is_asked(channel, idle):
         return False
     for name in _OF_JOBS:
         __import__(name)
-        if poller.poll(0):
+        if _is_asked(channel, 0):
             return False
+    from loopfs.fat.options import Options
+
+    Options()  # so that its character sets are there
     gc.collect()
     gc.freeze()  # so that no job writes to the pages of what it has in common with all others
     return True
@@ -238,6 +254,7 @@ def _import_while_idle(channel: Channel, idle: int) -> bool:
 _IDLE = 50  # milliseconds, in which a command may have ended that needs nothing of it
 _SOON = 5  # milliseconds, after a job
 _OF_JOBS = (
+    "resource",
     "loopfs.engines.jobs",
     "loopfs.engines.mount_job",
     "loopfs.engines.umount_copy",
@@ -261,24 +278,93 @@ _OF_JOBS = (
 _OF_ONE_MESSAGE = (errno.EMFILE, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR)
 
 
-def _begin(channel: Channel, message: Message) -> None:
-    """Fork for a job. Raises OSError EAGAIN, ENOMEM; and what is wrong with the message."""
+def _begin(channel: Channel, message: Message) -> str:
+    """Fork for a job; returns its name. Raises OSError EAGAIN, ENOMEM; and what is wrong with the
+    message."""
+    name, perform = _job_of(message)
+
+    def work() -> None:
+        channel.close()
+        perform()
+
+    _start(work)
+    return name
+
+
+def _job_of(message: Message) -> tuple[str, Callable[[], None]]:
+    """A job's name and what performs it. Raises what is wrong with the message."""
     from loopfs.engines import jobs  # the first time only, and only if it comes to it
 
     name, arguments = marshal.loads(message.data)
     job = jobs.find(name)  # so that what it imports is there for the next one
+    return name, lambda: jobs.perform(job, arguments, message.fds)
+
+
+def _start(work: Callable[[], None]) -> None:
+    """Fork for ``work``, which ends with us. Raises OSError EAGAIN, ENOMEM."""
     helper = os.getpid()
     if os.fork() == 0:
         try:
-            channel.close()
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             syscalls.set_parent_death_signal(signal.SIGKILL)
             if os.getppid() == helper:
-                jobs.perform(job, arguments, message.fds)
+                work()
         except BaseException:  # nothing may return into the helper's code
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
+
+
+def _leave_to_spare(channel: Channel) -> bytes:
+    """Have a spare job receive what is asked next, which begins without a fork then. It does
+    not take any of our time meanwhile.
+
+    Returns:
+        _TAKEN when it has a job; GOODBYE or ABORT if that came; nothing if it was killed, or
+        cannot be forked.
+    """
+    try:
+        ours, its = os.pipe2(os.O_CLOEXEC)
+    except OSError:
+        return b""
+    with open(ours, "rb", buffering=0) as end:
+        try:
+            _start(lambda: _be_spare(channel, its))
+        except OSError:
+            return b""
+        finally:
+            os.close(its)
+        return end.read() or b""
+
+
+def _be_spare(channel: Channel, helper: int) -> None:
+    """Receive one message for the helper, which reads ``helper`` meanwhile, and do what it asks."""
+    from loopfs.engines import jobs
+
+    with suppress(OSError):  # a job will say it
+        jobs.rehearse()
+    message = None
+    while message is None:
+        try:
+            message = channel.receive()
+        except OSError as problem:  # as the helper does
+            if problem.errno not in _OF_ONE_MESSAGE:
+                raise
+    channel.close()
+    ends = message.data in (b"", GOODBYE, ABORT)
+    os.write(helper, message.data if ends else _TAKEN)
+    os.close(helper)
+    if ends:
+        return
+    try:
+        _, perform = _job_of(message)
+    except Exception as problem:
+        _refuse(message, problem)
+        return
+    perform()
+
+
+_TAKEN = b"taken"
 
 
 def _refuse(message: Message, problem: Exception) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
-import threading
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
@@ -24,41 +24,55 @@ T = TypeVar("T")
 
 
 class Inside:
-    """A thread that lives until :meth:`end`.
+    """A thread that lives until :meth:`end`, and enters the namespaces with what it does first.
+
+    It is no :class:`threading.Thread`, whose start waits for it: when one of two threads wakes the
+    other, that can take longer than all they do.
 
     Raises:
-        OSError: EAGAIN: there is no room for it; what entering the namespaces says.
+        OSError: EAGAIN: there is no room for it.
     """
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
+        self._entered = False
         self._works: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._results: SimpleQueue[tuple[object, BaseException | None]] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="inside")
+        self._running = allocate_lock()
+        self._running.acquire()
         try:
-            self._thread.start()
+            start_new_thread(self._run, ())
         except RuntimeError:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
-        self.call(self._enter)
-
-    def _enter(self) -> None:
-        syscalls.unshare(CLONE_FS)
-        self._caller.enter()
 
     def _run(self) -> None:
         while (work := self._works.get()) is not None:
-            try:
-                self._results.put((work(), None))
-            except BaseException as problem:
-                self._results.put((None, problem))
+            work()
         allow_imports()
-        # The kernel ends the thread a moment after it is joined; where it was is free now.
+        # The kernel ends the thread a moment after us; where it was is free now.
         with suppress(PermissionError):  # the root is closed: then it is free in a moment
             os.chdir("/")
+        self._running.release()
+
+    def _answer(self, work: Callable[[], object]) -> None:
+        try:
+            if not self._entered:
+                syscalls.unshare(CLONE_FS)
+                self._caller.enter()
+                self._entered = True
+            self._results.put((work(), None))
+        except BaseException as problem:
+            self._results.put((None, problem))
 
     def call(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, or raises, there."""
-        self._works.put(work)
+        """What ``work`` returns, or raises, there; or what entering the namespaces says."""
+        self._works.put(lambda: self._answer(work))
+        return self._result()
+
+    def last(self, work: Callable[[], T]) -> T:
+        """As :meth:`call` and :meth:`end`, which are one wait then."""
+        self._works.put(lambda: self._answer(work))
+        self.end()
         return self._result()
 
     def _result(self) -> T:  # type: ignore[type-var]
@@ -76,18 +90,19 @@ class Inside:
             yield
         finally:
             os.eventfd_write(done, 1)
-            self._results.get()
-            os.close(done)
 
     def end(self) -> None:
-        """Be out of there again."""
+        """Be out of there again. Nothing happens the second time."""
         self._works.put(None)
-        self._thread.join()
+        with self._running:
+            return
 
 
 def _end_with(caller: int, done: int) -> None:
+    """End the process with the caller, unless ``done`` is written before, which is closed then."""
     poller = select.poll()
     poller.register(caller, select.POLLIN)
     poller.register(done, select.POLLIN)
     if any(fd == caller for fd, _ in poller.poll()):  # and POLLHUP, once it is waited for
         os._exit(1)
+    os.close(done)

@@ -7,6 +7,7 @@ import errno
 import os
 import select
 import threading
+from _thread import start_new_thread
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from time import monotonic, monotonic_ns, sleep
@@ -134,7 +135,10 @@ class Lent(FileDevice):
         Args:
             connection: the /dev/fuse that is served.
         """
-        start("lent", self._follow, connection)
+        try:
+            start_new_thread(self._follow, (connection,))  # a Thread would wait until it runs
+        except RuntimeError:
+            raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         self._followed = True
         if self._unseen:
             self.written()
@@ -188,6 +192,12 @@ class Lent(FileDevice):
     def done(self) -> None:
         """Everything is written."""
         lending.say(self._channel, lending.DONE, *self._counted())
+
+    def close(self) -> None:
+        """End the loan. A process that only exits gives back its memory before it closes its files,
+        and umount2(2) would wait for that."""
+        os.close(self._fd)
+        self._channel.shut_down()
 
 
 def _no_control(ino: int, command: int, words: Sequence[int]) -> Sequence[int]:

@@ -93,7 +93,10 @@ class Engine:
         with self.syncing:
             last = self.disconnected()
         if last:
-            self.ended(None)
+            if self.loan is None:
+                self.ended(None)
+            else:  # it has closed all when it says that it has ended
+                self.loan.gone.wait()
             wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
             if self._source is not None:
                 self._source.freed_by_umount(process)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import struct
 import threading
 import time
@@ -68,7 +67,7 @@ class MultipleMountProtection:
             seconds = min(2 * check + 1, check + 60)
             self._wait(seconds)
             self._expect(sequence)
-        self._sequence = random.randint(1, _LAST)
+        self._sequence = 1 + int.from_bytes(os.urandom(4)) % _LAST
         self._write()
         if seconds:
             self._wait(seconds)

@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from mmap import mmap
 
 from loopfs import memory_devices
 from loopfs.ext4 import devices, file, ioctl, xattr
@@ -65,7 +66,7 @@ class OpenFiles(Tree[Inode]):
         self.volume = volume
         self._commits = commits
         self._atime = atime
-        self._buffer = memoryview(bytearray(1 << 20))
+        self._buffer = memoryview(mmap(-1, 1 << 20))  # memory only as far as it is used
 
     def by(self, caller: Caller) -> None:
         """Note whether the caller can use the reserved blocks."""
@@ -143,7 +144,7 @@ class OpenFiles(Tree[Inode]):
         if isinstance(handle, devices.DeviceHandle):
             return memory_devices.read(handle.name, size)
         if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(size))
+            self._buffer = memoryview(mmap(-1, size))
         done = file.read(self.volume, handle.node, offset, self._buffer[:size])
         if done:
             self._accessed(handle)

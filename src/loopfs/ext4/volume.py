@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import time
 from functools import cached_property
 
@@ -344,7 +343,7 @@ class Volume:
         inode = Inode(ino)
         inode.mode, inode.uid, inode.gid, inode.nlink = mode, uid, gid, 1
         inode.atime = inode.mtime = inode.ctime = now
-        inode.generation = random.getrandbits(32)
+        inode.generation = int.from_bytes(os.urandom(4))
         inode.extra = bytearray(sb.inode_size - 128)
         inode.set_crtime(now, sb.u16(350) or 32)
         if not inode.extra:

@@ -13,6 +13,7 @@ import errno
 import os
 import stat
 from contextlib import suppress
+from mmap import mmap
 
 from loopfs.fat import file, ioctl, namei
 from loopfs.fat.dir import load
@@ -57,7 +58,7 @@ class Vfat(Tree[Inode]):
     def __init__(self, volume: Volume, *, atime: bool = True) -> None:
         self.volume = volume
         self._atime = atime and not volume.options.msdos
-        self._buffer = memoryview(bytearray(1 << 20))
+        self._buffer = memoryview(mmap(-1, 1 << 20))  # memory only as far as it is used
         load(volume, volume.root)
 
     # --- nodes ------------------------------------------------------------------
@@ -219,7 +220,7 @@ class Vfat(Tree[Inode]):
     def read(self, handle: Handle[Inode], offset: int, size: int) -> Buffer:
         volume, node = self.volume, handle.node
         if size > len(self._buffer):
-            self._buffer = memoryview(bytearray(size))
+            self._buffer = memoryview(mmap(-1, size))
         done = file.read(volume, node, offset, self._buffer[:size])
         if self._atime and not handle.noatime and not volume.read_only and done:
             # The kernel reports no failure of that either. It is in memory, and a sync that

@@ -25,7 +25,7 @@ from loopfs.filesystems.held_device import HeldDevice
 from loopfs.filesystems.image_lock import ImageLock
 from loopfs.filesystems.loopfs import LoopFilesystem
 from loopfs.filesystems.nodes import Node
-from loopfs.filesystems.threads import spawn, start
+from loopfs.filesystems.threads import spawn
 from loopfs.lean import NamedTuple
 from loopfs.process import Process
 
@@ -96,7 +96,7 @@ class LentDevice(HeldDevice):
         ours, engines = Channel.pair()
         self._channel = ours
         try:
-            start("engine", self._follow, ours)
+            spawn(partial(self._follow, ours))
         except OSError:
             ours.close()
             engines.close()
