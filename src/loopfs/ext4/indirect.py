@@ -107,52 +107,57 @@ def _append(volume: Volume, extents: list[Extent], block: int, place: int) -> No
     extents.append((block, 1, place, False))
 
 
-def _needed(extents: list[Extent], per: int) -> set[tuple[int, int]]:
-    """Return the indirect blocks that a map needs: depth, and first block that each maps."""
+def _needed(per: int, start: int, end: int) -> set[tuple[int, int]]:
+    """Return the indirect blocks that map a range: depth, and first block that each maps."""
     needed = set()
-    bases = _bases(per)
-    for block, count, _, _ in extents:
-        for depth, base in zip(DEPTHS, bases, strict=True):
-            begin, end = max(block, base), min(block + count, base + _span(per, depth))
-            if begin >= end:
-                continue
-            for level in range(1, depth + 1):
-                span = _span(per, level)
-                low = (begin - base) // span
-                high = (end - 1 - base) // span
-                needed |= {(level, base + index * span) for index in range(low, high + 1)}
+    for depth, base in zip(DEPTHS, _bases(per), strict=True):
+        begin, stop = max(start, base), min(end, base + _span(per, depth))
+        if begin >= stop:
+            continue
+        for level in range(1, depth + 1):
+            span = _span(per, level)
+            low, high = (begin - base) // span, (stop - 1 - base) // span
+            needed |= {(level, base + index * span) for index in range(low, high + 1)}
     return needed
 
 
-def fit_nodes(volume: Volume, inode: Inode) -> None:
-    """Allocate or release indirect blocks, so that the map has those that it needs.
+def add_nodes(volume: Volume, inode: Inode, start: int, end: int) -> None:
+    """Allocate the indirect blocks for what was mapped from block ``start`` up to ``end``.
 
     Raises:
         OSError: ENOSPC; then the map has the same blocks as before.
     """
     extents = inode.map
     assert extents is not None
-    needed = _needed(extents, volume.super.block_size // 4)
-    unit = volume.super.block_size // 512
-    before = set(inode.indirect or ())
+    needed = _needed(volume.super.block_size // 4, start, end)
+    added: list[tuple[int, int]] = []
     try:
-        for key in sorted(needed - before):
+        for key in sorted(needed - _know(inode).keys()):
             goal = extents_status.find(extents, key[1])[1] or extents[-1]
             _know(inode)[key] = volume.allocate(goal[2], 1, metadata=True)[0]
-            inode.count(unit)
+            inode.count(volume.super.block_size // 512)
+            added.append(key)
     except OSError:
-        needed = before
+        _release(volume, inode, added)
         raise
-    finally:
-        _drop_nodes(volume, inode, needed)
 
 
-def _drop_nodes(volume: Volume, inode: Inode, needed: set[tuple[int, int]]) -> None:
-    unit = volume.super.block_size // 512
-    indirect = inode.indirect or {}
-    for key in indirect.keys() - needed:
-        volume.release(indirect.pop(key), 1)
-        inode.count(-unit)
+def drop_nodes(volume: Volume, inode: Inode) -> None:
+    """Release the indirect blocks below which nothing is mapped any more."""
+    extents, per = inode.map, volume.super.block_size // 4
+    assert extents is not None
+    empty = []
+    for level, first in inode.indirect or ():
+        _, extent = extents_status.find(extents, first)
+        if extent is None or extent[0] >= first + _span(per, level):
+            empty.append((level, first))
+    _release(volume, inode, empty)
+
+
+def _release(volume: Volume, inode: Inode, keys: list[tuple[int, int]]) -> None:
+    for key in keys:
+        volume.release(_know(inode).pop(key), 1)
+        inode.count(-(volume.super.block_size // 512))
 
 
 def store(volume: Volume, inode: Inode) -> None:
@@ -161,28 +166,26 @@ def store(volume: Volume, inode: Inode) -> None:
     assert extents is not None
     per = volume.super.block_size // 4
     root = [0] * 15
-    for block, _, place in _singles(extents, 0, DIRECT):
-        root[block] = place
+    root[:DIRECT] = _numbers(extents, 0, DIRECT)
     for depth, base in zip(DEPTHS, _bases(per), strict=True):
         root[DIRECT + depth - 1] = indirect.get((depth, base), 0)
     inode.block = struct.pack("<15I", *root)
     for (level, first), place in indirect.items():
-        numbers = [0] * per
         if level == 1:
-            for block, _, at in _singles(extents, first, per):
-                numbers[block - first] = at
+            numbers = _numbers(extents, first, per)
         else:
             span = _span(per, level - 1)
-            for index in range(per):
-                numbers[index] = indirect.get((level - 1, first + index * span), 0)
+            below = range(first, first + per * span, span)
+            numbers = [indirect.get((level - 1, block), 0) for block in below]
         node = bytearray(struct.pack(f"<{per}I", *numbers))
         if volume.blocks.get(place) != node:
             volume.blocks.put(place, node)
 
 
-def _singles(extents: list[Extent], first: int, count: int) -> list[tuple[int, int, int]]:
-    found = []
+def _numbers(extents: list[Extent], first: int, count: int) -> list[int]:
+    """Return where each of ``count`` blocks is, 0 for those that are not mapped."""
+    numbers = [0] * count
     for block, length, place in extents_status.pieces(extents, first, count):
         if place is not None:
-            found += [(block + n, 1, place + n) for n in range(length)]
-    return found
+            numbers[block - first : block - first + length] = range(place, place + length)
+    return numbers

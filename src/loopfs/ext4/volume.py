@@ -220,18 +220,15 @@ class Volume:
         inode.count(count * (self.super.block_size // 512))
         self._map_changed(inode)
         try:
-            self._fit(inode)
+            if inode.has_extents:
+                extents.fit_nodes(self, inode)
+            else:
+                indirect.add_nodes(self, inode, block, block + count)
         except OSError:
             for gone in extents_status.remove(mapped, block, block + count):
                 self.release(*gone)
             inode.count(-(count * (self.super.block_size // 512)))
             raise
-
-    def _fit(self, inode: Inode, spare: int = 0) -> None:
-        if inode.has_extents:
-            extents.fit_nodes(self, inode, spare)
-        elif not spare:  # a block map never needs more indirect blocks when blocks are unmapped
-            indirect.fit_nodes(self, inode)
 
     def _map_changed(self, inode: Inode) -> None:
         inode.map_changed = True
@@ -245,8 +242,9 @@ class Volume:
         """
         mapped = self.map(inode)
         _, extent = extents_status.find(mapped, start)
-        if extent is not None and extent[0] < start and extent[0] + extent[1] > end:
-            self._fit(inode, 1)
+        splits = extent is not None and extent[0] < start and extent[0] + extent[1] > end
+        if splits and inode.has_extents:
+            extents.fit_nodes(self, inode, 1)
         gone = extents_status.remove(mapped, start, end)
         if not gone:
             return
@@ -255,7 +253,10 @@ class Volume:
             inode.count(-count * unit)
             self.release(place, count)
         self._map_changed(inode)
-        self._fit(inode)
+        if inode.has_extents:
+            extents.fit_nodes(self, inode)
+        else:
+            indirect.drop_nodes(self, inode)
 
     def written(self, inode: Inode, block: int, count: int) -> None:
         """Mark unwritten blocks as written. Raises OSError ENOSPC."""
@@ -266,7 +267,7 @@ class Volume:
             block += length
         self._map_changed(inode)
         try:
-            self._fit(inode)
+            extents.fit_nodes(self, inode)  # a block map has no unwritten blocks
         except OSError:
             inode.map = before
             raise
