@@ -14,10 +14,12 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import host, workers
 from tests.support.kernel import new_loop_device
+from tests.support.patience import scaled
 from tests.support.skip import need
 from tests.support.user import (
     CHECKOUT,
@@ -34,6 +36,9 @@ os.environ.setdefault(MARK, uuid.uuid4().hex)
 # A shell without job control has its background commands ignore these; ours are to begin afresh.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+# No example has a time limit of its own: machines are busy, or emulated.
+hypothesis.settings.register_profile("loopfs", deadline=None)
+hypothesis.settings.load_profile("loopfs")
 
 
 # --- who and where -----------------------------------------------------------
@@ -128,6 +133,13 @@ def first_number(hosts_loops: None) -> int:
 
 
 _TURN = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Multiply what pytest-timeout allows a test."""
+    if config.getoption("timeout", None) is None:
+        config.option.timeout = scaled(float(config.getini("timeout")))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

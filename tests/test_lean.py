@@ -13,6 +13,7 @@ import pytest
 
 from loopfs import lean
 from tests.iso9660.images import both_trees
+from tests.support.patience import scaled
 from tests.udf.test_as_kernel import image_of
 
 
@@ -123,4 +124,4 @@ for fstype in ("ext4", "vfat", "iso9660", "udf"):
 
 
 def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=scaled(60))

@@ -8,6 +8,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+from tests.support.patience import scaled
+
 CHECKOUT = Path(__file__).parents[1]
 
 
@@ -15,7 +17,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     """--strict: links to pages and their sections, pages that no menu has, docstrings."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
     done = subprocess.run(
-        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=CHECKOUT, capture_output=True, text=True, timeout=scaled(100), check=False
     )
     assert done.returncode == 0, done.stderr
     first = (tmp_path / "index.html").read_text()

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopfs.text import shown, to_bytes, to_str, unicode
+from tests.support.patience import scaled
 
 ANY = b"caf\xe9 caf\xc3\xa9\n\x1b[31m\x7f\xff\\"
 # The last has Python take the locale C as it is: its encoding is ASCII.
@@ -53,7 +54,7 @@ print(json.dumps(words))
     command: list[str | bytes] = [sys.executable, "-c", script, ANY.hex(), ANY]
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), **locale}
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, timeout=30, check=False
+        command, cwd=tmp_path, env=environment, capture_output=True, timeout=scaled(30), check=False
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [ANY.hex(), ANY.hex(), shown(to_str(ANY)), "c3a9"]

@@ -24,7 +24,7 @@ def state(**changes):
 null, pipe = os.open("/dev/null", os.O_RDWR), os.pipe()[0]
 def connect():
     made = socket.socket(socket.AF_UNIX)
-    made.settimeout(20)
+    made.settimeout(scaled(20))
     made.connect(sys.argv[1])
     return made
 silent = [connect() for _ in range(3)]

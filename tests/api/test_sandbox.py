@@ -11,6 +11,7 @@ import pytest
 import loopfs
 from loopfs.errors import LoopfsError
 from tests.api.programs import python, run_program
+from tests.support.patience import scaled
 from tests.support.user import User
 
 
@@ -18,7 +19,7 @@ def test_what_is_not_asked_for_is_not_imported() -> None:
     seen = "import sys, loopfs; print(*(name for name in sys.modules if 'loopfs' in name))"
     path = f"import sys; sys.path[:] = {sys.path!r}; "
     words = [sys.executable, "-IS", "-c", path + seen]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=scaled(60))
     assert done.stdout.split() == ["loopfs"]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.bytes.model import Range
+from tests.support.patience import scaled
 
 SECTOR = 512
 TABLE = Range(446, 512)  # of the disk with partitions; what is before it is the boot code
@@ -104,7 +105,7 @@ def tool(*words: str | Path, statuses: tuple[int, ...] = (0,)) -> str:
     """
     environment = os.environ | {"PATH": os.environ.get("PATH", "") + ":/usr/sbin:/sbin"}
     done = subprocess.run(
-        words, capture_output=True, text=True, check=False, timeout=60, env=environment
+        words, capture_output=True, text=True, check=False, timeout=scaled(60), env=environment
     )
     if done.returncode not in statuses:
         raise RuntimeError(f"{words}: status {done.returncode}: {done.stdout}{done.stderr}")

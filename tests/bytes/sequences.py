@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support import workers
+from tests.support.patience import scaled
 from tests.support.user import CHECKOUT, Result, User, loopfs_command
 
 # An interpreter that every user can run, without site-packages, which may hold a "tests".
 PYTHON = ("env", f"PYTHONPATH={CHECKOUT}:{CHECKOUT / 'src'}", "/usr/bin/python3", "-B", "-S")
 PROGRAM = (*PYTHON, "-m", "tests.bytes.program")
-TIMEOUT = 120.0  # seconds: a sequence that takes so long has hung
+TIMEOUT = scaled(120.0)  # seconds: a sequence that takes so long has hung
 ROOT = User("root", 0, 0, "/root")
 LAST = 12  # steps that are shown
 

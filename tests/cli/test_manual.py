@@ -13,6 +13,7 @@ import pytest
 from loopfs import settings
 from loopfs.cli import usage
 from manual.files import made
+from tests.support.patience import scaled
 
 SHARE = Path(__file__).parents[2] / "share"
 PAGES = sorted(name for name in made() if name.startswith("man/"))
@@ -35,7 +36,7 @@ def _said(argv: list[str], typed: str = "", home: str = "/") -> str:
         env={"HOME": home, "PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=scaled(60),
         check=True,
     )
     assert done.stderr == ""

@@ -21,6 +21,7 @@ from loopfs.uapi.syscalls import abis
 from tests.e2e.test_containers import DEFAULT_CAPABILITIES, HOST_ID, configuration
 from tests.support.agent import Agent, agent
 from tests.support.parts import children_of, engines_of, wait_until
+from tests.support.patience import scaled
 from tests.support.podman import JOB, Podman, make_root, with_base
 from tests.support.skip import need
 from tests.support.user import Result, User
@@ -221,7 +222,7 @@ def test_runc_alone(root: User, loopfs_bin: list[str], workdir: Path, kind: str)
         begun = container.stdout.readline()
         need(begun == "begun\n", "runc does not work here")
         if kind == "docker":
-            _, said = container.communicate(timeout=30)
+            _, said = container.communicate(timeout=scaled(30))
             assert container.returncode == 1
             assert "cannot find an unused loop device" in said
             assert server.said().count("has no user namespace of its own") == 1
@@ -231,7 +232,7 @@ def test_runc_alone(root: User, loopfs_bin: list[str], workdir: Path, kind: str)
         (supervisor,) = (pid for pid in server.processes() if engine_of(pid))
         assert workdir.name in Path(f"/proc/{engine}/cgroup").read_text()
         assert workdir.name not in Path(f"/proc/{supervisor}/cgroup").read_text()
-        _, said = container.communicate(timeout=30)
+        _, said = container.communicate(timeout=scaled(30))
         assert (container.returncode, "loopfs" in said) == (0, False)
 
 

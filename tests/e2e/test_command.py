@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines, Start
+from tests.support.patience import scaled
 from tests.support.user import SEARCH_PATH, Run
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 30.0  # seconds
+PATIENCE = scaled(30.0)  # seconds
 
 
 # --- exit status -------------------------------------------------------------

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines, Start
+from tests.support.patience import scaled
 from tests.support.rounds import rounds
 from tests.support.sandbox import content, repair
 from tests.support.user import Run, User
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 30.0  # seconds
+PATIENCE = scaled(30.0)  # seconds
 
 
 # --- still mounted -------------------------------------------------------------

@@ -13,12 +13,13 @@ import pytest
 
 from tests.e2e.conftest import Lines, Start
 from tests.support.parts import parts_of, wait_until
+from tests.support.patience import scaled
 from tests.support.skip import need
 from tests.support.user import Run
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 30.0  # seconds
+PATIENCE = scaled(30.0)  # seconds
 MADE = "truncate -s 4M disk.img; mkfs.fat disk.img >/dev/null; mkdir mnt\n"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Start
+from tests.support.patience import scaled
 from tests.support.sandbox import content
 from tests.support.skip import need
 from tests.support.supervisor import next_line
@@ -19,7 +20,7 @@ from tests.support.user import Result, Run, User
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 20  # seconds
+PATIENCE = scaled(20)  # seconds
 REFUSED = 32  # the exit status of mount(8)
 
 Mount = Callable[..., Result]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.parts import wait_until
+from tests.support.patience import scaled
 from tests.support.skip import need
 from tests.support.user import Run, User
 
@@ -126,7 +127,7 @@ def test_a_supervisor_that_is_killed(
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
+    process.communicate(timeout=scaled(30))
     image = workdir / "disk.img"
     bound: list[str | Path] = ["losetup", "--noheadings", "--associated", image]
     wait_until(lambda: not root.run(bound).stdout, "the kernel has let go of its device")

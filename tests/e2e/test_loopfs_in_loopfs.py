@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.conftest import Start
 from tests.support.parts import children_of, parts_of
+from tests.support.patience import scaled
 from tests.support.sandbox import content
 from tests.support.user import Result, Run
 
@@ -111,6 +112,6 @@ def test_the_inner_one_is_killed(
     (command,) = children_of(parts_of(process.pid).init)
     (inner_supervisor,) = children_of(command)
     os.kill(getattr(parts_of(inner_supervisor), victim), signal.SIGKILL)
-    output, complaint = process.communicate(timeout=30)
+    output, complaint = process.communicate(timeout=scaled(30))
     assert output.splitlines()[-1:] == ["mounted"], complaint
     assert process.returncode == 0

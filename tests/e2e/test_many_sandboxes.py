@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Start
+from tests.support.patience import scaled
 from tests.support.supervisor import next_line
 from tests.support.user import User
 
@@ -38,5 +39,5 @@ def test_sandboxes_side_by_side_have_nothing_in_common(
     for number, box in zip(numbers, boxes, strict=True):
         assert next_line(box) == f"{workdir}/disk{number}.img\n"
     for number, box in zip(numbers, boxes, strict=True):
-        said, complaint = box.communicate("\n", timeout=30)
+        said, complaint = box.communicate("\n", timeout=scaled(30))
         assert (box.returncode, said, complaint) == (0, f"mine{number}\n", "")

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patience import scaled
 from tests.support.user import User
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 BASH = ["bash", "--norc", "--noprofile", "--noediting", "-i"]
 
 

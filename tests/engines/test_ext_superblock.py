@@ -20,6 +20,7 @@ from loopfs.engines.ext_superblock import (
     label_by_write,
     with_label,
 )
+from tests.support.patience import scaled
 
 FEATURES = ["metadata_csum", "^metadata_csum", "metadata_csum,metadata_csum_seed", "none"]
 CHECKSUM = slice(0x3FC, 0x400)
@@ -32,7 +33,7 @@ def superblock(image: Path) -> bytes:
 
 
 def tool(*words: str | bytes | Path) -> None:
-    subprocess.run(words, check=True, capture_output=True, timeout=20)
+    subprocess.run(words, check=True, capture_output=True, timeout=scaled(20))
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ import pytest
 
 from loopfs.engines.caller import Caller
 from loopfs.engines.inside import Inside
+from tests.support.patience import scaled
 from tests.support.user import CHECKOUT
 
-PATIENCE = 30.0  # seconds
+PATIENCE = scaled(30.0)  # seconds
 
 
 class There:

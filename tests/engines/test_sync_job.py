@@ -13,6 +13,7 @@ import pytest
 
 from loopfs.engines import fuse2fs_flush, sync_job
 from loopfs.engines.sync_job import is_idle
+from tests.support.patience import scaled
 
 Started = Callable[[str], int]
 
@@ -37,7 +38,7 @@ def process() -> Iterator[Started]:
 
 
 def becomes(pid: int, idle: bool) -> bool:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + scaled(20)
     while is_idle(pid) != idle and time.monotonic() < deadline:
         time.sleep(0.01)
     return is_idle(pid) == idle

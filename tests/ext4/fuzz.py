@@ -15,11 +15,12 @@ import sys
 import time
 
 from tests.ext4.images import KINDS
+from tests.support.patience import scaled
 from tests.support.user import CHECKOUT
 
 LENGTH = 1000  # calls of a sequence
 NAMES = (0, 0, 3000)  # in a directory that is there before
-TIMEOUT = 300.0  # seconds
+TIMEOUT = scaled(300.0)  # seconds
 
 
 def play(kind: str, seed: int, calls: int, names: int) -> str:

@@ -21,9 +21,10 @@ from loopfs.ext4.options import Options
 from loopfs.file_device import Buffer, FileDevice
 from loopfs.file_device import Device as Lower
 from loopfs.fuse.server import Server
+from tests.support.patience import scaled
 from tests.support.skip import need
 
-TIMEOUT = 120.0  # seconds
+TIMEOUT = scaled(120.0)  # seconds
 MIB = 1 << 20
 UUID = "12345678-9abc-def0-1234-56789abcdef0"
 # The arguments of mke2fs, and commands to follow: all sizes of blocks and inodes, and sets of

@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from tests.ext4.fuzz import play
+from tests.support.patience import scaled
 from tests.support.skip import need
 from tests.support.user import CHECKOUT
 
@@ -45,7 +46,7 @@ def test_a_command_in_short(command: str, words: list[str]) -> None:
         [sys.executable, "-m", f"tests.ext4.{command}", *words, "--seed", "1"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=scaled(100),
         cwd=CHECKOUT,
         check=False,
     )

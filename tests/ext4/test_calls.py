@@ -24,6 +24,7 @@ from loopfs.uapi.fs import FS_IOC_SETFLAGS
 from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
 from tests.ext4.images import fsck
+from tests.support.patience import scaled
 
 ROOT = Caller(0, 0, 1)
 KINDS = (
@@ -208,7 +209,7 @@ def test_a_transaction_is_written_though_nothing_follows(image: Image, mounted: 
     tree.mkdir(ROOT, tree.root(), b"d", 0o755)
     with tree.server.lock:
         tree.answered()
-    end = time.monotonic() + 30
+    end = time.monotonic() + scaled(30)
     while "d" not in Direct(mounted(path, read_only=True)).list():
         assert time.monotonic() < end
     tree.destroy()

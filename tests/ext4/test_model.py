@@ -9,6 +9,7 @@ import pytest
 
 from tests.ext4 import crash, faults, hostile, model, replay
 from tests.ext4.logs import Version
+from tests.support.patience import scaled
 from tests.support.rounds import rounds
 from tests.support.user import CHECKOUT
 
@@ -53,7 +54,7 @@ def test_hostile_images() -> None:
         [sys.executable, "-m", "tests.ext4.hostile", str(rounds(35, 1000)), "--seed", "1"],
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=scaled(100),
         cwd=CHECKOUT,
         check=False,
     )

@@ -20,6 +20,7 @@ from tests.ext4.conftest import Mounted
 from tests.ext4.direct import Direct
 from tests.ext4.images import fsck, tool
 from tests.support.kernel import new_loop_device
+from tests.support.patience import scaled
 
 Image = Callable[[str], Path]
 
@@ -90,14 +91,14 @@ def test_as_the_kernel(image: Image, tmp_path: Path, kind: str) -> None:
     (tmp_path / "m").mkdir()
     words = WORDS.split()
     with new_loop_device() as device:
-        subprocess.run(["losetup", device, path], check=True, timeout=20)
+        subprocess.run(["losetup", device, path], check=True, timeout=scaled(20))
         done = subprocess.run(
             [*UNSHARED, BY_KERNEL, device, str(tmp_path / "m"), fstype, *words],
             env=os.environ | {"PYTHONPATH": ":".join(sys.path)},
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=scaled(60),
         )
     theirs = dict(zip(words, map(int, done.stdout.split()), strict=True))
     assert {word: attempt(path, word, fstype) for word in words} == theirs

@@ -18,9 +18,10 @@ from loopfs.fat.filesystem import Vfat
 from loopfs.fat.options import Options
 from loopfs.fat.volume import Volume
 from loopfs.file_device import Buffer
+from tests.support.patience import scaled
 from tests.support.skip import need
 
-TIMEOUT = 60.0  # seconds
+TIMEOUT = scaled(60.0)  # seconds
 MIB = 1 << 20
 # Size in bytes and the arguments of mkfs.fat, of each kind of FAT and sector.
 GEOMETRIES = {

@@ -14,11 +14,12 @@ import pytest
 
 from tests.faults.conftest import PYTHON
 from tests.support.parts import children_of, parts_of, wait_until
+from tests.support.patience import scaled
 from tests.support.user import Run, User
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 20.0  # seconds
+PATIENCE = scaled(20.0)  # seconds
 BROKEN = [*PYTHON, "-m", "tests.faults.programs.broken"]
 
 Broken = Callable[[str], "subprocess.Popen[str]"]

@@ -14,12 +14,13 @@ import pytest
 
 from tests.faults.conftest import Start
 from tests.support.parts import children_of, engines_of, parts_of, wait_until
+from tests.support.patience import scaled
 from tests.support.sandbox import content, repair
 from tests.support.user import Run
 
 pytestmark = pytest.mark.e2e
 
-PATIENCE = 30.0  # seconds
+PATIENCE = scaled(30.0)  # seconds
 BY_PROGRAM = ("--engine=ext4=fuse2fs",)
 
 WRITING = """

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.parts import Parts, children_of, engines_of, parts_of, wait_until
+from tests.support.patience import scaled
 from tests.support.user import CHECKOUT, User
 
 # The exit status of "loopfs run" when one of these is killed, and the sandbox ends with it.
@@ -17,7 +18,7 @@ ENDS = {"supervisor": -signal.SIGKILL, "child": 137, "init": 137, "command": 137
 # Without one of these it goes on: writers and tools are the workload's, a job is the helper's.
 LASTS = ("helper", "job", "engine", "writer", "tool")
 
-PATIENCE = 30.0  # seconds: a sandbox that takes so long has hung
+PATIENCE = scaled(30.0)  # seconds: a sandbox that takes so long has hung
 # The user may not be able to read what is in the virtual environment of who runs the tests.
 PYTHON = ("env", f"PYTHONPATH={CHECKOUT}:{CHECKOUT / 'src'}", "/usr/bin/python3", "-B", "-S")
 WORKLOAD = (*PYTHON, "-m", "tests.faults.programs.records")

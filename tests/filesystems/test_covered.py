@@ -18,8 +18,9 @@ from loopfs.process import Process
 from loopfs.uapi import fuse, loop
 from loopfs.uapi.syscalls import abis
 from tests.filesystems.conftest import Mounted
+from tests.support.patience import scaled
 
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 NUMBER = b"0:77"
 TABLE = b"""\
 1 0 8:1 / / rw - ext4 /dev/sda1 rw

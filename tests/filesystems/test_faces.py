@@ -16,9 +16,10 @@ from loopfs.filesystems import faces
 from loopfs.process import Process
 from loopfs.uapi.mount import AT_FDCWD
 from loopfs.uapi.syscalls import abis
+from tests.support.patience import scaled
 
 NATIVE = abis()[0]
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 HOW = 0x7000  # where a struct open_how lies
 
 

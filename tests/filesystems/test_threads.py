@@ -12,8 +12,9 @@ from collections.abc import Callable
 import pytest
 
 from loopfs.filesystems.threads import KEPT, Pool
+from tests.support.patience import scaled
 
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 
 
 def test_calls_that_wait_do_not_wait_for_one_another() -> None:

@@ -28,6 +28,7 @@ from tests.fuse.wire import (
     refuse,
 )
 from tests.support.parts import wait_until
+from tests.support.patience import scaled
 
 KNOWN = 5
 HANDLE = 77
@@ -596,7 +597,7 @@ def test_a_session_that_cannot_go_on_ends_its_connection(filesystem: Recorder) -
     """Nobody waits for answers that will not come."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, pytest.MonkeyPatch.context() as patch:
-        ours.settimeout(10)
+        ours.settimeout(scaled(10))
         patch.setattr(os, "readv", lambda *_: (_ for _ in ()).throw(OSError(errno.EINVAL, "")))
         with pytest.raises(OSError, match="Errno"):
             Session(theirs.fileno(), filesystem).serve()

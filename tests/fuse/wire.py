@@ -16,8 +16,9 @@ from loopfs.fuse.operations import Operations
 from loopfs.fuse.session import Session
 from loopfs.uapi import fuse
 from loopfs.uapi.fuse import Attr
+from tests.support.patience import scaled
 
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 PID = 4711
 
 

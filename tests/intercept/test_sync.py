@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +15,7 @@ from loopfs.uapi.aio import IOCB, IOCB_CMD_FDSYNC, IOCB_CMD_FSYNC
 
 CALLER = Process(os.getpid())
 PAGE = mmap.PAGESIZE
+MAP_FIXED_NOREPLACE = 0x100000  # linux/mman.h; mmap does not have it
 
 
 class Iocb(ctypes.Structure):
@@ -35,8 +37,18 @@ class Iocb(ctypes.Structure):
     )
 
 
-def address(thing: mmap.mmap) -> int:
-    return ctypes.addressof(ctypes.c_char.from_buffer(thing))
+@pytest.fixture
+def low() -> Iterator[int]:
+    """The address of two pages below 4 GiB, where the memory of a 32-bit program is."""
+    libc, wanted = ctypes.CDLL(None, use_errno=True), 0x20000000
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    libc.mmap.restype = ctypes.c_void_p
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
+    start = libc.mmap(wanted, 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    assert start == wanted, os.strerror(ctypes.get_errno())
+    yield wanted
+    libc.munmap(wanted, 2 * PAGE)
 
 
 def test_iocbs_are_read_as_far_as_they_are_there() -> None:
@@ -53,12 +65,9 @@ def test_iocbs_are_read_as_far_as_they_are_there() -> None:
     assert iocbs(CALLER, 0, where, 8) == []
 
 
-def test_iocbs_of_a_32_bit_program() -> None:
-    low = mmap.mmap(-1, 2 * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x40)  # MAP_32BIT
-    start = address(low)
-    if start >= 1 << 32:
-        pytest.fail("MAP_32BIT is not heeded")
-    low[:64] = bytes(Iocb(lio_opcode=IOCB_CMD_FSYNC, fildes=9))
-    low[PAGE : PAGE + 8] = start.to_bytes(4, "little") * 2
-    assert iocbs(CALLER, 2, start + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)] * 2
-    assert iocbs(CALLER, 2**32 | 1, start + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)]
+def test_iocbs_of_a_32_bit_program(low: int) -> None:
+    request = bytes(Iocb(lio_opcode=IOCB_CMD_FSYNC, fildes=9))
+    ctypes.memmove(low, request, len(request))
+    ctypes.memmove(low + PAGE, low.to_bytes(4, "little") * 2, 8)
+    assert iocbs(CALLER, 2, low + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)] * 2
+    assert iocbs(CALLER, 2**32 | 1, low + PAGE, 4) == [(IOCB_CMD_FSYNC, 9)]

@@ -13,6 +13,7 @@ import pytest
 from loopfs.channel import Channel
 from loopfs.intercept import umount
 from loopfs.intercept.umount import UmountHandler
+from tests.support.patience import scaled
 
 
 class Helper:
@@ -47,7 +48,7 @@ def test_no_two_at_a_time_where_the_kernel_would_allow_none(
     for thread in threads:
         thread.start()
     for _ in threads:
-        assert helper.has_begun.acquire(timeout=20)
+        assert helper.has_begun.acquire(timeout=scaled(20))
         os.sched_yield()
         assert len(helper.begun) == 1
         helper.end()

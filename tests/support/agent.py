@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.parts import wait_until
+from tests.support.patience import scaled
 from tests.support.user import User
 
 
@@ -66,7 +67,7 @@ class Agent:
     def connect(self) -> socket.socket:
         """As a container runtime does."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(20)
+        connection.settimeout(scaled(20))
         connection.connect(str(self.socket))
         return connection
 

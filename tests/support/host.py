@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support import workers
+from tests.support.patience import scaled
 from tests.support.user import MARK, User
 
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-PATIENCE = 5.0  # seconds: a killed process and its mounts take a moment to go
+PATIENCE = scaled(5.0)  # seconds: a killed process and its mounts take a moment to go
 
 
 class Host(NamedTuple):

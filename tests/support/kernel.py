@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from loopfs.uapi.loop import LOOP_CLR_FD, LOOP_CTL_ADD, LOOP_CTL_REMOVE, LOOP_MAJOR
+from tests.support.patience import scaled
 
-PATIENCE = 5.0  # seconds
+PATIENCE = scaled(5.0)  # seconds
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from tests.support.patience import scaled
 from tests.support.skip import need
 
-PATIENCE = 10.0  # seconds
+PATIENCE = scaled(10.0)  # seconds
 
 T = TypeVar("T")
 

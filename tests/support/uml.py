@@ -11,8 +11,10 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from tests.support.patience import scaled
+
 PROGRAM = "linux.uml"
-TIMEOUT = 100  # seconds
+TIMEOUT = scaled(100)  # seconds
 MODULES = Path("/usr/lib/uml/modules")
 _XSTATE = Path(__file__).with_name("xstate.c")
 

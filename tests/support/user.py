@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.support import workers
+from tests.support.patience import scaled
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -96,13 +97,13 @@ class User(NamedTuple):
         """As :meth:`start`, to its end.
 
         Args:
-            timeout: seconds.
+            timeout: seconds; LOOPFS_TIMEOUT_SCALE multiplies them.
         Raises:
             subprocess.TimeoutExpired: after the whole process group was killed.
         """
         process = self.start(command, cwd=cwd, env=env)
         try:
-            output, complaint = process.communicate(input, timeout)
+            output, complaint = process.communicate(input, scaled(timeout))
         except BaseException:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

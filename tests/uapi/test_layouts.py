@@ -6,7 +6,6 @@ A field holds a number of its own, repeated in all its bytes.
 from __future__ import annotations
 
 import os
-import platform
 import re
 import struct
 from collections.abc import Iterator
@@ -244,17 +243,18 @@ def old_info(abi: str) -> LoopInfo64:
     )
 
 
-@pytest.mark.parametrize("abi", OWN_ABIS[platform.machine()])
-def test_old_loop_info(abi: str) -> None:
-    word = OLD_WIDTHS[abi][1]
-    expected = GOLDEN[abi].structure("loop_info")
-    assert len(expected) == loop.old_info_size(word)
-    assert loop.pack_old_info(old_info(abi), word) == expected
-    read = old_info(abi)._replace(encrypt_type=0, encrypt_key_size=0, encrypt_key=b"")
-    assert loop.unpack_old_info(expected, word) == read, "encryption is passed over"
+@pytest.mark.parametrize("machine", OWN_ABIS)
+def test_old_loop_info(machine: str) -> None:
+    for abi in OWN_ABIS[machine]:
+        word = OLD_WIDTHS[abi][1]
+        expected = GOLDEN[abi].structure("loop_info")
+        assert len(expected) == loop.old_info_size(word, machine)
+        assert loop.pack_old_info(old_info(abi), word, machine) == expected
+        read = old_info(abi)._replace(encrypt_type=0, encrypt_key_size=0, encrypt_key=b"")
+        assert loop.unpack_old_info(expected, word, machine) == read, "encryption is passed over"
 
 
-@pytest.mark.parametrize("abi", OWN_ABIS[platform.machine()])
+@pytest.mark.parametrize("abi", OLD_WIDTHS)
 def test_blkpg(abi: str) -> None:
     expected = GOLDEN[abi].structure("blkpg_ioctl_arg")
     word = OLD_WIDTHS[abi][1]
@@ -286,6 +286,12 @@ def test_an_old_offset_is_signed(word: int) -> None:
 )
 def test_what_does_not_fit_the_old_structure_is_an_overflow(too_big: LoopInfo64, word: int) -> None:
     assert loop.pack_old_info(too_big, word) is None
+
+
+def test_a_device_number_in_the_old_structure_of_64_bit_programs() -> None:
+    large = LoopInfo64(device=2**32)
+    assert loop.pack_old_info(large, 8, "x86_64") is not None
+    assert loop.pack_old_info(large, 8, "aarch64") is None
 
 
 def test_a_size_limit_is_not_in_the_old_structure() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 
 from loopfs.lean import NamedTuple
@@ -45,10 +46,11 @@ LOOP_CTL_GET_FREE = 0x4C82
 
 _INFO64 = struct.Struct("=QQQQQIIII64s64s32s2Q")
 # struct loop_info in its 64-bit and 32-bit layouts, which differ in the type of lo_device
-# (__kernel_old_dev_t) and in the size of unsigned long.
+# (__kernel_old_dev_t, whose size is the second item) and in the size of unsigned long.
+_INFO32 = struct.Struct("=iHxxIHxxiiii64s32s2I4s"), 2
 _INFO = {
-    8: struct.Struct("=i4xQQQiiii64s32s2Q4s4x"),
-    4: struct.Struct("=iHxxIHxxiiii64s32s2I4s"),
+    "x86_64": {8: (struct.Struct("=i4xQQQiiii64s32s2Q4s4x"), 8), 4: _INFO32},
+    "aarch64": {8: (struct.Struct("=iIQIiiii64s32s4x2Q4s4x"), 4), 4: _INFO32},
 }
 _CONFIG_HEAD = struct.Struct("=II")
 
@@ -104,19 +106,28 @@ class LoopConfig(NamedTuple):
         return cls(fd, block_size, info)
 
 
-def old_info_size(word: int) -> int:
-    """Return the size in bytes of struct loop_info for a caller with ``word``-byte longs."""
-    return _INFO[word].size
+def _layout(word: int, machine: str | None) -> tuple[struct.Struct, int]:
+    return _INFO[machine or os.uname().machine][word]
 
 
-def unpack_old_info(data: bytes, word: int) -> LoopInfo64:
+def old_info_size(word: int, machine: str | None = None) -> int:
+    """Return the size in bytes of struct loop_info for a caller with ``word``-byte longs.
+
+    Args:
+        machine: as uname(2) says it; None is this one.
+    """
+    return _layout(word, machine)[0].size
+
+
+def unpack_old_info(data: bytes, word: int, machine: str | None = None) -> LoopInfo64:
     """Convert a struct loop_info to a LoopInfo64, without the encryption fields.
 
     Args:
         data: the bytes of the structure.
         word: the size of the caller's unsigned long in bytes, 8 or 4.
+        machine: as uname(2) says it; None is this one.
     """
-    f = _INFO[word].unpack_from(data)
+    f = _layout(word, machine)[0].unpack_from(data)
     number, device, inode, rdevice, offset, _, _, flags, name, _, *rest = f
     return LoopInfo64(
         device=device,
@@ -130,19 +141,18 @@ def unpack_old_info(data: bytes, word: int) -> LoopInfo64:
     )
 
 
-def pack_old_info(info: LoopInfo64, word: int) -> bytes | None:
+def pack_old_info(info: LoopInfo64, word: int, machine: str | None = None) -> bytes | None:
     """Convert ``info`` to a struct loop_info; None if a value does not fit (EOVERFLOW)."""
-    bits = word * 8
-    old_dev_bits = 64 if word == 8 else 16
+    layout, old_dev = _layout(word, machine)
     fits = (
-        info.device >> old_dev_bits == 0
-        and info.rdevice >> old_dev_bits == 0
-        and info.inode >> bits == 0
+        info.device >> old_dev * 8 == 0
+        and info.rdevice >> old_dev * 8 == 0
+        and info.inode >> word * 8 == 0
         and info.offset >> 31 == 0
     )
     if not fits:
         return None
-    return _INFO[word].pack(
+    return layout.pack(
         info.number,
         info.device,
         info.inode,

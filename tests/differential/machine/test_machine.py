@@ -30,11 +30,12 @@ from hypothesis.stateful import (
 from tests.differential.machine.executor import DEVICES, FILES, PARTITIONS
 from tests.differential.steps import uapi
 from tests.support import host, workers
+from tests.support.patience import scaled
 from tests.support.user import CHECKOUT, SEARCH_PATH, User
 
 STEPS = int(os.environ.get("LOOPFS_MACHINE_STEPS", "2000"))
 LENGTH = 50  # steps of one sequence
-PATIENCE = 20.0  # seconds for one answer
+PATIENCE = scaled(20.0)  # seconds for one answer
 # An interpreter that every user can run, without site-packages, which may hold a "tests".
 COMMAND = ["env", f"PYTHONPATH={CHECKOUT}", "/usr/bin/python3", "-B", "-S"]
 COMMAND += ["-m", "tests.differential.machine.executor"]

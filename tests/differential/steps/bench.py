@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
+from tests.support.patience import scaled
+
 from . import uapi
 
 T = TypeVar("T")
@@ -21,7 +23,7 @@ Scenario = Callable[["Bench"], None]
 
 LOOP_MAJOR = 7
 SIZE = 1 << 20  # of an image, in bytes, unless a scenario needs another
-PATIENCE = 3.0  # seconds for a device to be let go of by whatever else looks at it
+PATIENCE = scaled(3.0)  # seconds for a device to be let go of by whatever else looks at it
 NOWHERE = 8  # an address that no process has mapped
 
 SCENARIOS: dict[str, Scenario] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import struct
 
 LOOP_SET_FD = 0x4C00
@@ -54,7 +55,9 @@ AT_EMPTY_PATH = 0x1000
 O_LARGEFILE = 0o100000  # on x86-64 open(2) adds it, and F_GETFL shows it
 
 _INFO64 = struct.Struct("=5Q4I64s64s32s2Q")
-_OLD_INFO = struct.Struct("=i4xQQQiiii64s32s2Q4s4x")
+_OLD_INFO = struct.Struct(
+    "=iIQIiiii64s32s4x2Q4s4x" if platform.machine() == "aarch64" else "=i4xQQQiiii64s32s2Q4s4x"
+)
 _BLANK64: dict[str, int | bytes] = {
     "device": 0,
     "inode": 0,
