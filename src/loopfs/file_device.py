@@ -56,12 +56,12 @@ class Device(Protocol):
 
 
 class FileDevice:
-    """A range of an open file.
+    """A window of an open file.
 
     Args:
         fd: the file; it belongs to the caller.
         size: bytes; None: up to the end of the file.
-        offset: where in the file the range begins, in bytes.
+        offset: where in the file the window begins, in bytes.
     """
 
     def __init__(self, fd: int, size: int | None = None, offset: int = 0) -> None:
