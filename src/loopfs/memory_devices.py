@@ -25,7 +25,7 @@ NAMES = {
 
 
 def check_opens(name: bytes) -> None:
-    """Raise OSError ENXIO for a device that cannot be replaced."""
+    """Check that a regular file can replace a device. Raises OSError ENXIO."""
     if name not in _SERVED:
         raise OSError(errno.ENXIO, os.strerror(errno.ENXIO))
 
