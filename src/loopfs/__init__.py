@@ -1,12 +1,12 @@
 """loopfs: private loop devices for ordinary users, on a stock kernel.
 
-:class:`Sandbox` is a sandbox as a context manager (docs/python.md). What is not needed is not
-imported: ``loopfs run`` imports this module too.
+:class:`Sandbox` is a sandbox as a context manager (docs/python.md). Modules are imported when they
+are first used: ``loopfs run`` imports this package too.
 """
 
 from __future__ import annotations
 
-TYPE_CHECKING = False  # which every type checker takes to be true
+TYPE_CHECKING = False  # type checkers take it as True
 
 if TYPE_CHECKING:
     from loopfs.api.attach import attach

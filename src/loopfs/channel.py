@@ -1,4 +1,4 @@
-"""Messages with descriptors between the processes of a sandbox: a SOCK_SEQPACKET pair."""
+"""Messages with file descriptors between the processes of a sandbox: a SOCK_SEQPACKET pair."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import struct
 
 from loopfs.lean import NamedTuple
 
-MAX_MESSAGE = 1 << 16  # bytes; what is longer goes in a memfd
-MAX_LENGTH = 64 << 20  # bytes, of the longest
+MAX_MESSAGE = 1 << 16  # bytes; longer messages are sent in a memfd
+MAX_LENGTH = 64 << 20  # bytes: the longest message
 MAX_DESCRIPTORS = 253  # SCM_MAX_FD
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 _INT = struct.calcsize("i")
@@ -19,7 +19,7 @@ _UCRED = struct.Struct("=iII")
 
 
 class Message(NamedTuple):
-    """``data`` is empty when the other end is closed; ``pid`` is the sender's."""
+    """A message. ``data`` is empty if the other end is closed; ``pid`` is the sender's."""
 
     data: bytes
     fds: list[int]
@@ -27,7 +27,7 @@ class Message(NamedTuple):
 
 
 class Channel:
-    """One end of a pair; close-on-exec."""
+    """One end of a pair, close-on-exec."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
@@ -41,17 +41,19 @@ class Channel:
 
     @classmethod
     def of_descriptor(cls, fd: int) -> Channel:
-        """The end that was sent to us as a descriptor."""
+        """Return the channel for an end that was received as a descriptor."""
         return cls(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd))
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
-        """Send ``data`` of any length but none; an empty message with a descriptor is a long one.
+        """Send ``data``, which must not be empty, of any length up to MAX_LENGTH.
+
+        A long message is sent as an empty one whose last descriptor is a memfd.
 
         Raises:
-            OSError: EPIPE: the other end is closed; what else sendmsg(2) says.
+            OSError: EPIPE: the other end is closed; or another error of sendmsg(2).
         """
         if len(data) <= MAX_MESSAGE:
             self._send(data, fds)
@@ -71,16 +73,16 @@ class Channel:
         self._socket.sendmsg([data], rights, socket.MSG_NOSIGNAL)
 
     def receive(self) -> Message:
-        """The next message; its descriptors are ours, close-on-exec.
+        """Receive the next message. The caller owns its descriptors, which are close-on-exec.
 
         Raises:
-            OSError: the message is lost, the next one can be received: EMFILE: we have no room for
-                its descriptors; EMSGSIZE: it has not come through :meth:`send`; ENOMEM.
+            OSError: the message is lost, but the next one can be received. EMFILE: the process
+                cannot have more descriptors; EMSGSIZE: it was not sent by :meth:`send`; ENOMEM.
         """
         room = socket.CMSG_SPACE(4 * MAX_DESCRIPTORS) + socket.CMSG_SPACE(_UCRED.size)
         try:
             received = self._socket.recvmsg(MAX_MESSAGE, room, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError:  # closed with something unread
+        except ConnectionResetError:  # the other end was closed with unread messages
             return Message(b"", [], 0)
         data, control, flags, _ = received
         fds: list[int] = []
@@ -106,7 +108,7 @@ class Channel:
         return Message(data, fds, pid)
 
     def detach(self) -> int:
-        """The descriptor, which is the caller's from now on."""
+        """Return the descriptor, which the caller then owns."""
         return self._socket.detach()
 
     def shut_down(self) -> None:
@@ -124,7 +126,7 @@ class Channel:
 
 
 def _sealed(data: bytes) -> int:
-    """A memfd with ``data``, which nobody changes any more."""
+    """Return a sealed memfd with ``data``."""
     memfd = os.memfd_create("message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         view = memoryview(data)
@@ -138,10 +140,10 @@ def _sealed(data: bytes) -> int:
 
 
 def _unsealed(memfd: int) -> bytes:
-    """What is in a memfd. Raises OSError EMSGSIZE if it is none, or can change, or is too long."""
+    """Return the contents of a sealed memfd. Raises OSError EMSGSIZE: not one, or too long."""
     try:
         sealed = fcntl.fcntl(memfd, fcntl.F_GET_SEALS) & _SEALS == _SEALS
-    except OSError:  # EINVAL: of another kind
+    except OSError:  # EINVAL: it is not a memfd
         sealed = False
     length = os.lseek(memfd, 0, os.SEEK_END) if sealed else 0
     if not 0 < length <= MAX_LENGTH:
@@ -158,7 +160,7 @@ def close_all(fds: list[int]) -> None:
 
 
 def close_all_but(*kept: int) -> None:
-    """Close all descriptors but standard ones and ``kept``."""
+    """Close all descriptors except the standard ones and ``kept``."""
     start = 3
     for fd in sorted(kept):
         os.closerange(start, fd)

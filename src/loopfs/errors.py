@@ -5,15 +5,15 @@ from __future__ import annotations
 import errno
 import os
 
-MAX_ERRNO = 511  # the kernel's own, ERESTARTSYS and others, are for no caller (fs/fuse/dev.c)
+MAX_ERRNO = 511  # larger ones, such as ERESTARTSYS, are internal to the kernel (fs/fuse/dev.c)
 
 
 class LoopfsError(OSError):
-    """An error with the errno the kernel would give and a sentence for a person.
+    """An error with the errno that the kernel would return and a sentence for the user.
 
     Args:
         code: an errno value.
-        sentence: what happened; the errno's own text when omitted.
+        sentence: what failed; by default the text of the errno.
     """
 
     def __init__(self, code: int, sentence: str | None = None) -> None:
@@ -27,18 +27,18 @@ class LoopfsError(OSError):
 
 
 class DriverError(LoopfsError):
-    """A request that the loop driver refuses; the errno goes to the workload."""
+    """A request that the loop driver refuses. The workload gets the errno."""
 
 
 class Unsupported(LoopfsError):
-    """A filesystem has a feature that one engine does not support; another one may."""
+    """A filesystem has a feature that this engine does not support, but another one may."""
 
 
 class SetupError(LoopfsError):
-    """A sandbox that cannot be built; the sentence goes to the person.
+    """A sandbox cannot be created. The user gets the sentence.
 
     Args:
-        call: the system call that the kernel refused, if one is to blame; empty: not known.
+        call: the system call that failed; empty: none, or it is not known.
     """
 
     def __init__(self, code: int, sentence: str | None = None, call: str | None = None) -> None:
@@ -47,13 +47,13 @@ class SetupError(LoopfsError):
 
 
 def call_of(problem: OSError) -> str:
-    """The system call that failed, where who made it has noted that (``syscalls``)."""
+    """Return the name of the system call that failed, which ``syscalls`` adds as a note."""
     notes: list[str] = getattr(problem, "__notes__", [])
     return notes[0] if notes else ""
 
 
 def of_start(problem: OSError) -> SetupError:
-    """Why a sandbox cannot be made: the system call that failed, in a sentence.
+    """Return an error that says why a sandbox cannot be created, with the failed system call.
 
     `loopfs.cli.remedies` says what to do about it.
     """
@@ -68,7 +68,7 @@ def of_start(problem: OSError) -> SetupError:
 
 
 def no_room() -> SetupError:
-    """There is no room for a process or a thread of the sandbox itself."""
+    """Return an error: the sandbox cannot start a process or a thread of its own."""
     return SetupError(
         errno.EAGAIN,
         "no process or thread can be started: raise the limit of the user's processes"
@@ -77,7 +77,7 @@ def no_room() -> SetupError:
 
 
 def fork() -> int:
-    """fork(2) of a process that a sandbox cannot do without. Raises SetupError."""
+    """Call fork(2) for a process that a sandbox requires. Raises SetupError."""
     try:
         return os.fork()
     except OSError as problem:
@@ -86,9 +86,9 @@ def fork() -> int:
 
 
 def errno_of(problem: BaseException) -> int:
-    """What an exception is to the caller for whom we worked: an errno that the kernel passes on.
+    """Return the errno with which to fail a caller's request after an exception.
 
-    EIO for what has none, or one that is no caller's business.
+    EIO if the exception has no errno, or one that is internal to the kernel.
     """
     if isinstance(problem, MemoryError):
         return errno.ENOMEM

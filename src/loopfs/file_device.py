@@ -1,4 +1,4 @@
-"""What a filesystem of ours is on: a protocol, and a window of a file as one."""
+"""The device that a filesystem of loopfs is on: a protocol, and an implementation on a file."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE
 
 Buffer = bytes | bytearray | memoryview
 
-_PUNCH_LEAST = 64 << 10  # bytes; fewer zeros are sooner written than punched
-_PIECE = 1 << 20  # bytes of zeros at a time
+_PUNCH_LEAST = 64 << 10  # bytes; writing fewer zeros is faster than punching a hole
+_PIECE = 1 << 20  # bytes of zeros written at a time
 _VECTORS = 1000  # below IOV_MAX
 _ZEROS = memoryview(bytes(_PIECE))
 
 
 class Device(Protocol):
-    """A block device. Offsets and lengths are bytes.
+    """A block device. Offsets and lengths are in bytes.
 
-    What is outside of it is EIO; what fails is OSError, with the errno that a caller shall see.
+    Access beyond its end fails with EIO. Methods raise OSError with the errno for the caller.
     """
 
     @property
@@ -28,46 +28,46 @@ class Device(Protocol):
 
     @property
     def read_only(self) -> bool:
-        """Nothing could be written, whatever the mount is for."""
+        """Whether writing is impossible, whatever the mount options are."""
 
     def read(self, offset: int, length: int) -> bytes:
-        """All of ``length`` bytes."""
+        """Return exactly ``length`` bytes."""
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """The whole of ``buffer``."""
+        """Fill all of ``buffer``."""
 
     def write(self, offset: int, *parts: Buffer) -> None:
-        """All of ``parts``, one behind the other."""
+        """Write all of ``parts``, one after the other."""
 
     def zero(self, offset: int, length: int) -> None:
-        """Have it read as zeros."""
+        """Make a range read as zeros."""
 
     def discard(self, offset: int, length: int) -> None:
-        """The contents are of no use any more; EOPNOTSUPP where that means nothing."""
+        """Discard a range, whose contents are not needed. EOPNOTSUPP: it cannot be discarded."""
 
     def barrier(self) -> None:
-        """What was written is on the disk before what will be."""
+        """Write everything to disk that was written before, so that later writes follow it."""
 
     def written(self) -> None:
-        """What was written is to be seen by all who read the device."""
+        """Make everything written visible to other readers of the device."""
 
     def sync(self) -> None:
-        """Both: until what was written is on the disk."""
+        """Write everything to disk, and make it visible to other readers."""
 
 
 class FileDevice:
     """A window of an open file.
 
     Args:
-        fd: stays the caller's.
-        size: bytes; those of the file when it is None.
-        offset: where in the file the window begins.
+        fd: the file; it belongs to the caller.
+        size: bytes; None: up to the end of the file.
+        offset: where in the file the window begins, in bytes.
     """
 
     def __init__(self, fd: int, size: int | None = None, offset: int = 0) -> None:
         self._fd = fd
         self._offset = offset
-        # Not fstat(2), which says 0 of a block device.
+        # Not fstat(2), which reports 0 for a block device.
         self._size = os.lseek(fd, 0, os.SEEK_END) - offset if size is None else size
 
     @property
@@ -100,7 +100,7 @@ class FileDevice:
             length = sum(map(len, some))
             done = os.pwritev(self._fd, some, self._offset + offset)
             if done != length:
-                # The image's own filesystem is full, or beyond a limit: the next try says which.
+                # The filesystem of the image is full, or a limit is reached: writing again fails.
                 rest = memoryview(b"".join(some))[done:]
                 while rest:
                     at = self._offset + offset + length - len(rest)

@@ -1,12 +1,12 @@
-"""What typing, signal and collections.abc offer, without the time that they take to import.
+"""Replacements for typing, signal and collections.abc, which take less time to import.
 
-``loopfs run`` starts often, and these three with what they import in turn (re, enum)
-would be a quarter of its start. To the type checker they are the standard library's own.
+``loopfs run`` is started often, and importing these modules (with re and enum, which they import)
+would take a quarter of its start. Type checkers see the standard library's own.
 """
 
 from __future__ import annotations
 
-from _collections_abc import Callable, Iterable, Mapping, Sequence  # collections.abc's, alone
+from _collections_abc import Callable, Iterable, Mapping, Sequence  # without collections' __init__
 
 __all__ = [
     "TYPE_CHECKING",
@@ -23,7 +23,7 @@ __all__ = [
     "signal",
 ]
 
-TYPE_CHECKING = False  # which every type checker takes to be true
+TYPE_CHECKING = False  # type checkers take it as True
 
 if TYPE_CHECKING:
     import signal
@@ -34,11 +34,11 @@ else:
 
     Any = NoReturn = object
 
-    def TypeVar(name, **_):  # noqa: N802 typing's name
+    def TypeVar(name, **_):  # noqa: N802 the name in typing
         return name
 
     class Generic:
-        """A base that says nothing, whatever its parameters."""
+        """A base class that can be subscripted and has no other effect."""
 
         __slots__ = ()
 
@@ -46,12 +46,12 @@ else:
             return cls
 
     class Protocol:
-        """A base that says nothing."""
+        """A base class without effect."""
 
         __slots__ = ()
 
     def _taken(cls, field, named):
-        """The value of a field that is not among the values by position."""
+        """Return the value of a field that was not given by position."""
         if field in named:
             return named.pop(field)
         if field in cls._defaults:
@@ -69,7 +69,7 @@ else:
             return super().__new__(mcs, name, bases, space)
 
     class NamedTuple(tuple, metaclass=_NamedTupleMeta):
-        """A tuple whose items are attributes too, in the order of the annotations."""
+        """A tuple whose items are also attributes, in the order of the annotations."""
 
         def __new__(cls, *values, **named):
             fields = cls._fields

@@ -1,4 +1,4 @@
-"""The resource limits of our own processes, which the person's shell has set for its programs."""
+"""The resource limits of loopfs's own processes, which they inherit from the user's shell."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import sys
 
 
 def raise_limits() -> int:
-    """Have as much as the hard limits permit: the kernel's driver has no limits either.
+    """Raise the limits to the hard limits. The kernel's driver has no such limits.
 
-    A bound device costs a descriptor, and what is written to an image lies beyond RLIMIT_FSIZE as
-    soon as the image is larger. The workload, forked before, keeps its own limits.
+    A bound device needs a descriptor, and a write to an image fails beyond RLIMIT_FSIZE. The
+    workload, which was forked before, keeps its own limits.
 
     Returns:
-        how many descriptors we may have.
+        The number of descriptors that the process can have.
     """
     import resource
 

@@ -1,12 +1,12 @@
-"""Moments of calendars, as filesystems store them."""
+"""Calendar times, as filesystems store them."""
 
 from __future__ import annotations
 
 
 def mktime64(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int:
-    """Seconds since the epoch by the Gregorian calendar (kernel/time/time.c).
+    """Return seconds since the epoch for a Gregorian date (kernel/time/time.c).
 
-    March is the first month of a year, so that a month or day that is none is a moment, too.
+    An invalid month or day gives a time, too, because the computation starts the year in March.
     """
     month -= 2
     if month <= 0:

@@ -9,7 +9,7 @@ from loopfs.text import to_str
 
 
 class Mount(NamedTuple):
-    """A mount: its id and its parent's, where it is, its type, and the st_dev of its filesystem."""
+    """A mount: its id and its parent's, mount point, type, and the st_dev of its filesystem."""
 
     mount_id: int
     parent: int
@@ -19,10 +19,10 @@ class Mount(NamedTuple):
 
 
 def parse(lines: Iterable[bytes]) -> list[Mount]:
-    """The mounts of a table, in its order."""
+    """Return the mounts of a table, in the same order."""
     mounts = []
     for line in lines:
-        fields = line.rstrip(b"\n").split(b" ")  # other blanks stand for themselves
+        fields = line.rstrip(b"\n").split(b" ")  # only spaces separate; other blanks are text
         fstype = fields[fields.index(b"-") + 1]
         device = os.makedev(*map(int, fields[2].split(b":")))
         ids = int(fields[0]), int(fields[1])
@@ -31,6 +31,6 @@ def parse(lines: Iterable[bytes]) -> list[Mount]:
 
 
 def _text(field: bytes) -> str:
-    """A field, in which blanks, newlines and backslashes are octal numbers."""
-    plain, *escaped = field.split(b"\\")  # before each three octal digits
+    """Decode a field, in which blanks, newlines and backslashes are octal numbers."""
+    plain, *escaped = field.split(b"\\")  # three octal digits follow each
     return to_str(plain + b"".join(bytes([int(part[:3], 8)]) + part[3:] for part in escaped))

@@ -1,7 +1,7 @@
-"""Character sets (fs/nls): those of names on disk, and those that callers see names in.
+"""Character sets (fs/nls): of names on disk, and of names for callers.
 
-Python's codecs have the tables. Where the kernel's differ, and the tests compare them with the
-kernel's own modules, they are corrected here.
+The tables are those of Python's codecs. Where they differ from the kernel's they are corrected
+here; the tests compare them with the kernel's modules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CODEPAGES = frozenset(
     | {932, 936, 949, 950, 1250, 1251, 1255}
 )
 _ISO8859 = frozenset({1, 2, 3, 4, 5, 6, 7, 9, 13, 14, 15})
-# The kernel's name, and Python's.
+# The kernel's name: Python's name.
 _OTHERS = {
     "ascii": "ascii",
     "default": "iso8859-1",
@@ -30,7 +30,7 @@ _OTHERS = {
     "euc-kr": "cp949",
     "big5": "cp950",
 }
-# What cp932 has twice: the kernel prefers the NEC and IBM rows, Python JIS and NEC.
+# Characters that cp932 has twice: the kernel prefers the NEC and IBM rows, Python JIS and NEC.
 _CP932 = {
     **{chr(0x2160 + n): bytes((0xFA, 0x4A + n)) for n in range(10)},
     "№": b"\xfa\x59",
@@ -46,7 +46,7 @@ _CP932 = {
     "≡": b"\x87\x91",
     "⊥": b"\x87\x96",
     "\u3094": b"\x83\x94",
-    # and what only Python encodes, apart from the private use area
+    # Characters that only Python encodes, without the private use area.
     **dict.fromkeys("\x80\u2016\u2212\u301c\uf8f0\uf8f1\uf8f2\uf8f3", b""),
 }
 
@@ -55,19 +55,19 @@ class Charset:
     """A table of fs/nls.
 
     Args:
-        codec: Python's name of it.
+        codec: the name of the codec in Python.
     """
 
     def __init__(self, codec: str) -> None:
         self.codec = codec
         self.utf8 = codec == "utf-8"
         self._exceptions: dict[str, bytes] = _CP932 if codec == "cp932" else {}
-        # By byte: tolower() and toupper() of the character that it is by itself.
+        # tolower() and toupper() of each single-byte character.
         self.lower = bytes(self._cased(c, str.lower) for c in range(256))
         self.upper = bytes(self._cased(c, str.upper) for c in range(256))
 
     def _cased(self, byte: int, case: Callable[[str], str]) -> int:
-        if self.utf8:  # nls_utf8 has no case, not even of ASCII's letters
+        if self.utf8:  # nls_utf8 has no case conversion, not even for ASCII
             return byte
         try:
             changed = case(bytes([byte]).decode(self.codec)).encode(self.codec)
@@ -76,7 +76,7 @@ class Charset:
         return changed[0] if len(changed) == 1 else byte
 
     def encode(self, character: str) -> bytes:
-        """uni2char(): a character's bytes; none where there are none for it."""
+        """Return the bytes of a character, as uni2char(); none if the set lacks it."""
         if (known := self._exceptions.get(character)) is not None:
             return known
         if self._exceptions and "\ue000" <= character <= "\uf8ff":
@@ -87,7 +87,7 @@ class Charset:
             return b""
 
     def decode(self, data: bytes, unknown: str) -> str:
-        """char2uni() over ``data``; ``unknown`` stands for each byte that is no character."""
+        """Decode ``data`` as char2uni(); ``unknown`` replaces each byte that is no character."""
         try:
             text = data.decode(self.codec)
         except UnicodeError:
@@ -107,7 +107,7 @@ class Charset:
         return "".join(out)
 
     def length(self, data: bytes) -> int:
-        """Bytes of the character that ``data`` begins with; 1 if it is none."""
+        """Return the length of the first character of ``data``; 1 if it is invalid."""
         return next((n for n in (1, 2) if self._one(data[:n])), 1)
 
     def _one(self, raw: bytes) -> str:
@@ -125,10 +125,10 @@ def _charset(codec: str) -> Charset:
 
 
 def codepage(number: int) -> Charset:
-    """load_nls() of a mount option's ``codepage``.
+    """Return the table for the mount option ``codepage``, as load_nls().
 
     Raises:
-        OSError: EINVAL, the kernel has no such code page.
+        OSError: EINVAL: the kernel has no such code page.
     """
     if number not in _CODEPAGES:
         raise OSError(errno.EINVAL, f"there is no code page {number}")
@@ -136,10 +136,10 @@ def codepage(number: int) -> Charset:
 
 
 def charset(name: str) -> Charset:
-    """load_nls() of a mount option's ``iocharset``.
+    """Return the table for the mount option ``iocharset``, as load_nls().
 
     Raises:
-        OSError: EINVAL, the kernel has no such character set.
+        OSError: EINVAL: the kernel has no such character set.
     """
     kind, _, number = name.partition("-")
     if name in _OTHERS:
@@ -152,10 +152,10 @@ def charset(name: str) -> Charset:
 
 
 def load(options: Iterable[str]) -> None:
-    """Import the codecs of the character sets that mount options name: who is confined cannot."""
+    """Import the codecs that mount options need: a confined engine cannot import them later."""
     for option in options:
         key, _, value = option.partition("=")
-        with suppress(OSError, ValueError):  # who reads the option says what is wrong with it
+        with suppress(OSError, ValueError):  # the parser of the options reports a bad one
             if key == "codepage":
                 codepage(int(value, 0))
             elif key == "iocharset":

@@ -1,7 +1,7 @@
-"""Another process, by its thread id: memory, descriptors, credentials, current call.
+"""Another process, by its thread id: memory, descriptors, credentials, current system call.
 
-What a driver in the kernel has at hand as ``current``. Everything is read through
-/proc and pidfds, and fails with ESRCH or ENOENT once the thread is gone.
+This corresponds to ``current`` in a kernel driver. Everything is read through /proc and pidfds, and
+fails with ESRCH or ENOENT after the thread has ended.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from loopfs.text import to_str
 from loopfs.uapi.mount import NS_GET_OWNER_UID, NS_GET_PARENT
 from loopfs.uapi.sched import CAP_SYS_ADMIN, PIDFD_THREAD
 
-UINT_MAX = 2**32 - 1  # ids there are
-INT_MAX = 2**31 - 1  # of pid_t
-ASLEEP_WITHIN = 10.0  # seconds
+UINT_MAX = 2**32 - 1  # the number of user ids
+INT_MAX = 2**31 - 1  # the largest pid_t
+ASLEEP_WITHIN = 10.0  # seconds to wait until a thread sleeps
 _CLOSED = frozenset({errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM})
-_YIELDS = 1000  # until we no longer spin
+_YIELDS = 1000  # sched_yield() calls before sleeping
 
 
 class Process:
-    """A thread that waits for us to answer its request or system call.
+    """A thread that waits for the reply to its request or system call.
 
     Args:
-        tid: thread id in our pid namespace.
+        tid: its id in this process's pid namespace.
     """
 
     __slots__ = ("_status", "tid")
@@ -39,12 +39,14 @@ class Process:
         self._status: dict[str, str] | None = None
 
     def path(self, name: str) -> str:
-        """The path of /proc/TID/``name``."""
+        """Return the path of /proc/TID/``name``."""
         return f"/proc/{self.tid}/{name}"
 
     def current_syscall(self) -> tuple[int, list[int]] | None:
-        """The number and the six arguments of the call it waits in; None if it is in none, or is a
-        process of ours that does not let itself be looked at."""
+        """Return the number and the six arguments of the system call in which the thread waits.
+
+        None if it is in none, or is a process of loopfs that cannot be inspected.
+        """
         try:
             fields = self._syscall_fields()
         except PermissionError:
@@ -66,13 +68,13 @@ class Process:
 
     # --- memory --------------------------------------------------------------
 
-    # Not by /proc/TID/mem, which reads and writes where the thread itself may not.
+    # Not by /proc/TID/mem, which also accesses memory that the thread itself cannot access.
 
     def read(self, address: int, size: int) -> bytes:
-        """``size`` bytes of its memory at ``address``.
+        """Return ``size`` bytes of its memory at ``address``.
 
         Raises:
-            OSError: EFAULT when not all of them can be read.
+            OSError: EFAULT: not all of them can be read.
         """
         data = self.read_some(address, size)
         if len(data) < size:
@@ -80,23 +82,23 @@ class Process:
         return data
 
     def read_some(self, address: int, size: int) -> bytes:
-        """As :meth:`read`, but what can be read of ``size`` bytes, one at least."""
+        """Return as many of ``size`` bytes as can be read, at least one. Raises OSError EFAULT."""
         data = syscalls.process_vm_read(self.tid, address, size)
         if size and not data:
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
         return data
 
     def read_string(self, address: int, limit: int) -> bytes:
-        """A NUL-terminated string.
+        """Return a NUL-terminated string.
 
         Args:
-            limit: bytes with the NUL.
+            limit: the largest number of bytes, including the NUL.
         Raises:
-            OSError: EFAULT, ENAMETOOLONG when there is no NUL within ``limit``.
+            OSError: EFAULT; ENAMETOOLONG: there is no NUL within ``limit``.
         """
         text = b""
         while len(text) < limit:
-            # Up to a page's end at a time: the next page need not be there.
+            # At most up to the end of a page: the next page may not be mapped.
             room = 4096 - (address + len(text)) % 4096
             part = self.read_some(address + len(text), min(room, limit - len(text)))
             end = part.find(0)
@@ -106,7 +108,7 @@ class Process:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
 
     def write(self, address: int, data: bytes) -> None:
-        """Store ``data`` at ``address``. Raises OSError EFAULT."""
+        """Write ``data`` at ``address``. Raises OSError EFAULT."""
         if syscalls.process_vm_write(self.tid, address, data) < len(data):
             raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
 
@@ -117,7 +119,7 @@ class Process:
         return int(self.status()["Tgid"])
 
     def pidfd(self) -> int:
-        """A pidfd of the thread; before Linux 6.9, of its process."""
+        """Return a pidfd of the thread; before Linux 6.9, of its process."""
         try:
             return os.pidfd_open(self.tid, PIDFD_THREAD)
         except OSError as problem:
@@ -126,7 +128,7 @@ class Process:
         return os.pidfd_open(self.tgid)
 
     def descriptor(self, fd: int) -> int:
-        """Our own duplicate of its descriptor ``fd``: a thread can have a table of its own.
+        """Return a duplicate of its descriptor ``fd``. A thread can have its own descriptor table.
 
         Raises:
             OSError: EBADF.
@@ -139,13 +141,15 @@ class Process:
         return self._descriptor_before_6_9(fd)
 
     def _descriptor_before_6_9(self, fd: int) -> int:
-        """The process's descriptor if it is the thread's too, as far as can be told; else the same
-        file, opened once more."""
+        """Return a duplicate of the process's descriptor, if it seems to be the thread's as well.
+
+        Otherwise open the same file again.
+        """
         try:
             info = _info(self.tid, fd)
         except FileNotFoundError:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF)) from None
-        with suppress(OSError):  # its first thread has ended, or has no such descriptor
+        with suppress(OSError):  # the first thread has ended, or has no such descriptor
             duplicate = _duplicate(os.pidfd_open(self.tgid), fd)
             if _info(os.getpid(), duplicate) == info:
                 return duplicate
@@ -154,8 +158,10 @@ class Process:
         return os.open(self.path(f"fd/{fd}"), info.flags & kept | os.O_CLOEXEC)
 
     def descriptor_device(self, fd: int) -> int | None:
-        """st_dev of what its descriptor ``fd`` refers to, without asking its filesystem; None
-        where only the kernel can tell: there is no such descriptor, or we may not look."""
+        """Return st_dev of what its descriptor ``fd`` refers to, without a request to its server.
+
+        None where only the kernel knows: there is no such descriptor, or access to it is denied.
+        """
         if fd >= 1 << 31:
             return None
         try:
@@ -166,30 +172,35 @@ class Process:
             return None
 
     def check_hidden(self) -> None:
-        """It is not in /proc, as we may not trace it (hidepid=2 of proc(5)): a process of ours.
+        """Check that a thread exists that is not in /proc, as it cannot be traced: one of loopfs.
+
+        With hidepid=2 of proc(5) such a process is not visible.
 
         Raises:
-            OSError: ESRCH: it is gone, or no thread can have this id.
+            OSError: ESRCH: it has ended, or no thread can have this id.
         """
         if not 0 < self.tid <= INT_MAX:
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         os.sched_getscheduler(self.tid)
 
     def closed_to_us(self) -> bool:
-        """Its memory and descriptors are none of ours to look at: it runs a program that may be
-        executed and not read, of an owner who is nobody in our user namespace (would_dump)."""
+        """Return whether its memory and descriptors cannot be accessed.
+
+        This is so if it executes a program that it cannot read, whose owner is not mapped in this
+        user namespace (would_dump).
+        """
         try:
             os.readlink(self.path("cwd"))
         except PermissionError:
             return True
-        except OSError:  # it has just been killed
+        except OSError:  # it was killed just now
             return False
         return False
 
     # --- credentials ---------------------------------------------------------
 
     def status(self) -> dict[str, str]:
-        """The fields of /proc/TID/status, read once."""
+        """Return the fields of /proc/TID/status, which is read once."""
         if self._status is None:
             with open(self.path("status"), "rb", buffering=0) as file:
                 lines = file.read().split(b"\n")  # a name can have a carriage return
@@ -198,7 +209,7 @@ class Process:
         return self._status
 
     def comm(self) -> str:
-        """Its name: at most 15 bytes of that of the program, unless it has chosen another.
+        """Return its name: the first 15 bytes of that of the program, unless it has set another.
 
         Raises:
             OSError: ESRCH, ENOENT: it has ended.
@@ -207,13 +218,14 @@ class Process:
             return to_str(file.read(64).removesuffix(b"\n"))
 
     def namespace(self, name: str) -> int:
-        """What identifies its namespace (``user``, ``mnt``…): the inode number."""
+        """Return the inode number that identifies its namespace ``name`` (``user``, ``mnt``…)."""
         return os.stat(self.path(f"ns/{name}")).st_ino
 
     def user_namespaces(self) -> tuple[int, ...]:
-        """Its user namespace and those around it in their order, up to ours (inode numbers).
+        """Return the inode numbers of its user namespace and the outer ones, up to this process's.
 
-        Of a process of ours, which does not let itself be looked at, only ours."""
+        For a process of loopfs that cannot be inspected, only the latter.
+        """
         try:
             fd = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -224,8 +236,10 @@ class Process:
         return user_namespaces(fd)
 
     def charged_user(self) -> int:
-        """The user of our user namespace to whom the kernel charges what it uses (ucounts): itself,
-        or who made the namespace within ours that it is in."""
+        """Return the user of this user namespace to whom its resources are charged (ucounts).
+
+        That is the user of the process itself, or the owner of the inner namespace that it is in.
+        """
         fd, within = os.open(self.path("ns/user"), os.O_RDONLY | os.O_CLOEXEC), None
         ours = Process(os.getpid()).namespace("user")
         try:
@@ -239,8 +253,10 @@ class Process:
         return int(self.status()["Uid"].split()[1]) if within is None else within
 
     def has_our_credentials(self) -> bool:
-        """It has our user namespace, ids, groups and capabilities: what it may look up is what we
-        may."""
+        """Return whether it has the user namespace, ids, groups and capabilities of this process.
+
+        Then both can look up the same files.
+        """
         own = Process(os.getpid())
         mine, its = own.status(), self.status()
         kinds = ("Uid", "Gid", "Groups", "CapEff")
@@ -249,19 +265,19 @@ class Process:
         ) == self.namespace("user")
 
     def id_map(self, kind: str) -> str:
-        """The text of its uid_map or gid_map; the outer ids are as we see them."""
+        """Return the text of its uid_map or gid_map, with outer ids as this process sees them."""
         if self.namespace("user") == Process(os.getpid()).namespace("user"):
-            return f"0 0 {UINT_MAX}\n"  # the kernel would tell of our parent's ids
+            return f"0 0 {UINT_MAX}\n"  # the kernel would return the ids of the parent namespace
         with open(self.path(f"{kind}_map"), encoding="utf-8") as file:
             return file.read()
 
     def has_capability(self, capability: int = CAP_SYS_ADMIN) -> bool:
-        """It has ``capability`` effective in its own user namespace."""
+        """Return whether ``capability`` is effective in its own user namespace."""
         return bool(int(self.status()["CapEff"], 16) >> capability & 1)
 
 
 def _duplicate(pidfd: int, fd: int) -> int:
-    """The descriptor ``fd`` of who ``pidfd``, which is closed, refers to."""
+    """Duplicate the descriptor ``fd`` of the process that ``pidfd`` refers to; close ``pidfd``."""
     try:
         return syscalls.pidfd_getfd(pidfd, fd)
     finally:
@@ -274,10 +290,10 @@ def _info(pid: int, fd: int) -> syscalls.DescriptorInfo:
 
 
 def _when_it_sleeps(fd: int) -> list[bytes]:
-    """The fields of /proc/TID/syscall, open as ``fd``, once the thread no longer runs.
+    """Return the fields of /proc/TID/syscall, open as ``fd``, when the thread no longer runs.
 
-    Who has just sent us a request can still be on its way to sleep, for long where the machine
-    is busy or its cgroup has used up its share.
+    A thread that has just sent a request may still be on its way to sleep. This can take long if
+    the machine is busy, or if its cgroup has used up its CPU quota.
     """
     deadline = time.monotonic() + ASLEEP_WITHIN
     turn = 0
@@ -293,7 +309,7 @@ def _when_it_sleeps(fd: int) -> list[bytes]:
 
 
 def user_namespaces(fd: int) -> tuple[int, ...]:
-    """A user namespace and those around it in their order, up to ours (their inode numbers).
+    """Return the inode numbers of a user namespace and the outer ones, up to this process's.
 
     Args:
         fd: its file, which is closed.
@@ -304,7 +320,7 @@ def user_namespaces(fd: int) -> tuple[int, ...]:
             found.append(os.fstat(fd).st_ino)
             try:
                 parent = fcntl.ioctl(fd, NS_GET_PARENT)
-            except PermissionError:  # beyond ours
+            except PermissionError:  # outside of this process's namespace
                 return tuple(found)
             os.close(fd)
             fd = parent

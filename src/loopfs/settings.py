@@ -1,4 +1,4 @@
-"""The settings of a sandbox: from the command line, or from a file for all sandboxes.
+"""The settings of a sandbox: from the command line, and from a file for all sandboxes.
 
 The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
 
@@ -24,27 +24,28 @@ MAX_DEVICES = MINORMASK + 1
 
 
 class SettingsError(LoopfsError):
-    """Settings that are wrong; the sentence is for the person."""
+    """The settings are wrong. The user gets the sentence."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(errno.EINVAL, sentence)
 
 
 class Settings(NamedTuple):
-    """Of one sandbox.
+    """The settings of one sandbox.
 
     Args:
-        bare: it begins without an instance.
-        engines: for a filesystem type the engine that mounts it, or "deny".
-        number_from: of the first loop device; None: after the host's.
-        log: the path of a file for a record of each trapped call.
-        verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
-        max_devices: that its user namespace and those within may have, together; None: any number.
-        reserve_devices: of these, those that only its own instances may have; None: a quarter.
+        bare: it starts without an instance.
+        engines: the engine that mounts a filesystem type, or "deny", by type.
+        number_from: the number of the first loop device; None: after the host's.
+        log: the path of a file in which each trapped call is recorded.
+        verbose: which of these calls are shown on standard error: 0 none, 1 mounts, 2 all.
+        max_devices: the largest number of devices of its user namespace and the inner ones
+            together; None: no limit.
+        reserve_devices: how many of these only its own instances can have; None: a quarter.
     """
 
     bare: bool = False
-    engines: Mapping[str, str] = {}  # noqa: RUF012 - a field of a tuple; never changed
+    engines: Mapping[str, str] = {}  # noqa: RUF012 - a field of a tuple; never modified
     number_from: int | None = None
     log: str | None = None
     verbose: int = 0
@@ -52,12 +53,12 @@ class Settings(NamedTuple):
     reserve_devices: int | None = None
 
     def devices(self) -> tuple[int, int | None]:
-        """The limit and the reserve of devices."""
+        """Return the limit and the reserve of devices."""
         most = MAX_DEVICES if self.max_devices is None else self.max_devices
         return most, self.reserve_devices
 
     def for_the_outer_one(self) -> str | None:
-        """What was chosen that a sandbox inside another has no say in."""
+        """Return an option that was set, but that a sandbox inside another one cannot set."""
         chosen = {
             "--engine": bool(self.engines),
             "--number-from": self.number_from is not None,
@@ -69,8 +70,8 @@ class Settings(NamedTuple):
         return next((option for option, is_chosen in chosen.items() if is_chosen), None)
 
     def checked(self) -> Settings:
-        """Itself. Raises SettingsError for an engine that there is not."""
-        if self.engines:  # what is imported here costs a start something
+        """Return the settings. Raises SettingsError for an engine that does not exist."""
+        if self.engines:  # the import takes time at the start
             from loopfs.engines.policy import Policy
 
             Policy(self.engines)
@@ -78,23 +79,23 @@ class Settings(NamedTuple):
 
 
 def default_path(environment: Mapping[str, str]) -> str:
-    """Where the file is looked for when none is named."""
+    """Return the path of the file that is read by default."""
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return f"{home}/loopfs/config.toml"
 
 
 def read(path: str, *, required: bool) -> Settings:
-    """The settings of a file.
+    """Read the settings from a file.
 
     Args:
-        required: it must be there.
+        required: the file must exist.
     Raises:
         SettingsError: it cannot be read, is not TOML, or has an unknown key or value.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - the import between is for those who have one
+        file = open(path, "rb")  # noqa: SIM115 - the import below is only needed with a file
     except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
-        if not required:  # what cannot be reached is another user's
+        if not required:  # a file that is not accessible belongs to another user
             return Settings()
         raise SettingsError(f"{path} cannot be read: {problem.strerror}") from None
     except OSError as problem:
@@ -114,13 +115,13 @@ def read(path: str, *, required: bool) -> Settings:
 def _of_table(path: str, table: dict[str, object]) -> Settings:
     engines, devices = table.pop("engines", {}), table.pop("devices", {})
     if table:
-        raise SettingsError(f"{path} has '{next(iter(table))}', which is no table of this file")
+        raise SettingsError(f"{path} has '{next(iter(table))}', which is not a table of this file")
     if not isinstance(engines, dict) or not all(isinstance(e, str) for e in engines.values()):
-        raise SettingsError(f"{path}: [engines] names an engine for each filesystem type")
+        raise SettingsError(f"{path}: [engines] must name an engine for each filesystem type")
     if not isinstance(devices, dict) or not all(map(_is_count, devices.values())):
-        raise SettingsError(f"{path}: [devices] has numbers from 0 to {MAX_DEVICES}")
+        raise SettingsError(f"{path}: [devices] must have numbers from 0 to {MAX_DEVICES}")
     if unknown := devices.keys() - {"max", "reserve"}:
-        raise SettingsError(f"{path}: [devices] has max and reserve, not '{min(unknown)}'")
+        raise SettingsError(f"{path}: [devices] can have max and reserve, not '{min(unknown)}'")
     most, reserve = devices.get("max"), devices.get("reserve")
     try:
         chosen = Settings(engines=engines, max_devices=most, reserve_devices=reserve)
@@ -134,7 +135,7 @@ def _is_count(value: object) -> bool:
 
 
 def engine_choice(word: str) -> tuple[str, str]:
-    """TYPE=ENGINE, taken apart. Raises SettingsError."""
+    """Split TYPE=ENGINE. Raises SettingsError."""
     fstype, equals, engine = word.partition("=")
     if not (fstype and equals and engine):
         raise SettingsError(f"--engine needs TYPE=ENGINE, as in ext4=fuse2fs, not '{word}'")
@@ -142,7 +143,7 @@ def engine_choice(word: str) -> tuple[str, str]:
 
 
 def number(option: str, word: str, most: int) -> int:
-    """The value of an option, 0 to ``most``. Raises SettingsError."""
+    """Return the value of an option, 0 to ``most``. Raises SettingsError."""
     if not (word.isascii() and word.isdigit() and int(word) <= most):
         raise SettingsError(f"{option} needs a number from 0 to {most}, not '{word}'")
     return int(word)
@@ -159,10 +160,10 @@ def of_user(
     max_devices: int | None = None,
     reserve_devices: int | None = None,
 ) -> Settings:
-    """The command line over the file.
+    """Return the settings of the command line and the file. The command line takes precedence.
 
     Args:
-        config: the file's path; None for the default, which need not be there.
+        config: the file's path; None for the default, which need not exist.
     Raises:
         SettingsError: as :func:`read`.
     """

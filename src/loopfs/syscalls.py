@@ -1,6 +1,6 @@
-"""The system calls that Python lacks, by ctypes.
+"""System calls that Python does not provide, through ctypes.
 
-Each function raises OSError with the kernel's errno. Nothing here knows of loopfs.
+Each function raises OSError with the kernel's errno. This module does not depend on loopfs.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class _Iovec(ctypes.Structure):
 
 
 def _check(call: str, result: int, what: str | None = None) -> int:
-    """The result of a system call. Raises OSError with a note that names the call: a start that
-    fails tells the person which one was refused (errors.of_start)."""
+    """Return the result of a system call. Raises OSError with a note that names the call.
+
+    The message about a failed start contains this name (errors.of_start).
+    """
     if result < 0:
         code = ctypes.get_errno()
         problem = OSError(code, os.strerror(code), what)
@@ -88,7 +90,7 @@ def prctl(option: int, value: int) -> None:
 
 
 def set_ids(uids: Sequence[int], gids: Sequence[int]) -> None:
-    """setresuid(2) and setresgid(2) of this thread alone: the C library's are of all threads.
+    """setresuid(2) and setresgid(2) of this thread only; the C library's affect all threads.
 
     Args:
         uids, gids: real, effective and saved.
@@ -102,9 +104,9 @@ def set_filesystem_ids(uid: int, gid: int) -> None:
     """setfsuid(2) and setfsgid(2) of this thread.
 
     Raises:
-        OSError: EPERM: refused, of which the calls themselves say nothing.
+        OSError: EPERM: refused, which the calls themselves do not report.
     """
-    no_id = ctypes.c_uint(-1)  # changes nothing, and so tells what there is
+    no_id = ctypes.c_uint(-1)  # an invalid id changes nothing and returns the current one
     for call, number in ((_libc.setfsgid, gid), (_libc.setfsuid, uid)):
         call(ctypes.c_uint(number))
         if call(no_id) & 0xFFFFFFFF != number:
@@ -112,7 +114,7 @@ def set_filesystem_ids(uid: int, gid: int) -> None:
 
 
 def set_effective_capabilities(wanted: int) -> None:
-    """capset(2): have those capabilities of the permitted ones effective that are in ``wanted``."""
+    """capset(2): make those permitted capabilities effective that are in ``wanted``, no others."""
     header = struct.pack("=Ii", sched.LINUX_CAPABILITY_VERSION_3, 0)
     data = ctypes.create_string_buffer(24)  # effective, permitted, inheritable: low words, high
     _check("capget", _libc.capget(header, data))
@@ -122,7 +124,7 @@ def set_effective_capabilities(wanted: int) -> None:
 
 
 def drop_capabilities() -> None:
-    """capset(2): have no capability, and none to take on again."""
+    """capset(2): drop all capabilities, so that none can be made effective again."""
     header = struct.pack("=Ii", sched.LINUX_CAPABILITY_VERSION_3, 0)
     _check("capset", _libc.capset(header, bytes(24)))
 
@@ -133,7 +135,7 @@ def pivot_root(new_root: str, put_old: str) -> None:
 
 
 def landlock_create_ruleset(attributes: bytes) -> int:
-    """landlock_create_ruleset(2) of a struct landlock_ruleset_attr; close-on-exec."""
+    """landlock_create_ruleset(2) with a struct landlock_ruleset_attr; close-on-exec."""
     nr = ctypes.c_long(_NR["landlock_create_ruleset"])
     size = ctypes.c_size_t(len(attributes))
     return _check("landlock_create_ruleset", _syscall(nr, attributes, size, ctypes.c_uint(0)))
@@ -146,7 +148,7 @@ def landlock_restrict_self(ruleset: int) -> None:
 
 
 def pidfd_open(pid: int) -> int:
-    """pidfd_open(2) of a process, whose refusal is named as those of the others here."""
+    """pidfd_open(2) of a process; an error has a note that names the call."""
     try:
         return os.pidfd_open(pid)
     except OSError as problem:
@@ -163,21 +165,21 @@ def pidfd_getfd(pidfd: int, fd: int) -> int:
 
 
 def pidfd_pid(pidfd: int) -> int:
-    """The process that a pidfd refers to, as a process id of ours; -1 once it is gone."""
+    """Return the id of the process that a pidfd refers to; -1 after it has ended."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="utf-8") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["Pid"])
 
 
 def process_vm_read(pid: int, address: int, size: int) -> bytes:
-    """process_vm_readv(2): up to ``size`` bytes of a thread's memory, as many as can be read."""
+    """process_vm_readv(2): read at most ``size`` bytes of a thread's memory."""
     buffer = ctypes.create_string_buffer(size)
     count = _process_vm(_libc.process_vm_readv, pid, ctypes.addressof(buffer), address, size)
     return buffer.raw[:count]
 
 
 def process_vm_write(pid: int, address: int, data: bytes) -> int:
-    """process_vm_writev(2): store ``data`` in a thread's memory; how many bytes were."""
+    """process_vm_writev(2): write ``data`` to a thread's memory; return the number of bytes."""
     source = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value
     return _process_vm(_libc.process_vm_writev, pid, source, address, len(data))
 
@@ -206,7 +208,7 @@ def fsopen(fstype: str) -> int:
 
 
 def fsconfig(context: int, command: int, key: str | None = None, value: str | None = None) -> None:
-    """fsconfig(2) with a FSCONFIG_* ``command`` whose last argument is zero."""
+    """fsconfig(2) with an FSCONFIG_* ``command`` whose last argument is zero."""
     texts = (None if text is None else to_bytes(text) for text in (key, value))
     nr = ctypes.c_long(_NR["fsconfig"])
     fd, number = ctypes.c_int(context), ctypes.c_uint(command)
@@ -214,21 +216,21 @@ def fsconfig(context: int, command: int, key: str | None = None, value: str | No
 
 
 def fsmount(context: int, attributes: int) -> int:
-    """fsmount(2) with MOUNT_ATTR_* ``attributes``: the detached mount, close-on-exec."""
+    """fsmount(2) with MOUNT_ATTR_* ``attributes``: return the detached mount, close-on-exec."""
     nr = ctypes.c_long(_NR["fsmount"])
     flags = ctypes.c_uint(uapi_mount.FSMOUNT_CLOEXEC)
     return _check("fsmount", _syscall(nr, ctypes.c_int(context), flags, ctypes.c_uint(attributes)))
 
 
 def fspick(dirfd: int) -> int:
-    """fspick(2) of the mount whose root a descriptor is, close-on-exec."""
+    """fspick(2) of the mount whose root ``dirfd`` refers to, close-on-exec."""
     nr = ctypes.c_long(_NR["fspick"])
     flags = ctypes.c_uint(uapi_mount.FSPICK_CLOEXEC | uapi_mount.FSPICK_EMPTY_PATH)
     return _check("fspick", _syscall(nr, ctypes.c_int(dirfd), b"", flags))
 
 
 def move_mount(from_fd: int, to_fd: int) -> None:
-    """move_mount(2) from a tree's descriptor onto a descriptor's place."""
+    """move_mount(2) of the tree ``from_fd`` to the mount point ``to_fd``."""
     flags = uapi_mount.MOVE_MOUNT_F_EMPTY_PATH | uapi_mount.MOVE_MOUNT_T_EMPTY_PATH
     nr = ctypes.c_long(_NR["move_mount"])
     fds = (ctypes.c_int(from_fd), b"", ctypes.c_int(to_fd), b"")
@@ -250,14 +252,14 @@ def seccomp_listener(program: bytes, flags: int) -> int:
     """seccomp(2): install a filter on this thread and return its notification listener.
 
     Args:
-        program: struct sock_filter, one after the other.
-        flags: SECCOMP_FILTER_FLAG_* beside NEW_LISTENER.
+        program: consecutive struct sock_filter.
+        flags: SECCOMP_FILTER_FLAG_* in addition to NEW_LISTENER.
     """
     return seccomp_filter(program, flags | seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
 
 
 def seccomp_filter(program: bytes, flags: int = 0) -> int:
-    """seccomp(2): install a filter on this thread, which needs CAP_SYS_ADMIN or no_new_privs."""
+    """seccomp(2): install a filter on this thread. Requires CAP_SYS_ADMIN or no_new_privs."""
     count = len(program) // seccomp.SOCK_FILTER.size
     buffer = ctypes.create_string_buffer(program, len(program))
 
@@ -271,23 +273,23 @@ def seccomp_filter(program: bytes, flags: int = 0) -> int:
 
 
 def statx_dev(dirfd: int, path: str = "") -> int:
-    """The device number (st_dev) of a file, without asking its filesystem.
+    """Return the device number (st_dev) of a file, without a request to its filesystem's server.
 
-    A mask of zero is answered from the superblock, even by a FUSE mount that
+    With a mask of zero the kernel answers from the superblock, even for a FUSE mount that
     refuses everything else to this process (fs/fuse/dir.c).
     """
     return os.makedev(*STATX_DEV.unpack_from(_statx(dirfd, path, 0), STATX_DEV_OFFSET))
 
 
 def mount_id(dirfd: int, path: str = "") -> int:
-    """The id of the mount that a file is reached through (5.8), without asking its filesystem."""
+    """Return the id of the mount of a file (5.8), without a request to its filesystem's server."""
     return int(ULONG.unpack_from(_statx(dirfd, path, STATX_MNT_ID), STATX_MNT_ID_OFFSET)[0])
 
 
 def dio_alignment(fd: int) -> int:
-    """Bytes that offsets of direct I/O on an open file are multiples of.
+    """Return the alignment of offsets of direct I/O on an open file, in bytes.
 
-    0 where the kernel (before 6.1) or the filesystem does not tell.
+    0 if the kernel (before 6.1) or the filesystem does not report it.
     """
     (mask,) = UINT.unpack_from(buffer := _statx(fd, "", STATX_DIOALIGN))
     if not mask & STATX_DIOALIGN:
@@ -305,14 +307,14 @@ def _statx(dirfd: int, path: str, mask: int) -> ctypes.Array[ctypes.c_char]:
 
 
 def filesystem_type(fd: int) -> int:
-    """statfs(2)'s f_type of the filesystem that an open file lies on."""
-    buffer = ctypes.create_string_buffer(256)  # struct statfs, whose first member it is
+    """fstatfs(2): return f_type of the filesystem that an open file is on."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs; f_type is the first member
     _check("fstatfs", _libc.fstatfs(ctypes.c_int(fd), buffer))
     return ctypes.c_ulong.from_buffer(buffer).value
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
-    """openat2(2) with RESOLVE_* ``resolve``; nothing is created."""
+    """openat2(2) with RESOLVE_* ``resolve``, without creating a file."""
     how = uapi_mount.OPEN_HOW.pack(flags, 0, resolve)
     nr = ctypes.c_long(_NR["openat2"])
     args = (ctypes.c_int(dirfd), to_bytes(path), how, ctypes.c_size_t(len(how)))
@@ -320,20 +322,20 @@ def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
 
 
 def fstatfs(fd: int) -> bytes:
-    """fstatfs(2): struct statfs as it is."""
+    """fstatfs(2): return the struct statfs, not decoded."""
     buffer = ctypes.create_string_buffer(STATFS.size)
     _check("fstatfs", _libc.fstatfs(ctypes.c_int(fd), buffer))
     return buffer.raw
 
 
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
-    """fallocate(2) with FALLOC_FL_* ``mode``; ``offset`` and ``length`` are bytes."""
+    """fallocate(2) with FALLOC_FL_* ``mode``; ``offset`` and ``length`` are in bytes."""
     sizes = ctypes.c_longlong(offset), ctypes.c_longlong(length)
     _check("fallocate", _libc.fallocate64(ctypes.c_int(fd), ctypes.c_int(mode), *sizes))
 
 
 def syncfs(fd: int) -> None:
-    """syncfs(2) of the filesystem that an open file lies on."""
+    """syncfs(2) of the filesystem that an open file is on."""
     _check("syncfs", _libc.syncfs(ctypes.c_int(fd)))
 
 
@@ -346,28 +348,31 @@ class DescriptorInfo(NamedTuple):
 
 
 def descriptor_info(pid: int, fd: int) -> DescriptorInfo:
-    """What the kernel says of a descriptor without asking its filesystem (5.14 for ``ino``)."""
+    """Return what /proc reports about a descriptor, without a request to its server (ino: 5.14)."""
     with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
         fields = dict(line.split(b":", 1) for line in file.read(1024).splitlines()[:4])
     return DescriptorInfo(int(fields[b"flags"], 8), int(fields[b"mnt_id"]), int(fields[b"ino"]))
 
 
 def set_parent_death_signal(signal: int) -> None:
-    """prctl(PR_SET_PDEATHSIG): ``signal`` comes when the thread that forked us ends."""
+    """prctl(PR_SET_PDEATHSIG): send ``signal`` to this process when its parent thread ends."""
     prctl(sched.PR_SET_PDEATHSIG, signal)
 
 
 def set_dumpable(dumpable: bool) -> None:
-    """prctl(PR_SET_DUMPABLE): who is not can be traced only by who has CAP_SYS_PTRACE in the user
-    namespace where its program was started."""
+    """prctl(PR_SET_DUMPABLE): allow or forbid tracing and access to /proc/PID.
+
+    A process that is not dumpable can be traced only with CAP_SYS_PTRACE in the user namespace in
+    which its program was executed.
+    """
     prctl(sched.PR_SET_DUMPABLE, int(dumpable))
 
 
 def set_name(name: str) -> None:
-    """prctl(PR_SET_NAME): what /proc says that this thread is called; 15 bytes."""
+    """prctl(PR_SET_NAME): set the name of this thread in /proc; at most 15 bytes."""
     _check("prctl", _libc.prctl(ctypes.c_int(sched.PR_SET_NAME), to_bytes(name)))
 
 
 def become_subreaper() -> None:
-    """prctl(PR_SET_CHILD_SUBREAPER): orphaned descendants become our children."""
+    """prctl(PR_SET_CHILD_SUBREAPER): make orphaned descendants children of this process."""
     prctl(sched.PR_SET_CHILD_SUBREAPER, 1)

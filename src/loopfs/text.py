@@ -1,10 +1,10 @@
-"""Names and options, which the kernel has as bytes, as str; and how a person is shown them.
+"""Conversion of the kernel's byte strings to str and back, and their display.
 
-Names of files, mounts, partitions, filesystem types and processes, and mount options, can be any
-bytes but NUL. Inside they are str as Python has paths (PEP 383): a byte that the locale's encoding
-does not know is a lone surrogate, and each comes back as it was, in every locale. So nothing but
-this pair makes one of the other: str.encode() refuses the surrogates, and in a locale whose
-encoding is not UTF-8 it gives other bytes.
+Names of files, mounts, partitions, filesystem types and processes, and mount options, can contain
+any byte except NUL. loopfs stores them as str in the way of Python's paths (PEP 383): a byte that
+the locale's encoding cannot decode is a lone surrogate, and is restored by the inverse conversion,
+in every locale. Only the following pair of functions must be used for that: str.encode() refuses
+surrogates, and in a locale whose encoding is not UTF-8 it returns other bytes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import os
 
 
 def to_str(data: bytes) -> str:
-    """Bytes of the kernel's as str; :func:`to_bytes` gives the same bytes again."""
+    """Convert bytes of the kernel to str; :func:`to_bytes` is the inverse."""
     return os.fsdecode(data)
 
 
 def to_bytes(text: str) -> bytes:
-    """A str of :func:`to_str`, or a path of Python's, as the kernel has it.
+    """Convert a str from :func:`to_str`, or a path of Python, to the kernel's bytes.
 
-    What the locale's encoding lacks came from no bytes of the kernel's (a word of the settings'
-    file, which is UTF-8), and is UTF-8.
+    A str that the locale's encoding lacks characters of is not from the kernel (but from the
+    settings file, which is UTF-8), and is encoded as UTF-8.
     """
     try:
         return os.fsencode(text)
@@ -30,14 +30,18 @@ def to_bytes(text: str) -> bytes:
 
 
 def unicode(text: str) -> str:
-    """``text`` for who reads UTF-8: it is read as UTF-8 whatever the locale is, and each byte that
-    is none is ``\\xNN``."""
+    """Return ``text`` for a reader of UTF-8: its bytes decoded as UTF-8 in every locale.
+
+    An invalid byte becomes ``\\xNN``.
+    """
     return to_bytes(text).decode("utf-8", "backslashreplace")
 
 
 def shown(text: str) -> str:
-    """``text`` for a person's terminal: as :func:`unicode`, in one line, and what cannot be
-    printed as Python escapes it."""
+    """Return ``text`` for a terminal: as :func:`unicode`, in one line.
+
+    Unprintable characters are escaped as by Python.
+    """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in unicode(text)

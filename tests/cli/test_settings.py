@@ -42,16 +42,16 @@ def test_no_file(file: Path) -> None:
     ("text", "sentence"),
     [
         ("engines = [", "is not TOML"),
-        ('engine = "x"', "'engine', which is no table of this file"),
-        ('engines = "ext4"', "names an engine for each filesystem type"),
-        ("[engines]\next4 = 1", "names an engine for each filesystem type"),
+        ('engine = "x"', "'engine', which is not a table of this file"),
+        ('engines = "ext4"', "must name an engine for each filesystem type"),
+        ("[engines]\next4 = 1", "must name an engine for each filesystem type"),
         ('[engines]\next4 = "x"', "config.toml: there is no engine 'x'"),
         ('[engines]\next4 = "fuseiso"', "does not mount ext4"),
         ("devices = 3", "numbers from 0 to 1048576"),
         ("[devices]\nmax = -1", "numbers from 0 to 1048576"),
         ("[devices]\nmax = 1048577", "numbers from 0 to 1048576"),
         ("[devices]\nmax = true", "numbers from 0 to 1048576"),
-        ("[devices]\nmin = 1", "has max and reserve, not 'min'"),
+        ("[devices]\nmin = 1", "can have max and reserve, not 'min'"),
     ],
 )
 def test_a_file_that_means_nothing(file: Path, text: str, sentence: str) -> None:

@@ -25,7 +25,7 @@ class DeviceHandle(Handle[Inode]):
     __slots__ = ("name",)
 
     def __init__(self, node: Inode, name: bytes) -> None:
-        """Raises OSError ENXIO."""
+        """Open the device. Raises OSError ENXIO: it cannot be replaced."""
         memory_devices.check_opens(name)
         super().__init__(node, FOPEN_DIRECT_IO | FOPEN_NOFLUSH)
         self.name = name

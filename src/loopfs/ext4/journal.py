@@ -92,7 +92,7 @@ class JournalSuper:
         return crc32c(0xFFFFFFFF, self.raw[:0xFC] + bytes(4) + self.raw[0x100:])
 
     def write(self, sequence: int, start: int) -> None:
-        """Write the superblock, with the first block of the log in ``start``; 0: it is empty."""
+        """Write the superblock, with the journal's first transaction at ``start``; 0: none."""
         struct.pack_into(">II", self.raw, 24, sequence, start)
         if self.is_checksummed:
             struct.pack_into(">I", self.raw, 0xFC, self.checksum())
@@ -127,7 +127,7 @@ class Journal:
         self._wide = bool(header.incompat & INCOMPAT_64BIT)
         self._tag = 16 if self._csum else 12 if self._wide else 8
         self._sequence = header.sequence
-        self._head = 0  # 0: the log is empty
+        self._head = 0  # 0: the journal is empty
         self.logged: set[int] = set()
         self.most = (header.end - header.first) // 4
 
@@ -154,7 +154,7 @@ class Journal:
         blocks[-1] = bytes(self._size)
         for begin, end in _ascending(places):
             write_blocks(self._device, self._size, places[begin:end], blocks[begin:end])
-        # Otherwise a replay may find the commit block and a block with a wrong checksum; it fails.
+        # Without this, a replay may find the commit block but wrong checksums, and fail.
         self._device.barrier()
         self._device.write(places[-1] * self._size, last[:_COMMIT_SIZE])
         if not self._head:

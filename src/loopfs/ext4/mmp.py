@@ -74,7 +74,7 @@ class MultipleMountProtection:
         self._expect(self._sequence)
 
     def _expect(self, sequence: int) -> None:
-        """Raise OSError EBUSY if the block has another sequence number."""
+        """Check the sequence number in the block. Raises OSError EBUSY if it is another one."""
         block = self._read()
         if _HEAD.unpack_from(block)[1] != sequence:
             node = block[_NODE].partition(b"\0")[0].decode(errors="replace")
@@ -126,7 +126,7 @@ class MultipleMountProtection:
                 return
 
     def update(self) -> None:
-        """Update the block. Raises OSError EBUSY: another machine has it; the device's errors."""
+        """Update the block. Raises OSError EBUSY: it is in use; or an error of the device."""
         self._expect(self._sequence)
         self._sequence = self._sequence + 1 if self._sequence < _LAST else 1
         self._write()

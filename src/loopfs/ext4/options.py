@@ -28,10 +28,10 @@ _FLAGS = {
 }
 _NUMBERS = {"commit", "resuid", "resgid", "sb", "debug_want_extra_isize"}
 _ERRORS = ("continue", "remount-ro", "panic")
-# Of any filesystem (vfs_parse_sb_flag), whatever their value.
+# Options of every filesystem (vfs_parse_sb_flag); a value is ignored.
 _OF_THE_VFS = {"sync": ("sync", True), "async": ("sync", False), "dirsync": ("dirsync", True)}
 _OF_THE_VFS_ALONE = frozenset({"lazytime", "nolazytime", "mand", "nomand"})
-# How the kernel's driver allocates, caches, checks or reports, and what it has given up.
+# Options for the kernel's allocation, caches, checks and reports, and removed ones.
 _NO_EFFECT = """
 abort auto_da_alloc bh block_validity data=journal data=writeback data_err=abort data_err=ignore
 dax=inode dax=never debug delalloc dioread_lock dioread_nolock grpjquota= grpquota i_version
@@ -42,7 +42,7 @@ noreservation nouid32 nowarn_on_error oldalloc orlov prefetch_block_bitmaps prjq
 reservation usrjquota= usrquota warn_on_error
 """
 _WITHOUT_EFFECT = frozenset(_NO_EFFECT.split())
-# Numbers without effect, and the largest that is accepted.
+# Options with a number that have no effect, and the largest number that is accepted.
 _UINT_MAX = 2**32 - 1
 _NUMBERS_WITHOUT_EFFECT = {
     **dict.fromkeys(("auto_da_alloc", "barrier", "init_itable", "journal"), _UINT_MAX),
@@ -65,8 +65,8 @@ _NOT_OF = {"ext3": _EXT4_ALONE, "ext2": _EXT4_ALONE | _OF_A_JOURNAL}
 _DIGITS = "0123456789abcdef"
 _LONGEST_COMMIT = (2**31 - 1) // 250  # seconds: INT_MAX / HZ
 _COMMIT = 5  # seconds: JBD2_DEFAULT_MAX_COMMIT_AGE
-_RARELY = 900  # seconds: we do not commit less often
-_DEFAULT_MOUNT_OPTS, _JMODE, _JMODE_ORDERED = 256, 0x60, (0, 0x40)  # of the superblock
+_RARELY = 900  # seconds: the longest interval between commits
+_DEFAULT_MOUNT_OPTS, _JMODE, _JMODE_ORDERED = 256, 0x60, (0, 0x40)  # in the superblock
 _LEAST_EXTRA_ISIZE, _GOOD_OLD_INODE_SIZE = 4, 128  # bytes
 
 
@@ -130,14 +130,14 @@ class Options:
                 raise invalid(f"commit={number}: at most {_LONGEST_COMMIT}")
             number = min(number or _COMMIT, _RARELY)
         elif key in ("resuid", "resgid") and number == _UINT_MAX:
-            raise invalid(f"{key}={number} is no id")
+            raise invalid(f"{key}={number} is not an id")
         setattr(self, key, number)
 
     def check(self, sb: Super, *, has_journal: bool) -> None:
-        """Refuse what does not go with a filesystem, or with each other.
+        """Check that the options suit the filesystem and each other.
 
         Args:
-            has_journal: that there is one, and it is used.
+            has_journal: whether the filesystem has a journal and uses it.
         Raises:
             OSError: EINVAL with a sentence.
         """
@@ -155,7 +155,7 @@ class Options:
             "debug_want_extra_isize=": not self._extra_isize_is_right(sb),
         }
         for name in (name for name, is_refused in refused.items() if is_refused):
-            raise invalid(f"the option {name} does not go with this filesystem or another option")
+            raise invalid(f"the option {name} does not suit this filesystem or another option")
 
     def _is_ordered(self, sb: Super) -> bool:
         if data := self._given.get("data"):
@@ -180,14 +180,14 @@ def _is_without_effect(word: str, key: str, value: str) -> bool:
         return False
     number = _parsed(word, value)
     if key == "inode_readahead_blks" and number & (number - 1):
-        raise invalid(f"{word}: a power of two")
+        raise invalid(f"{word}: not a power of two")
     if number > _NUMBERS_WITHOUT_EFFECT[key]:
         raise invalid(f"{word}: at most {_NUMBERS_WITHOUT_EFFECT[key]}")
     return True
 
 
 def _parsed(word: str, value: str) -> int:
-    """A number as kstrtouint() reads it: 0x before hexadecimal, 0 before octal."""
+    """Parse a number as kstrtouint(): hexadecimal with 0x, octal with 0."""
     digits, base = value.removeprefix("+").lower(), 10
     if digits[:2] == "0x":
         digits, base = digits[2:], 16
@@ -202,7 +202,7 @@ def _parsed(word: str, value: str) -> int:
 
 
 def knows(key: str) -> bool:
-    """An option is called so, whatever its value."""
+    """Return whether an option has the name ``key``, whatever its value is."""
     words = {word.partition("=")[0] for word in (*_ALWAYS, *_WITHOUT_EFFECT)}
     others = (*_FLAGS, *_NUMBERS, *_OF_THE_VFS, *_NUMBERS_WITHOUT_EFFECT, "errors")
     return key in {*words, *others, *_OF_THE_VFS_ALONE, *_ANY_WITHOUT_EFFECT}

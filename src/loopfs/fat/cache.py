@@ -1,4 +1,4 @@
-"""Where a file's clusters are (fs/fat/cache.c): a chain as runs of consecutive clusters."""
+"""The clusters of a file (fs/fat/cache.c): a chain, stored as runs of consecutive clusters."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class Runs:
-    """A chain, as (first cluster, count).
+    """A chain, as a sequence of runs (first cluster, count).
 
-    Two numbers a run are kept, and not objects: the chain of a damaged or hostile volume may
-    have millions.
+    A run is stored as two numbers, not as an object: the chain of a damaged or hostile volume can
+    have millions of runs.
     """
 
     __slots__ = ("_begin", "_first", "total")
 
     def __init__(self) -> None:
-        self._first = array("I")  # cluster, by run
-        self._begin = array("I")  # which cluster of the file that is
+        self._first = array("I")  # the first cluster of each run
+        self._begin = array("I")  # its index in the file
         self.total = 0
 
     def __len__(self) -> int:
-        """How many runs."""
+        """The number of runs."""
         return len(self._first)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -49,18 +49,18 @@ class Runs:
 
     @property
     def end(self) -> int:
-        """The number after the last cluster's; 0 if there is none."""
+        """The number of the last cluster + 1; 0 if there is none."""
         return self.last + 1 if self._first else 0
 
     def append(self, first: int, count: int) -> None:
-        """More clusters at the end."""
+        """Add clusters at the end."""
         if first != self.end or not self._first:
             self._first.append(first)
             self._begin.append(self.total)
         self.total += count
 
     def cut(self, count: int) -> Runs:
-        """Keep ``count`` clusters; the others are returned."""
+        """Keep the first ``count`` clusters; remove the others and return them."""
         gone = []
         while self.total > count:
             begin, first = self._begin[-1], self._first[-1]
@@ -76,7 +76,7 @@ class Runs:
         return runs
 
     def within(self, cluster: int, count: int) -> Iterator[tuple[int, int]]:
-        """``count`` clusters of the file from ``cluster`` on, as runs; they must be there"""
+        """Yield ``count`` clusters from index ``cluster`` on, as runs. They must exist."""
         n = bisect_right(self._begin, cluster) - 1
         while count > 0:
             skip = cluster - self._begin[n]

@@ -1,4 +1,4 @@
-"""A directory's content, which is held in memory whole (fs/fat/dir.c)."""
+"""The contents of a directory, which are in memory as a whole (fs/fat/dir.c)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 _DOTS = frozenset({b".".ljust(11), b"..".ljust(11)})
 _IS_USED = bytes(head not in (0, DELETED) for head in range(256))
-_PAGE = 4096  # bytes that are written at once without fear of a kill in between
+_PAGE = 4096  # bytes: a write within a page is not split if the process is killed
 
 
 class Entry(NamedTuple):
-    """What is found in a directory.
+    """An entry of a directory.
 
     Attributes:
-        first, slot: where it begins, and where its short entry is.
+        first, slot: the index of its first slot, and of its short entry.
         raw: the short entry.
-        text: the long name, if it has a valid one.
+        text: the long name; None if it has no valid one.
     """
 
     first: int
@@ -36,13 +36,13 @@ class Entry(NamedTuple):
 
 
 def parse(data: bytes | bytearray) -> Iterator[Entry]:
-    """The entries of files and directories, without dots and volume labels.
+    """Yield the entries of files and directories, without dots and volume labels.
 
-    A long name counts when its slots are complete, in order, and of the short name after them.
+    A long name is valid if its slots are complete, in order, and match the short name after them.
     """
     parts: list[bytes] = []
     check = first = 0
-    left = -1  # slots that are to come, while a name is read
+    left = -1  # the number of slots still to come of a long name; -1: none
     for slot in range(-(-len(data.rstrip(b"\0")) // ENTRY_SIZE)):
         at = slot * ENTRY_SIZE
         head, attr = data[at], data[at + 11]
@@ -68,7 +68,7 @@ def parse(data: bytes | bytearray) -> Iterator[Entry]:
 
 
 def dots(inode: Inode, up: int) -> bytes:
-    """The first two entries of a new directory; ``up`` is its parent's cluster, 0 for the root."""
+    """Return the first two entries of a directory; ``up``: the parent's cluster, 0: the root."""
     times = inode.ctime_cs, inode.ctime, inode.cdate, inode.adate
     out = b""
     for short, start in ((b".", inode.start), (b"..", up)):
@@ -78,19 +78,19 @@ def dots(inode: Inode, up: int) -> bytes:
 
 
 class Directory:
-    """A directory's slots, and the inodes of its entries.
+    """The slots of a directory, and the inodes of its entries.
 
     Attributes:
-        inodes: by the slot of the short entry.
-        by_key: long names and short ones as they are shown, folded.
-        shorts: short names.
+        inodes: by the index of the short entry.
+        by_key: by folded name: the long name, and the short name as it is shown.
+        shorts: by short name.
     """
 
     def __init__(self, volume: Volume, inode: Inode, data: bytearray) -> None:
         self._volume = volume
         self._inode = inode
         self.data = data
-        self.used = bytearray(len(data) // ENTRY_SIZE)  # 1 for a slot that is taken
+        self.used = bytearray(len(data) // ENTRY_SIZE)  # 1 for each slot in use
         self.inodes: dict[int, Inode] = {}
         self.by_key: dict[bytes, Inode] = {}
         self.shorts: dict[bytes, Inode] = {}
@@ -98,11 +98,11 @@ class Directory:
         self._dirty: list[tuple[int, int]] = []  # first slot, count
 
     def __bool__(self) -> bool:
-        """Something is in it."""
+        """Whether it has any entries."""
         return bool(self.inodes)
 
     def is_idle(self) -> bool:
-        """It can be read again when somebody asks: nobody knows or uses anything in it."""
+        """Return whether it can be dropped from memory: nothing in it is in use or unwritten."""
         if self._inode.opens or self._inode.gone or self in self._volume.unwritten:
             return False
         return not any(
@@ -112,7 +112,7 @@ class Directory:
     # --- names -----------------------------------------------------------------
 
     def enter(self, inode: Inode) -> None:
-        """An inode whose entry is in the slots."""
+        """Add an inode whose entry is in the slots to the tables."""
         called = inode.name, inode.short, inode.lcase, inode.attr
         inode.keys = self._volume.names.keys(*called)
         self.inodes[inode.slot] = inode
@@ -122,7 +122,7 @@ class Directory:
         self.subdirs += inode.is_dir
 
     def leave(self, inode: Inode) -> None:
-        """An inode whose entry is to go, or to become another's."""
+        """Remove an inode from the tables; its entry will be freed, or become another inode's."""
         del self.inodes[inode.slot]
         for key in inode.keys:
             if self.by_key.get(key) is inode:
@@ -134,7 +134,7 @@ class Directory:
     # --- slots --------------------------------------------------------------------
 
     def replace(self, slot: int, raw: bytes) -> None:
-        """Other contents for slots, to be written by :meth:`flush`."""
+        """Change the contents of slots; :meth:`flush` writes them."""
         at = slot * ENTRY_SIZE
         if self.data[at : at + len(raw)] != raw:
             self.data[at : at + len(raw)] = raw
@@ -142,10 +142,10 @@ class Directory:
             self._volume.unwritten.add(self)
 
     def flush(self) -> None:
-        """Write the slots that have changed, those close to each other at once.
+        """Write the changed slots; those of one page with one write.
 
         Raises:
-            OSError: of the device. They are written when it is called again, by a sync at last.
+            OSError: an error of the device. The next call, at the latest a sync, tries again.
         """
         volume = self._volume
         while self._dirty:
@@ -167,7 +167,7 @@ class Directory:
             view = view[length:]
 
     def _room(self, count: int) -> int:
-        """The first of ``count`` free slots in a row."""
+        """Return the index of the first of ``count`` consecutive free slots."""
         first = self.used.find(bytes(count))
         if first < 0:
             first = len(self.used.rstrip(b"\0"))
@@ -185,7 +185,7 @@ class Directory:
         volume.reserve(inode, size)
         new = volume.chain(inode).total * volume.cluster
         try:
-            volume.zero(inode, old, new)  # before the table says that they are part of it
+            volume.zero(inode, old, new)  # before the table makes them part of the directory
             volume.table.flush()
         except OSError:
             volume.shrink(inode, before)
@@ -194,13 +194,13 @@ class Directory:
         self.used += bytes((new - old) // ENTRY_SIZE)
 
     def add(self, inode: Inode, text: str, *, write: bool = True) -> None:
-        """An entry for ``inode``, which has all but a name.
+        """Add an entry for ``inode``, which has all attributes but a name.
 
         Args:
-            text: as Names.decode() has it.
-                write: at once; else :meth:`flush` is to be called.
+            text: the name, as from Names.decode().
+            write: write the entry at once; otherwise the caller calls :meth:`flush`.
         Raises:
-            OSError: ENOSPC, EEXIST, EINVAL and those of the device; nothing has changed.
+            OSError: ENOSPC, EEXIST, EINVAL, or an error of the device; nothing has changed.
         """
         volume = self._volume
         short = volume.names.short(text, self.shorts)
@@ -215,10 +215,10 @@ class Directory:
         self.enter(inode)
 
     def remove(self, inode: Inode, *, write: bool = True) -> None:
-        """Free the slots of an entry; the clusters stay. ``write`` is as in :meth:`add`.
+        """Free the slots of an entry; its clusters stay. ``write`` is as for :meth:`add`.
 
         Raises:
-            OSError: of the device; the entry is still there.
+            OSError: an error of the device; the entry still exists.
         """
         begin, end = inode.first * ENTRY_SIZE, (inode.slot + 1) * ENTRY_SIZE
         raw = self.data[begin:end]
@@ -242,25 +242,25 @@ class Directory:
     # --- reading -----------------------------------------------------------------
 
     def read(self) -> None:
-        """Make inodes of what the slots hold."""
+        """Make the inodes of the entries in the slots."""
         volume = self._volume
         self.used[:] = self.data[::ENTRY_SIZE].translate(_IS_USED)
         for entry in parse(self.data):
             inode = volume.new_inode(self._inode)
             inode.take(entry.raw, volume.shape.bits == 32)
             inode.first, inode.slot = entry.first, entry.slot
-            if volume.options.msdos:  # to which long names are nothing
+            if volume.options.msdos:  # long names are ignored
                 inode.first, inode.seen = entry.slot, inode.date
             called = inode.short, inode.lcase, inode.attr
             inode.name = volume.names.named(*called, entry.text)
-            # A name that no caller could say is not there; neither is one that is none.
+            # Entries whose names are empty or cannot be used in a path are ignored.
             name = inode.name
             if name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name:
                 self.enter(inode)
 
 
 def load(volume: Volume, inode: Inode) -> Directory:
-    """A directory's content, read if it is not held.
+    """Return the contents of a directory, read if they are not in memory.
 
     Raises:
         Damaged: it has no clusters, or too many.

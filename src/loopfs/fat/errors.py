@@ -1,4 +1,4 @@
-"""The errors of this package: OSError with the errno that fs/fat gives."""
+"""The errors of this package: OSError with the same errno as in fs/fat."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 
 class Damaged(OSError):
-    """The image contradicts itself: what fat_fs_error() reports (EIO).
+    """The image is inconsistent, which fat_fs_error() reports (EIO).
 
     Args:
         what: a sentence for the log.
@@ -18,10 +18,10 @@ class Damaged(OSError):
 
 
 def refused(code: int) -> OSError:
-    """An OSError with the errno ``code`` and its own text."""
+    """Return an OSError with the errno ``code`` and its standard text."""
     return OSError(code, os.strerror(code))
 
 
 def invalid(sentence: str) -> OSError:
-    """EINVAL with a sentence for a person: a bad option, or no FAT filesystem."""
+    """Return EINVAL with a sentence for the user: a bad option, or not a FAT filesystem."""
     return OSError(errno.EINVAL, sentence)

@@ -1,8 +1,8 @@
 """The file allocation table (fs/fat/fatent.c).
 
-Entries are read in chunks of 16,384, as arrays of numbers: of all three kinds a chunk's bytes are
-whole sectors when it begins with a whole one. Few chunks are kept, so that the table of a large
-volume needs no more memory than that of a small one.
+Entries are read in chunks of 16,384, as arrays of numbers. For every entry size a chunk is a
+whole number of sectors. Only some chunks are kept in memory, so that the table of a large volume
+needs no more memory than that of a small one.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from loopfs.file_device import Device
 CHUNK_BITS = 14
 CHUNK = 1 << CHUNK_BITS
 _WITHIN = CHUNK - 1
-_KEPT = 256  # chunks, of 64 KiB at most
+_KEPT = 256  # chunks in memory, of at most 64 KiB each
 _MOST_AT_ONCE = 64 << 10  # bytes of the table in one write
-_HIGH = 0xF0000000  # four bits of an entry of FAT32 that are not ours
+_HIGH = 0xF0000000  # the reserved bits of a FAT32 entry, which must be preserved
 _LOW_NIBBLES = bytes(range(16))
 
 _END = {12: 0xFF8, 16: 0xFFF8, 32: 0x0FFFFFF8}
 
 
 class Table:
-    """The table. Changes are in memory until :meth:`flush`; what failed is tried again then.
+    """The table. Changes are in memory until :meth:`flush`, which can be repeated if it fails.
 
     Args:
         following: where to look for a free cluster first.
     Raises:
-        OSError: EIO and others, of the device.
+        OSError: an error of the device.
     """
 
     def __init__(self, device: Device, shape: Geometry, following: int | None) -> None:
@@ -39,19 +39,19 @@ class Table:
         self._bits = shape.bits
         self._fats = shape.fats
         self._sector = shape.sector
-        self.limit = shape.clusters + FAT_START_ENT  # the number after the last cluster's
-        # A damaged cluster's mark ends a chain, too: 0xFF7.
+        self.limit = shape.clusters + FAT_START_ENT  # the number of the last cluster + 1
+        # The mark of a bad cluster (0xFF7) ends a chain, too.
         self._last = _END[shape.bits] - 1
         self.end = _END[shape.bits] | 7
         self._code = "I" if shape.bits == 32 else "H"
         self._width = 4 if shape.bits == 32 else 2
         self._count = -(-self.limit // CHUNK)
         self._chunks: dict[int, array[int]] = {}
-        self._high: dict[int, dict[int, int]] = {}  # by chunk and entry
-        self._free_in = array("i", [-1]) * self._count  # by chunk; -1: not counted
+        self._high: dict[int, dict[int, int]] = {}  # reserved bits, by chunk and entry
+        self._free_in = array("i", [-1]) * self._count  # free entries by chunk; -1: not counted
         self._dirty: set[int] = set()  # sectors of the table
         self.next = following if following is not None and following < self.limit else 2
-        self.free: int | None = None  # clusters, once they were counted
+        self.free: int | None = None  # the number of free clusters, when it has been counted
 
     # --- chunks ----------------------------------------------------------------
 
@@ -64,7 +64,7 @@ class Table:
         return chunk
 
     def _make_room(self) -> None:
-        if self._dirty:  # in the middle of a change: when it is written
+        if self._dirty:  # in the middle of a change; flush() calls this again
             return
         for number in list(self._chunks)[: max(len(self._chunks) - _KEPT + 1, 0)]:
             del self._chunks[number]
@@ -97,18 +97,18 @@ class Table:
     # --- chains ------------------------------------------------------------------
 
     def runs(self, first: int, most: int) -> Runs:
-        """The chain that begins with a cluster.
+        """Return the chain that begins with cluster ``first``.
 
         Args:
-            most: clusters; a longer one is damaged, as is one that comes back to itself.
+            most: the largest valid length, in clusters.
         Raises:
-            Damaged: or it leads to where there is none.
+            Damaged: the chain is longer, contains a loop, or refers to an invalid cluster.
         """
         runs, total, limit = Runs(), 0, self.limit
         most = min(most, limit)
         while True:
             if not FAT_START_ENT <= first < limit:
-                raise Damaged(f"cluster {first} is in a chain, and is none")
+                raise Damaged(f"cluster {first} in a chain does not exist")
             cluster = first
             while True:
                 chunk = self._chunks.get(cluster >> CHUNK_BITS)
@@ -119,17 +119,17 @@ class Table:
                 if following != cluster:
                     break
                 if cluster >= limit:
-                    raise Damaged("a chain leads beyond the last cluster")
+                    raise Damaged("a chain continues beyond the last cluster")
             total += cluster - first
             if total > most:
-                raise Damaged(f"the chain of cluster {first} is too long, or a loop")
+                raise Damaged(f"the chain with cluster {first} is too long, or a loop")
             runs.append(first, cluster - first)
             if following >= self._last:
                 return runs
             first = following
 
     def set(self, cluster: int, value: int) -> None:
-        """Link a cluster, that is in use, to another; or let it be the last."""
+        """Link a cluster in use to another one, or make it the last of its chain."""
         self._chunk(cluster >> CHUNK_BITS)[cluster & _WITHIN] = value
         self._touch(cluster, 1)
 
@@ -138,10 +138,10 @@ class Table:
         end = ((first + count) * self._bits - 1) // 8 // self._sector
         self._dirty.update(range(begin, end + 1))
 
-    # --- taking and giving back -------------------------------------------------
+    # --- allocating and freeing -------------------------------------------------
 
     def count_free(self) -> int:
-        """Free clusters; counted once, without keeping what was read for it."""
+        """Return the number of free clusters. It is counted once; the table is not kept for it."""
         if self.free is None:
             for number in range(self._count):
                 if self._free_in[number] < 0:
@@ -151,7 +151,7 @@ class Table:
         return self.free
 
     def free_runs(self, first: int, last: int) -> list[tuple[int, int]]:
-        """What is free between two clusters, the second included, as (cluster, count)."""
+        """Return the free runs from cluster ``first`` to ``last`` (included): (cluster, count)."""
         out: list[tuple[int, int]] = []
         for number in range(first >> CHUNK_BITS, min(last >> CHUNK_BITS, self._count - 1) + 1):
             chunk, base = self._chunk(number), number * CHUNK
@@ -166,13 +166,13 @@ class Table:
         return out
 
     def allocate(self, count: int) -> Runs:
-        """At most ``count`` clusters, as a chain that is ended, from where the last ones were."""
+        """Allocate at most ``count`` clusters as a terminated chain, after the last allocation."""
         out, position, parts = Runs(), self.next, self._count + 1
         while count and parts:
             number, at = position >> CHUNK_BITS, position & _WITHIN
             if number == 0:
                 at = max(at, FAT_START_ENT)
-            if self._free_in[number]:  # or it is not known
+            if self._free_in[number]:  # some, or unknown
                 chunk = self._chunk(number)
                 at = _index(chunk, at)
             else:
@@ -204,12 +204,12 @@ class Table:
         return got
 
     def _zeros(self, chunk: array[int], at: int, most: int) -> int:
-        """How many entries from ``at`` on are free, up to ``most``."""
+        """Return how many consecutive entries from ``at`` on are free, up to ``most``."""
         piece = chunk[at : at + most].tobytes()
         return (len(piece) - len(piece.lstrip(b"\0"))) // self._width
 
     def release(self, runs: Runs) -> None:
-        """Give clusters back; those that are free already (a damaged image) stay so."""
+        """Free clusters; one that is free already (in a damaged image) stays free."""
         for begin, length in runs:
             first, count = begin, length
             while count:
@@ -227,7 +227,7 @@ class Table:
     # --- writing -----------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write what has changed, to all copies."""
+        """Write the changed sectors to all copies of the table."""
         if not self._dirty:
             return
         dirty = sorted(self._dirty)
@@ -243,9 +243,9 @@ class Table:
         self._make_room()
 
     def _packed(self, begin: int, end: int) -> bytes:
-        """The table's bytes from ``begin`` to ``end``, or to where the last entry ends."""
+        """Return bytes ``begin`` to ``end`` of the table, or up to the end of the last entry."""
         if self._bits == 12:
-            # an entry may lie in two sectors; a volume has one chunk of them
+            # An entry can span two sectors. FAT12 has a single chunk.
             return pack12(self._chunk(0))[begin : min(end, (self.limit * 12 + 7) // 8)]
         first, last = begin // self._width, min(end // self._width, self.limit)
         out = b""
@@ -261,7 +261,7 @@ class Table:
 
 
 def _index(chunk: array[int], at: int) -> int:
-    """Where the next free entry is; the chunk's length if there is none."""
+    """Return the index of the next free entry; the chunk's length if there is none."""
     try:
         return chunk.index(0, at)
     except ValueError:
@@ -269,7 +269,7 @@ def _index(chunk: array[int], at: int) -> int:
 
 
 def unpack12(raw: bytes, count: int) -> list[int]:
-    """``count`` entries of 12 bits each: two in three bytes."""
+    """Decode ``count`` entries of 12 bits; three bytes hold two."""
     raw += bytes(-len(raw) % 3)
     out: list[int] = []
     for at in range(0, len(raw), 3):
@@ -279,7 +279,7 @@ def unpack12(raw: bytes, count: int) -> list[int]:
 
 
 def pack12(entries: array[int]) -> bytes:
-    """As :func:`unpack12`; the four bits after an odd last one are 0."""
+    """The inverse of :func:`unpack12`. The four bits after an odd last entry are 0."""
     values = iter([*entries, 0] if len(entries) % 2 else entries)
     return b"".join(
         (a | b << 12).to_bytes(3, "little") for a, b in zip(values, values, strict=True)

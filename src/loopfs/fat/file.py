@@ -1,4 +1,4 @@
-"""What is done with an inode's data and attributes (fs/fat/file.c)."""
+"""Operations on the data and attributes of an inode (fs/fat/file.c)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RX, _W = 0o555, 0o222
 
 
 class Changes(NamedTuple):
-    """What setattr is to change: None for what stays. ``size`` is bytes, times nanoseconds."""
+    """The attributes to change; None for those that stay. ``size``: bytes, times: nanoseconds."""
 
     mode: int | None = None
     uid: int | None = None
@@ -29,7 +29,7 @@ class Changes(NamedTuple):
 
 
 def getattr(volume: Volume, inode: Inode) -> Attr:
-    """What stat(2) says; the root has no times on disk."""
+    """Return the attributes for stat(2). The root has no times on disk."""
     links, size, atime, mtime = 1, inode.size, 0, 0
     if inode is not volume.root:
         mtime = volume.clock.nanoseconds(inode.date, inode.time)
@@ -54,10 +54,10 @@ def getattr(volume: Volume, inode: Inode) -> Attr:
 
 
 def setattr(volume: Volume, inode: Inode, changes: Changes) -> None:
-    """chmod(2), chown(2), truncate(2), utimensat(2): what FAT can keep of them (fat_setattr()).
+    """Change attributes, as far as FAT can store them (fat_setattr()).
 
     Raises:
-        OSError: EPERM, unless ``quiet``; EISDIR, EFBIG, ENOSPC.
+        OSError: EPERM, unless the option ``quiet`` is set; EISDIR, EFBIG, ENOSPC.
     """
     options = volume.options
     changing(volume, inode)
@@ -87,13 +87,13 @@ def setattr(volume: Volume, inode: Inode, changes: Changes) -> None:
 
 
 def _chmod(volume: Volume, inode: Inode, mode: int) -> None:
-    """fat_sanitize_mode(): all may write or nobody; what cannot be kept is silently left."""
+    """Store a mode as fat_sanitize_mode() does: all users can write or none; else ignore it."""
     options = volume.options
     mask = options.dmask if inode.is_dir else options.fmask
     current, wanted, writable = volume.mode(inode), mode & 0o777 & ~mask, _W & ~mask
     if wanted & _RX != current & _RX:
         return
-    # Of a directory the bit means something else to Windows; rodir says that it counts.
+    # On a directory Windows gives the bit another meaning; the option rodir makes it count.
     holds = writable != 0 and (options.rodir or not inode.is_dir)
     if wanted & _W not in ((writable, 0) if holds else (writable,)):
         return
@@ -102,10 +102,10 @@ def _chmod(volume: Volume, inode: Inode, mode: int) -> None:
 
 
 def truncate(volume: Volume, inode: Inode, size: int) -> None:
-    """Another size in bytes; table and entry are written.
+    """Set the size in bytes, and write table and entry.
 
     Raises:
-        OSError: EISDIR, EFBIG, ENOSPC; then nothing has changed.
+        OSError: EISDIR, EFBIG, ENOSPC; nothing has changed then.
     """
     if inode.is_dir:
         raise refused(errno.EISDIR)
@@ -117,8 +117,8 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
         volume.commit(inode)
         return
     want = -(-size // volume.cluster)
-    volume.chain(inode)  # a damaged one is not to be cut
-    # The entry first: it must not promise clusters that are another's.
+    volume.chain(inode)  # raises Damaged: a damaged chain is not cut
+    # The entry first: it must never refer to clusters that another file has.
     start, inode.size = inode.start, size
     inode.start = start if want else 0
     try:
@@ -130,7 +130,7 @@ def truncate(volume: Volume, inode: Inode, size: int) -> None:
 
 
 def _extend(volume: Volume, inode: Inode, size: int) -> None:
-    """Clusters for ``size`` bytes, and zeros from the present size on; all or nothing."""
+    """Allocate clusters for ``size`` bytes, zeroed from the current size on, or change nothing."""
     before = volume.chain(inode).total
     volume.reserve(inode, size)
     try:
@@ -141,7 +141,7 @@ def _extend(volume: Volume, inode: Inode, size: int) -> None:
 
 
 def read(volume: Volume, inode: Inode, offset: int, buffer: memoryview) -> int:
-    """Fill ``buffer`` with what is at ``offset``; returns the bytes read, fewer at the end."""
+    """Fill ``buffer`` from ``offset`` on; return the number of bytes, fewer at the end of file."""
     size = min(len(buffer), inode.size - offset)
     if size <= 0:
         return 0
@@ -153,7 +153,7 @@ def read(volume: Volume, inode: Inode, offset: int, buffer: memoryview) -> int:
 
 
 def accessed(volume: Volume, inode: Inode) -> None:
-    """After a read: of atime a date is kept, and it is renewed as with relatime."""
+    """Update atime after a read. It is a date, so it changes once a day, as with relatime."""
     today = volume.clock.pack(volume.now())[0]
     if today > inode.adate and not inode.gone and inode is not volume.root:
         volume.change()
@@ -162,13 +162,14 @@ def accessed(volume: Volume, inode: Inode) -> None:
 
 
 def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
-    """Store ``data`` at ``offset``; returns how many bytes, fewer when the volume is full.
+    """Write ``data`` at ``offset``; return the number of bytes, fewer if the volume is full.
 
-    Data, table and entry are written in that order, so that no entry ever promises what is not
-    there.
+    Data, table and entry are written in this order, so that an entry never refers to data that is
+    not written.
 
     Raises:
-        OSError: ENOSPC, EFBIG, and the device's; the file is as it was, or longer by zeros.
+        OSError: ENOSPC, EFBIG, or an error of the device; the file is unchanged, or extended with
+            zeros.
     """
     volume.change()
     if offset >= MAX_SIZE:
@@ -193,7 +194,7 @@ def write(volume: Volume, inode: Inode, offset: int, data: memoryview) -> int:
 
 
 def _room(volume: Volume, inode: Inode, end: int) -> int:
-    """Clusters up to ``end``; returns the end of those that could be had."""
+    """Allocate clusters up to ``end``; return the end of those that are available."""
     want, unit = -(-end // volume.cluster), volume.cluster
     if want > volume.chain(inode).total:
         volume.grow(inode, want)
@@ -202,19 +203,19 @@ def _room(volume: Volume, inode: Inode, end: int) -> int:
 
 
 def _store(volume: Volume, inode: Inode, offset: int, data: memoryview, before: int) -> None:
-    """Write data into clusters; ``before`` of them are old."""
+    """Write data to clusters, of which the first ``before`` existed already."""
     end, clusters = offset + len(data), volume.chain(inode).total
     for place, length in volume.extents(inode, offset, len(data)):
         pad = 0
         if length == len(data) and clusters > before:
-            # The last page of a new cluster: a whole one need not be read before it is written.
+            # Pad the last page of a new cluster: a partial page would be read before it is written.
             pad = min(-(place + length) % _PAGE, clusters * volume.cluster - end)
         volume.device.write(place, data[:length], bytes(pad))
         data = data[length:]
 
 
 def fallocate(volume: Volume, inode: Inode, mode: int, offset: int, length: int) -> None:
-    """Clusters for a range; kept beyond the file's size until it is closed, if so asked.
+    """Allocate clusters for a range. With FALLOC_FL_KEEP_SIZE they are kept until the last close.
 
     Raises:
         OSError: EOPNOTSUPP, EFBIG, ENOSPC, EISDIR.
@@ -238,7 +239,7 @@ def fallocate(volume: Volume, inode: Inode, mode: int, offset: int, length: int)
 
 
 def close(volume: Volume, inode: Inode) -> None:
-    """The last open file is gone: so is what only that kept."""
+    """Free what the last close(2) of a file frees: a removed file, clusters beyond the size."""
     if volume.read_only:
         return
     if inode.gone:
@@ -249,5 +250,5 @@ def close(volume: Volume, inode: Inode) -> None:
     elif inode.kept:
         inode.kept = False
         volume.shrink(inode, -(-inode.size // volume.cluster))
-        volume.save(inode)  # of an empty file also the first cluster is gone
+        volume.save(inode)  # an empty file has lost its first cluster
         volume.table.flush()

@@ -1,10 +1,10 @@
-"""vfat as a tree that a FUSE server serves: what the kernel's VFS and its vfat do between them.
+"""vfat as a tree that a FUSE server serves: the operations of the kernel's VFS layer and vfat.
 
-Names of one file are many (case, 8.3, dots at the end), and the kernel caches names. So it may
-remember the true spelling only; what it remembers of a file that went by another is ended by
-ESTALE, on which it asks again, or by a notification while the file is open. The latter comes after
-the answer, so that for a moment a name may be found that is gone: only of a file that is open, and
-was removed or moved by another spelling than its own.
+A file can be named by several spellings (case, 8.3, trailing dots), and the kernel caches names. It
+is allowed to cache the true spelling only. When a file is removed or moved by another spelling, the
+cached name is invalidated: by ESTALE, after which the kernel looks the name up again, or, while the
+file is open, by a notification. The kernel processes the latter after the reply, so that for a
+short time a removed name can still be found.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME_VALID = 3600  # seconds
-_BYTES = 6  # of a character at most: NLS_MAX_CHARSET_SIZE
+_BYTES = 6  # the longest character: NLS_MAX_CHARSET_SIZE
 _DT_DIR, _DT_REG = 4, 8
 
 
@@ -38,7 +38,7 @@ class DirHandle(Handle[Inode]):
     """An open directory.
 
     Attributes:
-        place: of the ioctls that read it, as the kernel's f_pos.
+        place: the position for the ioctls that read it, like the kernel's f_pos.
     """
 
     __slots__ = ("place",)
@@ -52,7 +52,7 @@ class Vfat(Tree[Inode]):
     """A mounted volume.
 
     Args:
-        atime: reading changes when a file was last read.
+        atime: whether reading updates atime.
     """
 
     def __init__(self, volume: Volume, *, atime: bool = True) -> None:
@@ -67,7 +67,7 @@ class Vfat(Tree[Inode]):
         return self.volume.root
 
     def is_stale(self, node: Inode, nodeid: int) -> bool:
-        if node.opens or node.is_dir:  # of a directory the kernel has one name at a time
+        if node.opens or node.is_dir:  # the kernel has only one name of a directory at a time
             return False
         return node.gone or node.nodeid != nodeid
 
@@ -79,7 +79,7 @@ class Vfat(Tree[Inode]):
         self._drop(node)
 
     def _drop(self, node: Inode | None) -> None:
-        """Hold no more of a directory than the kernel may ask for."""
+        """Drop from memory what the kernel does not refer to: a node, and its parents."""
         while node is not None and not node.known and not node.opens:
             content = node.dir
             if content is not None:
@@ -118,11 +118,11 @@ class Vfat(Tree[Inode]):
             node = namei.create(self.volume, parent, name)
         except FileExistsError:
             found = namei.find(self.volume, parent, name)
-            if found is None or flags & os.O_EXCL:  # None: only its short name is there
+            if found is None or flags & os.O_EXCL:  # None: only its short name exists
                 raise
             if found.is_dir:
                 raise refused(errno.EISDIR) from None
-            node = found  # made since it was looked up
+            node = found  # made since the lookup
         else:
             flags &= ~os.O_TRUNC
         return self._found(node, name), self.open(caller, node, flags)
@@ -163,10 +163,10 @@ class Vfat(Tree[Inode]):
             self.server.forget_name(to.nodeid, victim_name)
 
     def _respelled(self, node: Inode, places: tuple[tuple[Inode, bytes, bytes], ...]) -> None:
-        """It was moved: whatever the kernel remembers besides what it was asked for is ended.
+        """Invalidate names that the kernel may have cached of a node that was moved.
 
         Args:
-            places: directories, with the name that the caller said and the true one.
+            places: directories, each with the spelling of the caller and the true one.
         """
         if node.is_dir or all(said == true for _, said, true in places):
             return
@@ -202,7 +202,7 @@ class Vfat(Tree[Inode]):
     def entries(
         self, handle: Handle[Inode], place: int
     ) -> Iterator[tuple[int, bytes, int, int, Inode | None]]:
-        """A place is 0 to 2 for the dots, then the slot and 3: so none is missed or comes twice."""
+        """Yield entries; the place after one is 1 or 2 (the dots), or its slot number + 3."""
         node, content = handle.node, load(self.volume, handle.node)
         if isinstance(handle, DirHandle) and place == 0:
             handle.place = 0
@@ -223,8 +223,8 @@ class Vfat(Tree[Inode]):
             self._buffer = memoryview(mmap(-1, size))
         done = file.read(volume, node, offset, self._buffer[:size])
         if self._atime and not handle.noatime and not volume.read_only and done:
-            # The kernel reports no failure of that either. It is in memory, and a sync that
-            # cannot write it says so.
+            # The kernel does not report this failure either. The change is in memory; a sync that
+            # cannot write it fails.
             with suppress(OSError):
                 file.accessed(volume, node)
         return self._buffer[:done]
@@ -259,12 +259,12 @@ class Vfat(Tree[Inode]):
         raise refused(errno.ENOTTY)
 
     def control(self, ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
-        """A remount, for reading only if the word is 1. By any thread.
+        """Remount, read-only if the word is 1. Can be called by any thread.
 
         Returns:
-            whether it was otherwise.
+            Whether the state has changed.
         Raises:
-            OSError: ENOTTY: another command; as the device.
+            OSError: ENOTTY: another command; an error of the device.
         """
         if command != REMOUNT:
             raise refused(errno.ENOTTY)

@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 ATTR_RO, ATTR_HIDDEN, ATTR_SYS, ATTR_VOLUME, ATTR_DIR, ATTR_ARCH = 1, 2, 4, 8, 16, 32
 ENTRY = struct.Struct("<11sBBB7HI")  # struct msdos_dir_entry
 ROOT_INO = 1
-MAX_SIZE = 0xFFFFFFFF  # of a file, in bytes
+MAX_SIZE = 0xFFFFFFFF  # the largest file, in bytes
 MAX_DIR_SLOTS = 65536  # FAT_MAX_DIR_ENTRIES
 
 
 class Inode:
-    """A file or a directory; the same object for as long as its directory's content is held.
+    """A file or a directory. There is one object while the contents of its parent are in memory.
 
     Attributes:
-        ino: st_ino; never used twice.
-        nodeid: what the kernel knows it by, which can be another later.
-        known: of how many node ids the kernel knows.
-        first, slot: where in the directory its entry begins, and where the short one is.
-        name, keys: as shown, and what it is found by.
-        opens: open files.
-        seen: a date: when it was last read, for type msdos, which has that in memory only.
-        gone: it has no name any more.
-        kept: it has clusters beyond its size, of fallocate(2).
-        runs: its clusters, once they were asked for.
-        dir: a directory's content, while it is held.
+        ino: st_ino; never reused.
+        nodeid: the number by which the kernel refers to it, which can change.
+        known: the number of node ids by which the kernel refers to it.
+        first, slot: the index in the directory of its first slot, and of its short entry.
+        name, keys: the name as it is shown, and the folded names by which it is found.
+        opens: the number of open files.
+        seen: the date of the last access, for type msdos, which does not store it.
+        gone: whether its name was removed.
+        kept: whether it has clusters beyond its size (fallocate(2)).
+        runs: its clusters; None until they are needed.
+        dir: the contents of a directory, while they are in memory.
     """
 
     __slots__ = (
@@ -70,13 +70,13 @@ class Inode:
         return bool(self.attr & ATTR_DIR)
 
     def take(self, raw: bytes, fat32: bool) -> None:
-        """From a short entry."""
+        """Decode a short entry."""
         self.short, self.attr, self.lcase, self.ctime_cs, *rest = ENTRY.unpack(raw)
         self.ctime, self.cdate, self.adate, high, self.time, self.date, low, self.size = rest
         self.start = high << 16 | low if fat32 else low
 
     def packed(self) -> bytes:
-        """The short entry."""
+        """Encode the short entry."""
         created = self.ctime_cs, self.ctime, self.cdate
         high, low = self.start >> 16, self.start & 0xFFFF
         size = 0 if self.attr & ATTR_DIR else self.size

@@ -16,7 +16,7 @@ FAT_IOCTL_GET_ATTRIBUTES = 0x80047210
 FAT_IOCTL_SET_ATTRIBUTES = 0x40047211
 FAT_IOCTL_GET_VOLUME_ID = 0x80047213
 FITRIM = 0xC0185879
-# By number: whether the short name is all that is asked for, and struct __fat_dirent.
+# By number: whether only the short name is requested, and the layout of struct __fat_dirent.
 _DIRENT64, _DIRENT32 = struct.Struct("=qqH256s6x"), struct.Struct("=iiH256s2x")
 VFAT_IOCTL_READDIR_BOTH = 0x82307201
 VFAT_IOCTL_READDIR_SHORT = 0x82307202
@@ -31,17 +31,17 @@ _NAME_SIZE = 256
 
 
 def get_attributes(inode: Inode) -> bytes:
-    """FAT_IOCTL_GET_ATTRIBUTES."""
+    """Implement FAT_IOCTL_GET_ATTRIBUTES."""
     return inode.attr.to_bytes(4, "little")
 
 
 def set_attributes(volume: Volume, inode: Inode, data: bytes, uid: int) -> None:
-    """FAT_IOCTL_SET_ATTRIBUTES.
+    """Implement FAT_IOCTL_SET_ATTRIBUTES.
 
     Args:
         uid: the caller's.
     Raises:
-        OSError: EINVAL, the root has none; EPERM, it is another's.
+        OSError: EINVAL: the root has no attributes; EPERM: the caller is not the owner.
     """
     keep = ATTR_VOLUME | ATTR_DIR
     value = int.from_bytes(data[:4], "little") & 0xFF & ~keep | inode.attr & keep
@@ -54,15 +54,17 @@ def set_attributes(volume: Volume, inode: Inode, data: bytes, uid: int) -> None:
 
 
 def get_volume_id(volume: Volume) -> bytes:
-    """FAT_IOCTL_GET_VOLUME_ID."""
+    """Implement FAT_IOCTL_GET_VOLUME_ID."""
     return volume.shape.volume_id.to_bytes(4, "little")
 
 
 def trim(volume: Volume, data: bytes) -> bytes:
-    """FITRIM: discard what is free; struct fstrim_range with the bytes that were.
+    """Implement FITRIM: discard free clusters.
 
+    Returns:
+        struct fstrim_range, with the number of bytes discarded.
     Raises:
-        OSError: EINVAL, a range outside of the volume; EOPNOTSUPP.
+        OSError: EINVAL: the range is outside of the volume; EOPNOTSUPP.
     """
     start, length, least = _RANGE.unpack(data)
     unit, table = volume.cluster, volume.table
@@ -71,7 +73,7 @@ def trim(volume: Volume, data: bytes) -> bytes:
         raise refused(errno.EINVAL)
     last = min(first + length // unit - 1, table.limit - 1)
     volume.change()
-    # What is free in memory only must not be lost: the table is written first.
+    # Clusters that are free only in memory may still be in use on disk: write the table first.
     table.flush()
     trimmed = 0
     for cluster, count in table.free_runs(first, last):
@@ -82,12 +84,12 @@ def trim(volume: Volume, data: bytes) -> bytes:
 
 
 def read_directory(volume: Volume, inode: Inode, place: int, cmd: int) -> tuple[int, int, bytes]:
-    """VFAT_IOCTL_READDIR_BOTH and _SHORT: the next entry, with its short and its long name.
+    """Implement VFAT_IOCTL_READDIR_BOTH and _SHORT: the next entry with its short and long name.
 
     Args:
-        place: 0, or what was returned before.
+        place: 0, or the place returned by the previous call.
     Returns:
-        the next place, the ioctl's result (0 at the end), two struct __fat_dirent.
+        The next place, the result of the ioctl (0 at the end), two struct __fat_dirent.
     """
     short_only, layout = READDIRS[cmd]
     for dot, name in enumerate((b".", b"..")):

@@ -1,6 +1,6 @@
 """Names of type msdos: 8.3, in bytes of the code page, without long names (fs/fat/namei_msdos.c).
 
-They stand for :class:`loopfs.fat.names.Names`.
+The class has the interface of :class:`loopfs.fat.names.Names`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _HIDDEN_KEY = b"."
 
 
 class MsdosNames:
-    """What the options of a mount make of names.
+    """The conversion of names according to the mount options.
 
-    A name that is too long is cut; case does not count. With ``dots`` a dot at the beginning says
-    that a file is hidden.
+    A name that is too long is truncated; case is ignored. With ``dots`` a leading dot means that
+    the file is hidden.
     """
 
     def __init__(self, options: Options) -> None:
@@ -37,7 +37,7 @@ class MsdosNames:
         self._codepage = options.codepage
 
     def key(self, name: bytes) -> bytes:
-        """Two names with one key are the same to a caller; nothing has the key of a bad one."""
+        """Return the same for names that refer to the same file, and b"" for an invalid name."""
         try:
             short = self._formatted(name)
         except OSError:
@@ -45,12 +45,12 @@ class MsdosNames:
         return short + _HIDDEN_KEY if self._dots and name[:1] == b"." else short
 
     def keys(self, name: bytes, short: bytes, lcase: int, attr: int) -> tuple[bytes, bytes]:
-        """What an entry is found by."""
+        """Return the keys by which an entry is found."""
         key = short + _HIDDEN_KEY if self._dots and attr & ATTR_HIDDEN else short
         return key, key
 
     def decode(self, name: bytes) -> str:
-        """A caller's name for something new, to be given to :meth:`short`.
+        """Check a caller's name for a new entry, and return it as text for :meth:`short`.
 
         Raises:
             OSError: EINVAL.
@@ -59,11 +59,11 @@ class MsdosNames:
         return name.decode("latin-1")
 
     def named(self, short: bytes, lcase: int, attr: int, text: str | None) -> bytes:
-        """What an entry is called, whatever its long name is."""
+        """Return the name of an entry. Its long name is ignored."""
         return self.shown(short, lcase, attr)
 
     def shown(self, short: bytes, lcase: int, attr: int) -> bytes:
-        """How a short name is shown (fat_parse_short())."""
+        """Return a short name as it is shown (fat_parse_short())."""
         if short[0] == KANJI_E5:
             short = bytes([DELETED]) + short[1:]
         base, extension = (
@@ -86,7 +86,7 @@ class MsdosNames:
         return out
 
     def short(self, text: str, taken: Container[bytes]) -> Short:
-        """The short name of ``text``, which must be free: ``foo`` and ``.foo`` have the same.
+        """Return the short name of ``text``, which must be unused (``.foo`` has that of ``foo``).
 
         Args:
             taken: the short names of the directory.
@@ -99,15 +99,15 @@ class MsdosNames:
         return Short(short, 0, True)
 
     def attributes(self, attr: int, name: bytes) -> int:
-        """ATTR_* of what had ``attr``, or is to have it, when it is called ``name``."""
+        """Return the ATTR_* of an entry with ``attr`` when it is named ``name``."""
         return attr | ATTR_HIDDEN if name[:1] == b"." else attr & ~ATTR_HIDDEN
 
     def differs_by_dot(self, name: bytes, short: bytes) -> bool:
-        """A name is of the entry with a short name, but for what says that it is hidden."""
+        """Return whether a name matches a short name, apart from the dot of a hidden file."""
         return self.key(name)[: len(short)] == short
 
     def _formatted(self, name: bytes) -> bytes:
-        """The short name (msdos_format_name()). Raises OSError EINVAL."""
+        """Return the short name (msdos_format_name()). Raises OSError EINVAL."""
         if name[:1] == b".":
             if not self._dots:
                 raise refused(errno.EINVAL)

@@ -1,4 +1,4 @@
-"""Names looked up, made, removed and moved (fs/fat/namei_vfat.c)."""
+"""Directory operations: lookup, create, remove, rename (fs/fat/namei_vfat.c)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from loopfs.fat.inode import ATTR_ARCH, ATTR_DIR, ATTR_SYS, Inode
 from loopfs.fat.volume import Volume
 
 RENAME_NOREPLACE, RENAME_EXCHANGE = 1, 2
-_START_HIGH, _START_LOW = 20, 26  # bytes of a short entry
+_START_HIGH, _START_LOW = 20, 26  # offsets in a short entry
 
 
 def find(volume: Volume, parent: Inode, name: bytes) -> Inode | None:
-    """What a name is of, however it is spelled."""
+    """Return the inode that a name refers to in any spelling, or None."""
     return load(volume, parent).by_key.get(volume.names.key(name))
 
 
 def lookup(volume: Volume, parent: Inode, name: bytes) -> Inode:
-    """As :func:`find`.
+    """Return the inode that a name refers to in any spelling.
 
     Raises:
         OSError: ENOENT.
@@ -32,10 +32,10 @@ def lookup(volume: Volume, parent: Inode, name: bytes) -> Inode:
 
 
 def changing(volume: Volume, *inodes: Inode) -> None:
-    """To be called before an inode is changed, removed or moved, or something in it.
+    """Prepare for a change of inodes, or for removing or moving them.
 
     Raises:
-        OSError: EROFS; EPERM, it is immutable (option sys_immutable).
+        OSError: EROFS; EPERM: one is immutable (option sys_immutable).
     """
     volume.change()
     if volume.options.sys_immutable and any(inode.attr & ATTR_SYS for inode in inodes):
@@ -43,10 +43,10 @@ def changing(volume: Volume, *inodes: Inode) -> None:
 
 
 def create(volume: Volume, parent: Inode, name: bytes) -> Inode:
-    """A new file.
+    """Make a file.
 
     Raises:
-        OSError: EEXIST, ENOSPC, and what a bad name is.
+        OSError: EEXIST, ENOSPC, or the error of an invalid name.
     """
     content, text = _place_for(volume, parent, name)
     inode = volume.fresh(volume.names.attributes(ATTR_ARCH, name))
@@ -56,7 +56,7 @@ def create(volume: Volume, parent: Inode, name: bytes) -> Inode:
 
 
 def mkdir(volume: Volume, parent: Inode, name: bytes) -> Inode:
-    """A new directory. Raises OSError as :func:`create`."""
+    """Make a directory. Raises OSError as :func:`create`."""
     content, text = _place_for(volume, parent, name)
     inode = volume.fresh(volume.names.attributes(ATTR_DIR, name))
     volume.reserve(inode, 1)
@@ -91,7 +91,7 @@ def _dotdot(volume: Volume, parent: Inode) -> int:
 
 
 def unlink(volume: Volume, parent: Inode, name: bytes) -> Inode:
-    """Remove a file's name; its clusters go with who has it open last.
+    """Remove a file's name. If it is open, its clusters are freed when it is closed.
 
     Raises:
         OSError: ENOENT, EISDIR.
@@ -129,7 +129,7 @@ def rmdir(volume: Volume, parent: Inode, name: bytes) -> Inode:
 
 
 def lose(volume: Volume, inode: Inode) -> None:
-    """It has no name any more: give its clusters back, or when it is closed."""
+    """Free the clusters of an inode without a name, now or when it is closed."""
     inode.gone = True
     if inode.opens:
         volume.orphans.add(inode)
@@ -143,12 +143,12 @@ def lose(volume: Volume, inode: Inode) -> None:
 def rename(
     volume: Volume, parent: Inode, name: bytes, to: Inode, to_name: bytes, flags: int
 ) -> tuple[Inode, Inode | None]:
-    """Move a file or directory. The spelling of a name that exists already stays.
+    """Move a file or directory. If the new name exists, its spelling is kept.
 
     Args:
         flags: RENAME_NOREPLACE or RENAME_EXCHANGE.
     Returns:
-        what was moved, and what was there and is not itself: the victim, or the other one.
+        The inode that was moved, and the other inode that had the new name, or None.
     Raises:
         OSError: ENOENT, EEXIST, EISDIR, ENOTDIR, ENOTEMPTY, EINVAL, ENOSPC and more.
     """
@@ -164,7 +164,7 @@ def rename(
             _exchange(volume, inode, victim)
         return inode, victim
     if to is inode.parent and volume.names.differs_by_dot(to_name, inode.short):
-        return inode, None  # to the kernel both are one name
+        return inode, None  # the kernel treats both as one name
     if victim is inode:
         return inode, None
     if victim is not None:
@@ -179,7 +179,7 @@ def rename(
 
 
 def set_attributes(volume: Volume, inode: Inode, attr: int) -> None:
-    """Other ATTR_*, on which the name of type msdos can depend."""
+    """Set ATTR_*, on which the name can depend (type msdos)."""
     if not volume.options.msdos or inode.gone or inode.parent is None:
         inode.attr = attr
     else:
@@ -211,15 +211,15 @@ def _is_within(inode: Inode | None, directory: Inode) -> bool:
 def _move(
     volume: Volume, inode: Inode, to: Inode, name: bytes, victim: Inode | None, attr: int
 ) -> None:
-    """The new entry first, then the old one is freed: a kill leaves one of them at least.
+    """Write the new entry, then free the old one, so that at least one survives a crash.
 
-    In one directory, and one page of it, both are one write.
+    If both are in the same page of a directory, they are changed by a single write.
 
     Args:
-        attr: the attributes that it is to have.
+        attr: the attributes to set.
     """
     parent = inode.parent
-    assert parent is not None, "the root has no name"
+    assert parent is not None, "the root has no directory entry"
     old, new = load(volume, parent), load(volume, to)
     at_once = old is new
     was = _shadow(volume, inode)
@@ -238,7 +238,7 @@ def _move(
     old.remove(was, write=False)
     if victim is not None:
         victim.gone = True
-    # What fails from here on is written by the next sync: in memory it has moved.
+    # After this point a failed write is repeated by the next sync: in memory the move is complete.
     try:
         _reparent(volume, inode, parent)
         old.flush()
@@ -251,7 +251,7 @@ def _move(
 
 
 def _shadow(volume: Volume, inode: Inode) -> Inode:
-    """What stands for the old entry until it is removed."""
+    """Return an inode that stands for the old entry until that is removed."""
     was = Inode(inode.ino, inode.parent)
     was.attr, was.name, was.keys = inode.attr, inode.name, inode.keys
     was.first, was.slot = inode.first, inode.slot
@@ -260,7 +260,7 @@ def _shadow(volume: Volume, inode: Inode) -> Inode:
 
 
 def _swap_in(content: Directory, one: Inode, other: Inode) -> None:
-    """``other`` has the entry of ``one`` from now on."""
+    """Make ``other`` own the entry of ``one`` in the tables of a directory."""
     content.inodes[one.slot] = other
     for table in (content.by_key, content.shorts):
         for key in [*one.keys, one.short]:
@@ -275,7 +275,7 @@ def _restore(inode: Inode, was: Inode) -> None:
 
 
 def _take_entry(content: Directory, inode: Inode, victim: Inode, *, write: bool) -> None:
-    """``victim``'s entry, and the name as it is written there, are ``inode``'s from now on."""
+    """Give ``victim``'s entry, with the name written there, to ``inode``."""
     parent, first = victim.parent, victim.first
     content.leave(victim)
     inode.parent, inode.first, inode.slot = parent, first, victim.slot
@@ -292,7 +292,7 @@ def _take_entry(content: Directory, inode: Inode, victim: Inode, *, write: bool)
 
 
 def _reparent(volume: Volume, inode: Inode, old: Inode | None) -> None:
-    """The ".." of a directory that has moved."""
+    """Update ".." of a directory that was moved."""
     parent = inode.parent
     if not inode.is_dir or parent is old or parent is None:
         return
@@ -307,9 +307,9 @@ def _reparent(volume: Volume, inode: Inode, old: Inode | None) -> None:
 
 
 def _exchange(volume: Volume, one: Inode, other: Inode) -> None:
-    """Each has the other's entry; in one page of one directory that is one write."""
+    """Exchange two entries; with a single write if both are in the same page of a directory."""
     parents = one.parent, other.parent
-    assert parents[0] is not None and parents[1] is not None, "the root has no name"
+    assert parents[0] is not None and parents[1] is not None, "the root has no directory entry"
     contents = load(volume, parents[0]), load(volume, parents[1])
     contents[0].leave(one)
     contents[1].leave(other)

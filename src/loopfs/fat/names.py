@@ -1,7 +1,7 @@
-"""Names: as callers say them, as text, and as the entries of a directory (fs/fat/namei_vfat.c).
+"""Names: as bytes from callers, as text, and as directory entries (fs/fat/namei_vfat.c).
 
-A *short name* is 11 bytes of the code page, base and extension padded with spaces. A name that
-it cannot say is also in *slots*, 13 units of UTF-16 each, before the short entry.
+A *short name* is 11 bytes of the code page, base and extension padded with spaces. A name that a
+short name cannot express is stored in *slots*, of 13 UTF-16 units each, before the short entry.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 ATTR_LONG_NAME = 0x0F  # read-only, hidden, system and volume
 CASE_LOWER_BASE, CASE_LOWER_EXT = 0x08, 0x10
-DELETED, KANJI_E5 = 0xE5, 0x05  # the first byte of a free entry; what stands for a real 0xE5
+DELETED, KANJI_E5 = 0xE5, 0x05  # the first byte of a free entry; the substitute for a real 0xE5
 LAST_SLOT = 0x40
 MOST_UNITS = 255  # FAT_LFN_LEN
-MSDOS_NAME_MAX = 12  # characters: eight, a dot, three
+MSDOS_NAME_MAX = 12  # characters: 8.3 with the dot
 MOST_SLOTS = 20
 SLOT = struct.Struct("<B10sBBB12sH4s")  # struct msdos_dir_slot
 
@@ -33,12 +33,12 @@ _ESCAPE = 5  # ":" and four hexadecimal digits
 
 
 class Short(NamedTuple):
-    """A short name that is free.
+    """An unused short name.
 
     Attributes:
         name: the 11 bytes.
         lcase: CASE_LOWER_* bits (NTRes).
-        whole: it says all of the name, and no slots are needed.
+        whole: it expresses the full name, so that no slots are needed.
     """
 
     name: bytes
@@ -47,13 +47,13 @@ class Short(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """A base or an extension, made short.
+    """A base or an extension, converted to the short form.
 
     Attributes:
-        lower, upper: it could be all of small, of capital letters.
+        lower, upper: all its letters are lower case, or all are upper case.
         valid: no character was replaced or left out.
-        whole: nothing was cut off.
-        marks: where a tail may begin instead of at 2, 6 without cutting a character.
+        whole: it was not truncated.
+        marks: where a numeric tail can begin, near 2 and 6, without splitting a character.
     """
 
     text: bytes
@@ -65,7 +65,7 @@ class _Part(NamedTuple):
 
 
 class Names:
-    """What the options of a mount make of names."""
+    """The conversion of names according to the mount options."""
 
     def __init__(self, options: Options) -> None:
         self._options = options
@@ -75,19 +75,20 @@ class Names:
         self._units: dict[int, tuple[bytes, bool, bool, bool]] = {}
 
     def key(self, name: bytes) -> bytes:
-        """Two names with one key are the same to a caller."""
+        """Return the same for names that refer to the same file."""
         name = name.rstrip(b".")
         return name if self._exact else name.translate(self._fold)
 
     def keys(self, name: bytes, short: bytes, lcase: int, attr: int) -> tuple[bytes, bytes]:
-        """What an entry is found by: its name, and its short name as it is shown."""
+        """Return the keys by which an entry is found: of its name, and of its shown short name."""
         return self.key(name), self.key(self.shown(short, lcase, attr))
 
     def decode(self, name: bytes) -> str:
-        """A caller's name for something new as text, without the dots at its end.
+        """Decode a caller's name for a new entry, without trailing dots.
 
         Raises:
-            OSError: EINVAL (also what the character set lacks), ENOENT, ENAMETOOLONG.
+            OSError: EINVAL (also for a character that the character set lacks), ENOENT,
+                ENAMETOOLONG.
         """
         name = name.rstrip(b".")
         if not name:
@@ -116,11 +117,11 @@ class Names:
                 out.append(chr(int(digits, 16)) + part[_ESCAPE - 1 :].decode(codec))
             except ValueError:
                 raise refused(errno.EINVAL) from None
-        # Escapes may be the halves of one character.
+        # Two escapes may be a surrogate pair.
         return "".join(out).encode("utf-16-le", "surrogatepass").decode("utf-16-le")
 
     def encode(self, text: str) -> bytes:
-        """A name as callers see it; lone surrogates are left out, or "?"."""
+        """Encode a name for callers; a lone surrogate is left out, or becomes "?"."""
         if self._options.utf8:
             return text.encode("utf-8", "ignore")
         return b"".join(map(self._encode_unit, _units(text)))
@@ -131,19 +132,19 @@ class Names:
         return b":%04x" % unit if self._options.uni_xlate else b"?"
 
     def named(self, short: bytes, lcase: int, attr: int, text: str | None) -> bytes:
-        """What an entry is called; ``text`` is its long name, if it has one."""
+        """Return the name of an entry; ``text`` is its long name, or None."""
         return self.shown(short, lcase, attr) if text is None else self.encode(text)
 
     def attributes(self, attr: int, name: bytes) -> int:
-        """ATTR_* of what has ``attr`` and is to be called ``name``."""
+        """Return the ATTR_* of an entry with ``attr`` when it is named ``name``."""
         return attr
 
     def differs_by_dot(self, name: bytes, short: bytes) -> bool:
-        """A name is of the entry with a short name, but for what says that it is hidden."""
+        """Return whether a name matches a short name, apart from the dot of a hidden file."""
         return False
 
     def shown(self, short: bytes, lcase: int, attr: int) -> bytes:
-        """How a short name is shown, ``lcase`` being its entry's CASE_LOWER_* bits."""
+        """Return a short name as it is shown; ``lcase``: the CASE_LOWER_* bits of its entry."""
         if short[0] == KANJI_E5:
             short = bytes([DELETED]) + short[1:]
         way = self._options.shown
@@ -160,7 +161,7 @@ class Names:
         text = codepage.decode(part, "?")
         if not lower:
             return text
-        # What takes two bytes has no case here, and its bytes are no letters.
+        # A character of two bytes has no case here, and its bytes are not letters.
         single = [(codepage.encode(c), c) for c in text]
         return "".join(
             codepage.decode(raw.translate(codepage.lower), "?") if len(raw) == 1 else c
@@ -170,7 +171,7 @@ class Names:
     # --- new short names -----------------------------------------------------
 
     def short(self, text: str, taken: Container[bytes]) -> Short:
-        """A short name for ``text`` (vfat_create_shortname()).
+        """Return an unused short name for ``text`` (vfat_create_shortname()).
 
         Args:
             taken: the short names of the directory.
@@ -210,10 +211,10 @@ class Names:
     def _numbered(
         text: str, base: bytes, marks: tuple[int, int], extension: bytes, taken: Container[bytes]
     ) -> bytes:
-        """A free name with a tail: ~1 to ~9, then four digits that are as good as random.
+        """Return an unused name with a tail: ~1 to ~9, otherwise four hash digits and a number.
 
-        The kernel has them from its clock. From the name they are the same each time, and so
-        are images.
+        The kernel derives the digits from its clock. Here they are derived from the name, so that
+        images are reproducible.
         """
         two, six = marks
         stem = base[:six] if len(base) > 6 else base
@@ -223,7 +224,7 @@ class Names:
         stem = base[:two] if len(base) > 2 else base
         number = zlib.crc32(text.encode("utf-8", "surrogatepass"))
         tail = 0x31 + (number >> 16 & 7)
-        # A directory has fewer entries than there are such names: this ends.
+        # The loop ends: a directory has fewer entries than there are such names.
         while True:
             name = (stem + b"%04X~%c" % (number & 0xFFFF, tail)).ljust(8) + extension
             if name not in taken:
@@ -236,7 +237,7 @@ class Names:
         marks = [2, 6]
         for n, unit in enumerate(units):
             if (known := self._units.get(unit)) is None:
-                known = self._units[unit] = self._unit(unit)  # there are 65,536 at most
+                known = self._units[unit] = self._unit(unit)  # at most 65,536 units
             raw, low, up, same = known
             lower, upper, valid = lower and low, upper and up, valid and same
             if not raw:
@@ -255,7 +256,7 @@ class Names:
         return _Part(bytes(out), lower, upper, valid, whole, (marks[0], marks[1]))
 
     def _unit(self, unit: int) -> tuple[bytes, bool, bool, bool]:
-        """to_shortname_char(): its bytes, and what :class:`_Part` has of it."""
+        """Convert a unit as to_shortname_char(): its bytes, and lower, upper, valid of _Part."""
         if unit in _SKIPPED:
             return b"", True, True, False
         raw = b"" if unit in _REPLACED else self._codepage.encode(chr(unit))
@@ -271,7 +272,7 @@ class Names:
 
 
 def checksum(short: bytes) -> int:
-    """Of a short name, in each of its slots (fat_checksum())."""
+    """Return the checksum of a short name that its slots contain (fat_checksum())."""
     total = 0
     for byte in short:
         total = (total >> 1 | total << 7 & 0x80) + byte & 0xFF
@@ -279,7 +280,7 @@ def checksum(short: bytes) -> int:
 
 
 def slots(text: str, short: bytes) -> bytes:
-    """The slots of a long name, the last part first, as they come before the short entry."""
+    """Encode the slots of a long name, in their order on disk: the last part comes first."""
     raw = text.encode("utf-16-le", "surrogatepass")
     if len(raw) % 26:
         raw += b"\0\0"
@@ -294,12 +295,12 @@ def slots(text: str, short: bytes) -> bytes:
 
 
 def slot_text(slot: bytes) -> bytes:
-    """The 26 bytes of UTF-16 that a slot holds."""
+    """Return the 26 bytes of UTF-16 in a slot."""
     return slot[1:11] + slot[14:26] + slot[28:32]
 
 
 def joined(parts: list[bytes]) -> str:
-    """A long name from what its slots hold, in their order on disk."""
+    """Return a long name from the contents of its slots, which are in their order on disk."""
     raw = b"".join(reversed(parts))
     end = next((at for at in range(0, len(raw), 2) if raw[at : at + 2] == b"\0\0"), len(raw))
     return raw[:end].decode("utf-16-le", "surrogatepass")

@@ -1,6 +1,6 @@
-"""The options of a mount of vfat or msdos (Documentation/filesystems/vfat.rst, fs/fat/inode.c).
+"""The mount options of vfat and msdos (Documentation/filesystems/vfat.rst, fs/fat/inode.c).
 
-What the kernel accepts and ignores is accepted and ignored; everything else is EINVAL.
+Options that the kernel accepts and ignores are accepted and ignored; any other is EINVAL.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from loopfs import nls
 from loopfs.fat.errors import invalid
 from loopfs.lean import Callable, Iterable, NamedTuple
 
-# shortname=: how short names are shown, and which names are stored as short ones only.
+# shortname=: how short names are shown, and which names are stored without a long name.
 _SHORTNAMES = {
     "lower": ("lower", "win95"),
     "win95": ("win95", "win95"),
@@ -29,8 +29,8 @@ _FLAGS = {
     "dos1xfloppy": "dos1xfloppy",
     "nocase": "nocase",
 }
-# Those that change nothing here: nobody exports a mount of ours by NFS, and all is written at
-# once; the last ones are obsolete, and the kernel ignores them too.
+# Options without an effect here: FUSE mounts of loopfs are not exported by NFS, and everything is
+# written at once. The conv= options are obsolete, and ignored by the kernel, too.
 _IGNORED = frozenset(
     {"flush", "debug", "posix", "nfs", "nfs=stale_rw", "nfs=nostale_ro"}
     | {f"conv={way}" for way in ("binary", "text", "auto", "b", "t", "a")}
@@ -40,7 +40,7 @@ _INT_MAX = 0x7FFFFFFF
 
 
 class Defaults(NamedTuple):
-    """What a mount takes from its caller: fsuid, fsgid, umask, and minutes west of Greenwich."""
+    """The defaults from the caller: fsuid, fsgid, umask, and minutes west of Greenwich."""
 
     uid: int = 0
     gid: int = 0
@@ -52,8 +52,8 @@ class Options:
     """The options, parsed.
 
     Args:
-        data: as mount(2) has them, with commas between.
-        defaults: of the caller.
+        data: as for mount(2), separated by commas.
+        defaults: from the caller.
         fstype: "vfat" or "msdos".
     Raises:
         OSError: EINVAL with a sentence.
@@ -137,12 +137,12 @@ class Options:
 
     def _set_errors(self, value: str) -> None:
         _one_of(_ERRORS, "errors", value)
-        # Nothing of the machine is to panic because of a user's image.
+        # A user's image must not make the machine panic.
         self.errors = "remount-ro" if value == "panic" else value
 
     def _set_tz(self, value: str) -> None:
         if value != "UTC":
-            raise invalid(f"tz={value}: only UTC is known")
+            raise invalid(f"tz={value}: only UTC is supported")
         self.offset = 0
 
     def _set_time_offset(self, value: str) -> None:
@@ -156,7 +156,7 @@ _VALUES: dict[str, Callable[[Options, str], object]] = {
     "umask": Options._set_umask,
     "fmask": Options._set_fmask,
     "dmask": Options._set_dmask,
-    # Who else may set times is decided before we are asked: the mount has default_permissions.
+    # The kernel decides who can set times, before the request: the mount has default_permissions.
     "allow_utime": lambda options, value: _octal(value),
     "codepage": Options._set_codepage,
     "iocharset": Options._set_iocharset,
@@ -173,25 +173,25 @@ _ONLY_MSDOS = frozenset({"dots", "nodots", "dotsOK"})
 
 
 def knows(key: str) -> bool:
-    """An option is called so, whatever its value."""
+    """Return whether an option has the name ``key``, whatever its value is."""
     ignored = {word.partition("=")[0] for word in _IGNORED}
     return key in {*_FLAGS, *_VALUES, *_BOOLEANS, *_ONLY_MSDOS, *_OBSOLETE_NUMBERS, *ignored}
 
 
 def _one_of(known: Iterable[str], key: str, value: str) -> str:
     if value not in known:
-        raise invalid(f"{key}={value} is none of {', '.join(known)}")
+        raise invalid(f"{key}={value} is not one of {', '.join(known)}")
     return value
 
 
 def _number(value: str, least: int = 0, most: int = _INT_MAX) -> int:
-    """As kstrtoint() with base 0: decimal, 0x…, or octal with a leading 0."""
+    """Parse a number as kstrtoint() with base 0: decimal, 0x…, or octal with a leading 0."""
     digits = value.removeprefix("-")
     base = 16 if digits[:2] in ("0x", "0X") else 8 if digits[:1] == "0" and digits[1:] else 10
     number = _digits(digits[2:] if base == 16 else digits, base, value)
     number = -number if digits != value else number
     if not least <= number <= most:
-        raise invalid(f"{value} is not from {least} to {most}")
+        raise invalid(f"{value} is not in the range {least} to {most}")
     return number
 
 
@@ -200,7 +200,7 @@ def _octal(value: str) -> int:
 
 
 def _digits(digits: str, base: int, value: str) -> int:
-    # int() takes more: signs, spaces, underscores, other scripts' digits
+    # int() accepts more: signs, spaces, underscores, digits of other scripts.
     if not digits or not set(digits.lower()) <= set("0123456789abcdef"[:base]):
-        raise invalid(f"{value} is no number")
+        raise invalid(f"{value} is not a number")
     return int(digits, base)

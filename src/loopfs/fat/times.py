@@ -1,7 +1,7 @@
 """Dates and times on disk (fs/fat/misc.c: fat_time_fat2unix() and fat_time_unix2fat()).
 
-A date is years since 1980, month and day; a time is hours, minutes and pairs of seconds, both
-in the time of a wall clock. ``offset`` is what is added to that for universal time, in seconds.
+A date is years since 1980, month and day; a time is hours, minutes and seconds / 2. Both are in
+local time. ``offset`` is the number of seconds to add for universal time.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ _MOST_KNOWN = 4096
 
 
 def days(date: int) -> int:
-    """Days from 1970 to a date on disk, whatever its month and day are."""
+    """Return the days from 1970 to a date on disk, whatever its month and day are."""
     year, month, day = date >> 9, max(1, date >> 5 & 15), max(1, date & 31) - 1
-    leap = (year + 3) // 4 - (year > 120)  # 2100 is none
+    leap = (year + 3) // 4 - (year > 120)  # 2100 is not a leap year
     leap += year % 4 == 0 and year != 120 and month > 2
     return year * 365 + leap + _BEFORE_MONTH[month] + day + _FROM_1970_TO_1980
 
 
 class Clock:
-    """Converts between the disk's times and nanoseconds since the epoch.
+    """A converter between times on disk and nanoseconds since the epoch.
 
     Args:
         offset: seconds, positive west of Greenwich, as in sys_tz.
@@ -37,14 +37,14 @@ class Clock:
         self._packed: dict[int, tuple[int, int]] = {}
 
     def nanoseconds(self, date: int, clock: int, hundredths: int = 0) -> int:
-        """The moment that is on disk; ``hundredths`` (0 to 199) are added to the time."""
+        """Decode a date and a time; ``hundredths`` (0 to 199) are added to the time."""
         if (day := self._days.get(date)) is None:
-            day = self._days[date] = days(date)  # there are 65,536 at most
+            day = self._days[date] = days(date)  # at most 65,536 dates
         seconds = day * 86400 + (clock >> 11) * 3600 + (clock >> 5 & 63) * 60 + (clock & 31) * 2
         return (seconds + self._offset) * 1_000_000_000 + hundredths * 10_000_000
 
     def pack(self, moment: int) -> tuple[int, int, int]:
-        """Date, time and hundredths of two seconds that say a moment, or the nearest that can be.
+        """Return the date, time and hundredths of two seconds nearest to ``moment``.
 
         Args:
             moment: nanoseconds since the epoch.

@@ -1,4 +1,4 @@
-"""A mounted volume: its clusters, its entries and its states (fs/fat/inode.c, file.c)."""
+"""A mounted volume: its clusters, entries and state (fs/fat/inode.c, file.c)."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _MAX_DIR_SIZE = MAX_DIR_SLOTS * boot.ENTRY_SIZE
 _FEW = 64  # clusters
 _MOST_RUNS = 1 << 20  # of all files together
-_MOST_HELD = 1 << 18  # inodes of directories that nobody uses
-_SLOTS_AS_ONE = 16  # that weigh as much as an inode
+_MOST_HELD = 1 << 18  # the largest weight of directory contents: inodes, and slots
+_SLOTS_AS_ONE = 16  # slots that weigh as much as an inode
 _EXECUTABLE = frozenset({b"EXE", b"COM", b"BAT"})
 
 
@@ -36,12 +36,12 @@ class Volume:
     """A mounted FAT filesystem.
 
     Args:
-        device: what it is on; it must be there until :meth:`close`.
-        read_only: nothing is written, whatever is asked.
-        now: nanoseconds since the epoch.
-        log: takes sentences about damage.
+        device: the device that it is on; it must stay open until :meth:`close`.
+        read_only: nothing is written.
+        now: returns nanoseconds since the epoch.
+        log: is called with sentences about damage.
     Raises:
-        OSError: EINVAL, no FAT filesystem; or the device's.
+        OSError: EINVAL: it is not a FAT filesystem; or an error of the device.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Volume:
         self.cluster = shape.cluster
         info = boot.read_info(self._info_sector(), shape.clusters) if shape.info_at else None
         self._has_info = info is not None
-        # What FSInfo says of free clusters is only believed when asked for; written back it is.
+        # The count in FSInfo is trusted only with the option usefree, but always maintained.
         self._hint = info.free if info else None
         following = None if info is None or info.next is None else info.next + 1
         self.table = Table(device, shape, following)
@@ -76,9 +76,9 @@ class Volume:
         self._inos = ROOT_INO - 1
         self._runs_kept = 0
         self._with_runs: set[Inode] = set()
-        self.unwritten: set[Directory] = set()  # that have changes, or whose last writes failed
+        self.unwritten: set[Directory] = set()  # with unwritten changes, or after an error
         self.orphans: set[Inode] = set()
-        self._held: dict[Inode, int] = {}  # directories, with what their contents weigh
+        self._held: dict[Inode, int] = {}  # directories with contents in memory, and their weights
         self._weight = 0
         self._most_clusters = -(-MAX_SIZE // self.cluster)
         self.root = self.new_inode(None)
@@ -90,7 +90,7 @@ class Volume:
     def _info_sector(self) -> bytes:
         try:
             return self.device.read(self.shape.info_at, boot.BOOT_SIZE)
-        except OSError:  # it lies beyond the end: then there is none
+        except OSError:  # it is beyond the end of the device: there is none
             return bytes(boot.BOOT_SIZE)
 
     def new_inode(self, parent: Inode | None) -> Inode:
@@ -101,7 +101,7 @@ class Volume:
         return self._inos
 
     def fresh(self, attr: int) -> Inode:
-        """A new file or directory, without name and clusters."""
+        """Return a new inode without a name and clusters."""
         inode = self.new_inode(None)
         inode.attr = attr
         inode.date, inode.time, inode.ctime_cs = self.clock.pack(self.now())
@@ -112,14 +112,14 @@ class Volume:
         inode.runs = Runs()
         return inode
 
-    # --- where things are -----------------------------------------------------
+    # --- locations on the device -----------------------------------------------------
 
     def damaged(self, problem: Damaged) -> Damaged:
-        """What fat_fs_error() does; returns what to raise."""
+        """React to damage as fat_fs_error() does; return the exception to raise."""
         self._log(f"filesystem error: {problem.strerror}")
-        self._was_dirty = True  # and stays so
+        self._was_dirty = True  # the dirty bit stays set
         if self.options.errors != "continue" and not self.read_only:
-            self._log("the filesystem is read-only from now on")
+            self._log("the filesystem is now read-only")
             self.read_only = True
         return problem
 
@@ -127,7 +127,7 @@ class Volume:
         return inode is self.root and self.shape.root_size > 0
 
     def chain(self, inode: Inode) -> Runs:
-        """A file's clusters; not to be kept when another's are asked for."""
+        """Return a file's clusters. The object is invalid after those of another file are read."""
         if inode.runs is None:
             most = self._most_clusters
             if inode.is_dir:
@@ -150,17 +150,17 @@ class Volume:
             self._runs_kept = runs
 
     def drop_chain(self, inode: Inode) -> None:
-        """It can be read again from the table."""
+        """Drop a file's clusters from memory; they can be read again from the table."""
         if inode in self._with_runs:
             self._with_runs.discard(inode)
             self._runs_kept -= len(inode.runs or ())
         inode.runs = None
 
     def extents(self, inode: Inode, offset: int, size: int) -> Iterator[tuple[int, int]]:
-        """Bytes of a file as (place on the device, length).
+        """Yield a range of a file as (offset on the device, length), in bytes.
 
         Raises:
-            Damaged: there are not as many clusters.
+            Damaged: the file has fewer clusters.
         """
         if self._is_fixed_root(inode):
             yield self.shape.root_at + offset, size
@@ -175,13 +175,13 @@ class Volume:
             size, skip = size - length, 0
 
     def place(self, cluster: int) -> int:
-        """Of a cluster on the device."""
+        """Return the offset of a cluster on the device, in bytes."""
         return self.shape.data_at + (cluster - boot.FAT_START_ENT) * self.cluster
 
-    # --- what is held of directories ---------------------------------------------
+    # --- directory contents in memory -----------------------------------------------
 
     def hold(self, inode: Inode, content: Directory) -> None:
-        """Keep a directory's content in memory, and let others go if there is too much of it."""
+        """Keep a directory's contents in memory, and drop others above the limit."""
         inode.dir = content
         self._held[inode] = weight = len(content.inodes) + len(content.used) // _SLOTS_AS_ONE
         self._weight += weight
@@ -195,14 +195,14 @@ class Volume:
                 return
 
     def let_go(self, inode: Inode) -> None:
-        """Do not keep a directory's content."""
+        """Drop a directory's contents from memory."""
         inode.dir = None
         self._weight -= self._held.pop(inode, 0)
 
     # --- clusters ----------------------------------------------------------------
 
     def grow(self, inode: Inode, clusters: int) -> None:
-        """Have ``clusters`` of them, or all that could be had: fewer when the volume is full."""
+        """Extend a file to ``clusters``, or as far as possible if the volume is full."""
         runs = self.chain(inode)
         new = self.table.allocate(clusters - runs.total)
         if self._hint is not None:
@@ -217,7 +217,7 @@ class Volume:
             runs.append(first, count)
 
     def shrink(self, inode: Inode, clusters: int) -> None:
-        """Give back all but ``clusters`` of them."""
+        """Free all clusters of a file except the first ``clusters``."""
         runs = self.chain(inode)
         gone = runs.cut(clusters)
         if not gone.total:
@@ -233,25 +233,26 @@ class Volume:
             self._discard(gone)
 
     def _discard(self, runs: Runs) -> None:
-        # before the table is written: a kill leaves the old file's clusters empty, and it was lost
+        # Before the table is written: a crash in between leaves a file that was removed anyway with
+        # empty clusters.
         for first, count in runs:
             try:
                 self.device.discard(self.place(first), count * self.cluster)
             except OSError as problem:
                 if problem.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise
-                return  # the option asks for what cannot be, as on a disk without it
+                return  # the device cannot discard; the option is ignored, as in the kernel
 
     def reserve(self, inode: Inode, size: int) -> None:
-        """Clusters for ``size`` bytes, all of them.
+        """Allocate clusters for ``size`` bytes.
 
         Raises:
-            OSError: ENOSPC, and nothing has changed.
+            OSError: ENOSPC: nothing has changed then.
         """
         before, want = self.chain(inode).total, -(-size // self.cluster)
         if want <= before:
             return
-        # Few are sooner tried than all free ones counted.
+        # For a few clusters trying is faster than counting all free ones.
         if want - before > _FEW and want - before > self.table.count_free():
             raise refused(errno.ENOSPC)
         try:
@@ -264,7 +265,7 @@ class Volume:
             raise
 
     def zero(self, inode: Inode, offset: int, end: int) -> None:
-        """Zeros from ``offset`` to ``end``."""
+        """Write zeros from ``offset`` to ``end``."""
         if end > offset:
             for place, length in self.extents(inode, offset, end - offset):
                 self.device.zero(place, length)
@@ -272,7 +273,7 @@ class Volume:
     # --- entries and attributes ---------------------------------------------
 
     def mode(self, inode: Inode) -> int:
-        """st_mode (fat_make_mode())."""
+        """Return st_mode (fat_make_mode())."""
         options, attr = self.options, inode.attr
         mode = 0o777
         if attr & ATTR_DIR:
@@ -286,15 +287,15 @@ class Volume:
         return stat.S_IFREG | mode & ~options.fmask
 
     def save(self, inode: Inode) -> None:
-        """Write the entry, if it is another than on the device."""
+        """Write the entry, if it has changed."""
         if (content := self._stage(inode)) is not None:
             content.flush()
 
     def commit(self, inode: Inode) -> None:
-        """Write the table and then the entry, which promises what the table has now.
+        """Write the table and then the entry, which refers to the clusters in the table.
 
         Raises:
-            OSError: of the device; what was not written is by the next sync.
+            OSError: an error of the device; the next sync writes what is not written.
         """
         content = self._stage(inode)
         self.table.flush()
@@ -305,20 +306,20 @@ class Volume:
         if inode.gone or inode.parent is None:
             return None
         content = inode.parent.dir
-        assert content is not None, "a child's directory is held"
+        assert content is not None, "the parent of an inode in memory is in memory"
         content.replace(inode.slot, inode.packed())
         return content
 
     def touch(self, inode: Inode) -> None:
-        """Modified now, and saved."""
+        """Set mtime to now, and write the entry."""
         if inode is not self.root:
             inode.date, inode.time, _ = self.clock.pack(self.now())
             self.save(inode)
 
-    # --- states --------------------------------------------------------------------
+    # --- state ---------------------------------------------------------------------
 
     def change(self) -> None:
-        """To be called before something is changed.
+        """Prepare for a change: set the dirty bit at the first one.
 
         Raises:
             OSError: EROFS.
@@ -334,7 +335,7 @@ class Volume:
             self.device.write(self.shape.state_at, bytes([state]))
 
     def write_back(self) -> None:
-        """Write what waits in memory; to be followed by the device's sync."""
+        """Write all changes in memory. The caller syncs the device afterwards."""
         if not self._changed:
             return
         self.table.flush()
@@ -347,10 +348,10 @@ class Volume:
             self.device.write(self.shape.info_at + boot.INFO_COUNTS, counts)
 
     def remount(self, *, read_only: bool) -> bool:
-        """Have all in its place and write nothing any more, or go on (fat_remount).
+        """Remount read-only, after everything is written, or read-write (fat_remount).
 
         Returns:
-            it was otherwise.
+            Whether the state has changed.
         """
         if self.read_only == read_only:
             return False
@@ -363,7 +364,7 @@ class Volume:
         return True
 
     def close(self) -> None:
-        """At the unmount. What fails is raised after all else was tried."""
+        """Unmount. An error is raised after everything else has been tried."""
         problem: OSError | None = None
         if self._changed and not self.read_only:
             for inode in list(self.orphans):

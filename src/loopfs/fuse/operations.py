@@ -151,7 +151,7 @@ class Operations:
     def ioctl(
         self, request: Request, handle: int, cmd: int, arg: int, data: bytes, compat: bool
     ) -> None:
-        """Must reply with ``request.reply_ioctl``. ``data``: what the kernel has copied in."""
+        """Implement ioctl(2); ``data`` was copied in. Must reply with ``request.reply_ioctl``."""
         raise _refused(errno.ENOTTY)
 
     def statfs(self) -> Statfs:

@@ -171,7 +171,7 @@ class Session:
                     continue
                 raise
             if length < _HEADER:
-                return  # aborted by us
+                return  # abort() was called
             self._busy = True
             _, opcode, unique, nodeid, uid, gid, pid, _, _ = unpack(buffer)
             request = Request(fd, unique, nodeid, pid, uid, gid)

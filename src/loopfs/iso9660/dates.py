@@ -8,14 +8,16 @@ from loopfs.mktime import mktime64
 
 SHORT, LONG = 7, 17  # bytes
 _HIGH_SIERRA = 6  # without a time zone
-_MOST_ZONE = 52  # quarters of an hour; what is beyond is no time zone, to the kernel
+_MOST_ZONE = 52  # quarters of an hour; the kernel ignores larger values
 _SECOND = 1_000_000_000
 
 
 @lru_cache(maxsize=1024)
 def nanoseconds(raw: bytes) -> int:
-    """The moment that 7 bytes, 6 (High Sierra) or 17 (Rock Ridge's long form) say, in nanoseconds
-    since the epoch. Whatever they are, it is what the kernel makes of them."""
+    """Return a date of 7 bytes, 6 (High Sierra) or 17 (the long form of Rock Ridge).
+
+    The result is in nanoseconds since the epoch. Invalid dates are converted as by the kernel.
+    """
     if len(raw) == LONG:
         return _long(raw)
     year, month, day, hour, minute, second = raw[:_HIGH_SIERRA]
@@ -33,6 +35,6 @@ def _long(raw: bytes) -> int:
 
 
 def _zone(byte: int) -> int:
-    """Seconds east of Greenwich."""
+    """Return the offset of a time zone, in seconds east of Greenwich."""
     quarters = byte - 256 if byte & 0x80 else byte
     return quarters * 900 if abs(quarters) <= _MOST_ZONE else 0

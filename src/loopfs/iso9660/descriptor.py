@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from loopfs.file_device import Device
     from loopfs.iso9660.options import Options
 
-_FIRST, _BEYOND = 16, 100  # sectors of a session that have descriptors
-_LENGTH = 512  # bytes that are read of each: all that is used
+_FIRST, _BEYOND = 16, 100  # the sectors of a session that can hold descriptors
+_LENGTH = 512  # bytes read of each descriptor
 _PRIMARY, _SUPPLEMENTARY, _END = 1, 2, 255
 _ID, _HIGH_SIERRA_ID = b"CD001", b"CDROM"
 _ESCAPE_OFFSET = 88
-# Blocks of the volume; size of a block; length of the root's extended attributes and its extent.
+# Blocks of the volume; block size; the root's length of extended attributes, and its extent.
 _ISO = struct.Struct("<80xI44xH27xBI")
 _HIGH_SIERRA = struct.Struct("<88xI44xH43xBI")
 
 
 class Descriptor(NamedTuple):
-    """What one of them says: ``root`` is the first block of the root directory."""
+    """A volume descriptor; ``root`` is the first block of the root directory."""
 
     blocks: int
     block_size: int
@@ -35,8 +35,8 @@ class Found(NamedTuple):
     """The descriptors of a session.
 
     Attributes:
-        main: that of the volume.
-        joliet: the first block of the root directory of Joliet; None: there is none.
+        main: the descriptor of the volume.
+        joliet: the first block of Joliet's root directory; None: there is none.
     """
 
     main: Descriptor
@@ -45,10 +45,10 @@ class Found(NamedTuple):
 
 
 def find(device: Device, options: Options) -> Found:
-    """Look for the descriptors.
+    """Find the descriptors.
 
     Raises:
-        OSError: EINVAL: there is no such filesystem, or its blocks are none.
+        OSError: EINVAL: there is no such filesystem, or its block size is invalid.
     """
     found = _search(device, options)
     size = found.main.block_size
@@ -61,7 +61,7 @@ def _search(device: Device, options: Options) -> Found:
     primary: Descriptor | None = None
     for sector in range(options.sbsector + _FIRST, options.sbsector + _BEYOND):
         if sector * SECTOR + _LENGTH > device.size:
-            raise invalid("the volume descriptors have no end")
+            raise invalid("the sequence of volume descriptors has no end")
         raw = device.read(sector * SECTOR, _LENGTH)
         kind = raw[0]
         if raw[1:6] != _ID:

@@ -1,4 +1,4 @@
-"""The errors of this package: OSError with the errno that fs/isofs gives."""
+"""The errors of this package: OSError with the same errno as in fs/isofs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import os
 
 
 def refused(code: int) -> OSError:
-    """An OSError with the errno ``code`` and its own text."""
+    """Return an OSError with the errno ``code`` and its standard text."""
     return OSError(code, os.strerror(code))
 
 
 def invalid(sentence: str) -> OSError:
-    """EINVAL with a sentence for a person: a bad option, or no ISO 9660 filesystem."""
+    """Return EINVAL with a sentence for the user: a bad option, or not an ISO 9660 filesystem."""
     return OSError(errno.EINVAL, sentence)

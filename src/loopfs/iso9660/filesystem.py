@@ -1,4 +1,4 @@
-"""A volume as a tree that a FUSE server serves: what the kernel's VFS and its isofs do together."""
+"""A volume as a tree that a FUSE server serves: the operations of the VFS layer and isofs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NAME_MAX = 255
 
 
 class Compressed(Handle[Inode]):
-    """An open file that is stored by zisofs."""
+    """An open file that is compressed by zisofs."""
 
     __slots__ = ("zisofs",)
 

@@ -1,4 +1,4 @@
-"""A file as its directory record describes it (fs/isofs/inode.c)."""
+"""A file, as its directory record describes it (fs/isofs/inode.c)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 
 MOST_SECTIONS = 100  # of a file
 _PERMISSIONS = 0o555
-_CRUFT = 0xFFFFFF  # bytes of a file at most, with the option
-_SMALL, _BLOCK = 5, 512  # bits of an offset in a block that numbers have not; bytes of st_blocks
+_CRUFT = 0xFFFFFF  # bytes: the largest file with the option
+_SMALL, _BLOCK = 5, 512  # low bits of an offset not in inode numbers; bytes of a unit of st_blocks
 
 
 class Inode:
-    """One file; it does not change.
+    """A file. It does not change.
 
     Attributes:
-        place: of its record, a block and the offset in it; of a directory that of its own first
-            record.
-        nodeid: what the kernel knows it by.
-        sections: the first block and the bytes of each.
-        stored: bytes of the sections, which is not the size of a file that is compressed.
-        zisofs: of a compressed file: words of the header and log2 of a block; else None.
+        place: the block of its record and the offset in the block; for a directory, that of its own
+            first record.
+        nodeid: the number by which the kernel refers to it.
+        sections: the first block and the size in bytes of each section.
+        stored: the size of the sections in bytes, which differs from the size if it is compressed.
+        zisofs: for a compressed file: the words of the header and log2 of the block size; else
+            None.
         target: of a symbolic link; None: it cannot be read.
         times: of access, modification and change, in nanoseconds since the epoch.
-        known: by how many node ids the kernel knows it.
+        known: the number of node ids by which the kernel refers to it.
         up: the inode number of a directory in which it was found.
     """
 
@@ -54,7 +55,7 @@ class Inode:
         size = sum(each.size for each in records)
         if options.cruft:
             size &= _CRUFT
-        if record.gap:  # nobody reads interleaved files
+        if record.gap:  # the kernel does not read interleaved files
             size = 0
         self.size = self.stored = size
         self.blocks = -(-size // _BLOCK)
@@ -74,17 +75,17 @@ class Inode:
         return stat.S_ISDIR(self.mode)
 
     def compressed(self, algorithm: bytes, header: int, shift: int, size: int) -> None:
-        """A field ZF: it is stored in another form."""
+        """Apply a field ZF: the file is compressed."""
         if self._nocompress or algorithm != rock.ZISOFS or shift > rock.LARGEST_SHIFT:
             return
         self.zisofs = header, shift
         self.size = size
 
     def relocate(self, extent: int, find: Callable[[int], Inode]) -> None:
-        """A field CL: it stands for the directory at ``extent``, whose own record has the rest.
+        """Apply a field CL: the inode stands for the directory at ``extent``.
 
         Raises:
-            OSError: that cannot be read.
+            OSError: that directory cannot be read.
         """
         self.sections = [(extent, self.stored)]
         other = find(extent)
@@ -94,7 +95,7 @@ class Inode:
         self.size, self.stored, self.blocks = other.size, other.stored, other.blocks
 
     def override(self, options: Options) -> None:
-        """What options say against Rock Ridge."""
+        """Apply the options that override Rock Ridge."""
         self.uid = self.uid if options.uid is None else options.uid
         self.gid = self.gid if options.gid is None else options.gid
         if not options.overriderockperm:
@@ -105,7 +106,7 @@ class Inode:
             self.mode = stat.S_IFREG | options.mode
 
     def attributes(self, block_size: int) -> Attr:
-        """As the kernel asks for them."""
+        """Return the attributes for the kernel."""
         if self.attr is None:
             self.attr = Attr(
                 *(self.ino, self.size, self.mode, self.nlink, self.uid, self.gid),
@@ -118,6 +119,6 @@ class Inode:
 
 
 def number(place: Place, block_size: int) -> int:
-    """The inode number that a record's place gives."""
+    """Return the inode number for the place of a record."""
     block, offset = place
     return block << block_size.bit_length() - 1 - _SMALL | offset >> _SMALL

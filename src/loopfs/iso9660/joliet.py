@@ -1,8 +1,8 @@
-"""Joliet: names in UCS-2, in a directory tree of their own."""
+"""Joliet: names in UCS-2, in a separate directory tree."""
 
 from __future__ import annotations
 
-import encodings.utf_16_be  # noqa: F401 an engine that serves can import nothing
+import encodings.utf_16_be  # noqa: F401 a serving engine cannot import modules
 
 from loopfs.lean import TYPE_CHECKING
 
@@ -16,9 +16,9 @@ _VERSION = b";1"
 
 
 def decode(raw: bytes, charset: Charset) -> bytes:
-    """A name as callers see it. It ends before a NUL; a version ";1" and dots at its end go.
+    """Decode a name for callers. It ends before a NUL; ";1" and trailing dots are removed.
 
-    Characters that UTF-8 cannot have are left out; for those that another set lacks there is "?".
+    Characters that UTF-8 cannot encode are left out; those that another set lacks become "?".
     """
     units = [raw[at : at + 2] for at in range(0, len(raw) - 1, 2)]
     if b"\0\0" in units:

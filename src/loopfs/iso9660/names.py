@@ -1,12 +1,12 @@
-"""Names of directory records without Rock Ridge or Joliet, and how names are compared."""
+"""Names of directory records without Rock Ridge or Joliet, and the comparison of names."""
 
 from __future__ import annotations
 
 _UPPER = bytes(range(0x41, 0x5B))
-# Small letters; a version is part of the name after a dot, and so is what Acorn's images have "/"
-# for.
+# Lower case. A ";" before a version becomes a dot, and so does "/", which stands for a dot in
+# Acorn's images.
 _NORMAL = bytes.maketrans(_UPPER + b";/", _UPPER.lower() + b"..")
-# tolower() of the kernel, whose characters are ISO 8859-1's, whatever the names are in.
+# tolower() of the kernel, which is that of ISO 8859-1 whatever the character set is.
 _LATIN = bytes((*range(0xC0, 0xD7), *range(0xD8, 0xDF)))
 _LOWER = bytes.maketrans(_UPPER + _LATIN, _UPPER.lower() + bytes(c + 0x20 for c in _LATIN))
 
@@ -14,11 +14,11 @@ _ACORN = (
     32  # bytes of the Acorn extension: "ARCHIMEDES", load address, execution address, attributes
 )
 _ACORN_ID = b"ARCHIMEDES"
-_ACORN_PLING = 1  # of the attributes: the first character is "!"
+_ACORN_PLING = 1  # bit of the attributes: the first character is "!"
 
 
 def normal(raw: bytes) -> bytes:
-    """``map=normal``: lower case, without the version ";1" and the dot before it."""
+    """Convert a name as ``map=normal``: lower case, without ";1" and a dot before it."""
     end = len(raw)
     if raw.endswith(b".;1"):
         end -= 3
@@ -29,10 +29,10 @@ def normal(raw: bytes) -> bytes:
 
 
 def acorn(raw: bytes, system_use: bytes, *, is_dir: bool) -> bytes:
-    """``map=acorn``: as normal, with the file type of an Acorn image at the end.
+    """Convert a name as ``map=acorn``: as normal, with the file type of an Acorn image appended.
 
     Args:
-        system_use: what the record has after the name.
+        system_use: the bytes of the record after the name.
     """
     name = normal(raw)
     if not name or len(system_use) != _ACORN or not system_use.startswith(_ACORN_ID):
@@ -45,8 +45,10 @@ def acorn(raw: bytes, system_use: bytes, *, is_dir: bool) -> bytes:
 
 
 def folded(name: bytes, *, joliet: bool, relaxed: bool) -> bytes:
-    """What names that are the same have in common: with Joliet regardless of dots at the end, with
-    ``check=relaxed`` of case."""
+    """Return the same for names that refer to the same file.
+
+    With Joliet trailing dots are ignored, with ``check=relaxed`` case is.
+    """
     if joliet:
         name = name.rstrip(b".")
     return name.translate(_LOWER) if relaxed else name

@@ -1,6 +1,6 @@
-"""The options of a mount of iso9660 (Documentation/filesystems/isofs.rst).
+"""The mount options of iso9660 (Documentation/filesystems/isofs.rst).
 
-What the kernel accepts and ignores is accepted and ignored; everything else is EINVAL.
+Options that the kernel accepts and ignores are accepted and ignored; any other is EINVAL.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _FLAGS: dict[str, tuple[str, object]] = {
     "nojoliet": ("joliet", False),
     "hide": ("hide", True),
     "showassoc": ("showassoc", True),
-    "unhide": ("showassoc", True),  # the kernel's driver has the one for the other
+    "unhide": ("showassoc", True),  # the kernel treats them as the same
     "cruft": ("cruft", True),
     "utf8": ("iocharset", "utf8"),
     "overriderockperm": ("overriderockperm", True),
@@ -36,19 +36,19 @@ class Options:
     """The options, parsed.
 
     Args:
-        data: as mount(2) has them, with commas between.
+        data: as for mount(2), separated by commas.
     Attributes:
-        rock, joliet: these extensions are looked for.
-        map: of names without either: "n" normal, "o" off, "a" acorn.
-        check: "r": names are compared without regard to case, "s": with; "": as the image is.
-        iocharset: of Joliet's names; "": UTF-8, the default of the distributions' kernels.
-        hide, showassoc: hidden files are not there, associated ones are.
-        cruft: the high byte of sizes is not part of them.
-        uid, gid: of all files, also with Rock Ridge; None: its own, or 0.
+        rock, joliet: use these extensions if they are present.
+        map: how to convert names without either: "n" normal, "o" off, "a" acorn.
+        check: names are compared "r": ignoring case, "s": exactly; "": depending on the image.
+        iocharset: of Joliet's names; "": UTF-8, the default in distribution kernels.
+        hide, showassoc: hide hidden files, show associated ones.
+        cruft: ignore the high byte of sizes.
+        uid, gid: of all files, even with Rock Ridge; None: their own, or 0.
         mode, dmode: permissions of files and of directories without Rock Ridge; None: 0o555.
-        overriderockperm: and with it.
-        nocompress: zisofs is shown as it is stored.
-        block: the least size of a block, in bytes.
+        overriderockperm: also with Rock Ridge.
+        nocompress: show files compressed by zisofs as they are stored.
+        block: the smallest block size, in bytes.
         sbsector: where the session begins, in sectors of 2048 bytes.
     Raises:
         OSError: EINVAL with a sentence.
@@ -82,30 +82,30 @@ class Options:
         value = _parsed(text)
         if key in ("uid", "gid"):
             if value >= _NO_ID:
-                raise invalid(f"{text} is no id")
+                raise invalid(f"{text} is not an id")
         elif value > _INT_MAX:
             raise invalid(f"{text} is too large")
         if key == "block" and value not in _BLOCK_SIZES:
             raise invalid(f"a block has 512, 1024 or 2048 bytes, not {text}")
         if key == "session":
-            # Where it begins only a drive could tell: on a loop device the kernel takes the first.
+            # Only a drive knows where it begins: on a loop device the kernel uses the first one.
             if value >= _SESSIONS:
-                raise invalid(f"there is no session {text}")
+                raise invalid(f"there cannot be a session {text}")
             return
         setattr(self, key, value & _PERMISSIONS if key in ("mode", "dmode") else value)
 
 
 def _parsed(text: str) -> int:
-    """An unsigned number as simple_strtoul() reads it: 0x before hexadecimal, 0 before octal."""
+    """Parse an unsigned number as simple_strtoul(): hexadecimal with 0x, octal with 0."""
     base = 16 if text[:2].lower() == "0x" else 8 if text[:1] == "0" else 10
     if text.isascii() and text.isalnum():
         try:
             return int(text, base)
         except ValueError:
             pass
-    raise invalid(f"{text} is no number")
+    raise invalid(f"{text} is not a number")
 
 
 def knows(key: str) -> bool:
-    """Some value of the option ``key``, or none, is one of iso9660's."""
+    """Return whether an option has the name ``key``, whatever its value is."""
     return key in _KEYS or key == "iocharset"

@@ -8,26 +8,26 @@ from loopfs.lean import NamedTuple
 
 HEADER = 33  # bytes before the name
 MOST = 255  # bytes of a record
-SECTOR = 2048  # bytes; where a record would cross its end, the next sector begins with it
+SECTOR = 2048  # bytes; a record that would cross the end of a sector is at the start of the next
 
 HIDDEN, DIRECTORY, ASSOCIATED, MULTI_EXTENT = 0x01, 0x02, 0x04, 0x80
 DOT, DOTDOT = b"\0", b"\1"  # names
 
-# Length, length of the extended attributes, extent, size; date, flags; gap of interleaving; length
-# of the name. Of numbers that are there in both orders the little-endian ones.
+# Length, length of the extended attributes, extent, size; date, flags; interleave gap; length of
+# the name. Of a number stored in both byte orders the little-endian one is used.
 _HEADER = struct.Struct("<BBI4xI4x7sBxB4xB")
 _HIGH_SIERRA_FLAGS = 24  # the last byte of the date
 
 
 class Record(NamedTuple):
-    """One of them.
+    """A directory record.
 
     Attributes:
-        extent: the first block of its data, after the extended attributes.
+        extent: the first block of the data, after the extended attributes.
         size: bytes.
-        date: 7 bytes, 6 of a High Sierra image.
-        gap: blocks between those of the file, if it is interleaved.
-        raw: the whole of it.
+        date: 7 bytes; 6 in a High Sierra image.
+        gap: the number of blocks between those of the file, if it is interleaved.
+        raw: all its bytes.
     """
 
     extent: int
@@ -44,15 +44,15 @@ class Record(NamedTuple):
 
     @property
     def system_use(self) -> bytes:
-        """What is after the name, at an even place."""
+        """The bytes after the name, from an even offset on."""
         return self.raw[system_use_offset(self.raw) :]
 
 
 def parse(raw: bytes, *, high_sierra: bool = False) -> Record:
-    """A record of at least HEADER bytes.
+    """Decode a record of at least HEADER bytes.
 
     Args:
-        raw: its bytes, as many as the first of them says.
+        raw: its bytes; the first one is their number.
     """
     _, extended, extent, size, date, flags, gap, name_len = _HEADER.unpack_from(raw)
     if high_sierra:
@@ -62,6 +62,6 @@ def parse(raw: bytes, *, high_sierra: bool = False) -> Record:
 
 
 def system_use_offset(raw: bytes) -> int:
-    """Where in a record the system use area begins."""
+    """Return the offset in a record of the system use area."""
     end = HEADER + raw[HEADER - 1]
     return end + (end & 1)

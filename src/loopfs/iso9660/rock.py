@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from loopfs.iso9660.inode import Inode
 
 _XA = 14  # bytes of CD-ROM XA attributes that may be before the fields
-_MOST_CONTINUATIONS = 32  # of one record
+_MOST_CONTINUATIONS = 32  # followed of one record
 _HEADER = 4  # signature, length, version
-# Bytes of a field that are used whatever its length says.
+# The smallest length of a field, even if its length byte is smaller.
 _LEAST = {
     b"SP": 7,
     b"CE": 28,
@@ -39,14 +39,14 @@ _PN = struct.Struct("<4xI4xI")
 _CL = struct.Struct("<4xI")
 _ZF = struct.Struct("<4x2sBBI")  # algorithm, words of the header, log2 of the block, real size
 
-_RR_NM = 8  # of RR: there is a name
-_SPECIAL_NAME, _UNKNOWN_NAME = 6, ~1  # of NM: "." or ".."; more than that it is continued
+_RR_NM = 8  # flag of RR: there is a name
+_SPECIAL_NAME, _UNKNOWN_NAME = 6, ~1  # flags of NM: "." or ".."; all others but "continued"
 _LONGEST_NAME = 253
-_CREATION, _MODIFY, _ACCESS, _ATTRIBUTES, _LONG_FORM = 1, 2, 4, 8, 128  # of TF
-_CONTINUED = 1  # of SL and of its components
+_CREATION, _MODIFY, _ACCESS, _ATTRIBUTES, _LONG_FORM = 1, 2, 4, 8, 128  # flags of TF
+_CONTINUED = 1  # flag of SL and of its components
 _COMPONENTS = {0: None, 2: b".", 4: b"..", 8: b"/"}
-ZISOFS = b"pz"  # an algorithm
-LARGEST_SHIFT = 17  # log2 of the bytes of a block of zisofs
+ZISOFS = b"pz"  # a compression algorithm
+LARGEST_SHIFT = 17  # log2 of the block size of zisofs
 _MODE = 0xFFFF
 _MINOR_BITS = 20
 
@@ -55,10 +55,11 @@ Found = Callable[[int], "Inode"]
 
 
 class Damaged(Exception):
-    """The fields are none.
+    """The fields are invalid.
 
     Args:
-        hides: a file with that as its name's place is not shown; else the name is not Rock Ridge's.
+        hides: if this is found when the name is read, the file is not shown; otherwise it is shown
+            by a name that is not Rock Ridge's.
     """
 
     def __init__(self, hides: bool) -> None:
@@ -66,16 +67,16 @@ class Damaged(Exception):
 
 
 class Rock:
-    """What is known of a volume's extensions.
+    """The state of a volume's extensions.
 
     Args:
-        wanted: they are looked for.
-        read: a block's bytes; raises OSError.
+        wanted: use them if present.
+        read: returns the bytes of a block; raises OSError.
 
     Attributes:
-        wanted: they count.
-        announced: by a field ER.
-        skip: bytes before the first field, where a field SP tells; else None.
+        wanted: whether they are used.
+        announced: whether there is a field ER.
+        skip: the number of bytes before the first field, from the field SP; None without it.
     """
 
     def __init__(self, wanted: bool, read: Blocks) -> None:
@@ -85,10 +86,10 @@ class Rock:
         self._read = read
 
     def _fields(self, raw: bytes, xa: int = 0) -> Iterator[tuple[bytes, bytes]]:
-        """The fields of a record, with those of its continuations: signature, and all of it.
+        """Yield the fields of a record and its continuations: signature, all bytes.
 
         Raises:
-            Damaged: at a field that is none.
+            Damaged: a field is invalid.
         """
         area, at = raw, system_use_offset(raw) + (self.skip or 0) + xa
         for _ in range(_MOST_CONTINUATIONS):
@@ -135,7 +136,7 @@ class Rock:
     # --- names ---------------------------------------------------------------
 
     def name(self, raw: bytes) -> bytes | None:
-        """The name in a record; empty: it has none; None: the file is not to be shown."""
+        """Return the name in a record; empty: it has none; None: the file must not be shown."""
         parts: list[bytes] = []
         length, full = 0, False
         try:
@@ -147,7 +148,7 @@ class Rock:
                         part = part.partition(b"\0")[0]
                         parts.append(part)
                         length += len(part)
-                elif sig == b"RE":  # it is shown where a field CL is
+                elif sig == b"RE":  # a relocated directory, shown in place of the field CL
                     return None
                 elif sig == b"RR" and not field[4] & _RR_NM:
                     return b""
@@ -158,11 +159,11 @@ class Rock:
     # --- attributes ----------------------------------------------------------
 
     def apply(self, inode: Inode, raw: bytes, find: Found | None) -> None:
-        """Give an inode the attributes in its record.
+        """Set the attributes of an inode from its record.
 
         Args:
-            find: gives the inode of a directory's first record; None in the inode of a relocated
-                directory, which is not relocated once more.
+            find: returns the inode of a directory's first record; None for a relocated directory,
+                which cannot be relocated again.
         """
         if not self.wanted:
             return
@@ -196,14 +197,14 @@ class Rock:
                     if find is None:
                         return
                     inode.relocate(_CL.unpack_from(field)[0], find)
-        except (Damaged, OSError):  # what has been found before holds, as with the kernel's driver
+        except (Damaged, OSError):  # earlier fields stay in effect, as in the kernel's driver
             return
         if stat.S_ISLNK(inode.mode) and link.text and not xa:
             inode.target = bytes(link.text).partition(b"\0")[0]
 
 
 class _Link:
-    """The target of a symbolic link, of one field SL after the other."""
+    """The target of a symbolic link, built from successive fields SL."""
 
     def __init__(self) -> None:
         self.text = bytearray()
@@ -223,8 +224,10 @@ class _Link:
 
 
 def _take_times(inode: Inode, field: bytes) -> None:
-    """In the order of the bits; the time of creation is taken for that of the last change, as some
-    writers have them confused."""
+    """Set the times, which are in the order of the flag bits.
+
+    The creation time is used as the time of the last change, because some writers confuse them.
+    """
     flags = field[4]
     size = dates.LONG if flags & _LONG_FORM else dates.SHORT
     at = 5
@@ -245,7 +248,7 @@ def _take_times(inode: Inode, field: bytes) -> None:
 
 
 def _device(high: int, low: int) -> int:
-    """A device number as makedev(3) gives it; some writers have all of it in the lower half."""
+    """Return a device number as makedev(3); some writers put all of it into the lower half."""
     if low & ~0xFF and not high:
         return os.makedev(low >> 8, low & 0xFF)
     number = (high << _MINOR_BITS | low) & 0xFFFFFFFF

@@ -1,4 +1,4 @@
-"""A volume: its inodes, its directories and the bytes of its files."""
+"""A volume: its inodes, its directories and the data of its files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from loopfs.file_device import Device
     from loopfs.iso9660.options import Options
 
-# Bounds, whatever an image says.
+# Limits, whatever an image contains.
 MOST_BYTES = 64 << 20  # of a directory
-_MOST_BLOCKS = 256  # that are held
+_MOST_BLOCKS = 256  # cached
 _MOST_EMPTY = 64  # blocks between the records of a file's sections
-_EMPTY_ROOT = 3  # records that the root directory of a good image has at least
+_EMPTY_ROOT = 3  # the smallest number of records in the root directory of a valid image
 
 
 class Volume:
-    """What a device has.
+    """The filesystem on a device.
 
     Raises:
-        OSError: EINVAL: no ISO 9660; EIO: its root directory cannot be read.
+        OSError: EINVAL: it is not ISO 9660; EIO: the root directory cannot be read.
     """
 
     def __init__(self, device: Device, options: Options) -> None:
@@ -40,11 +40,11 @@ class Volume:
         self._cached: dict[int, bytes] = {}
         self._listings = Listings(MOST_ENTRIES)
         self._rock = Rock(options.rock and not found.high_sierra, self.block)
-        # The names of Joliet count unless there are Rock Ridge's.
+        # Joliet's names are used unless there are Rock Ridge's.
         self._charset = None if found.joliet is None else charset(options.iocharset or "utf8")
         self.root = self._root(found)
         if not self.root.is_dir:
-            raise invalid("the root is no directory")
+            raise invalid("the root is not a directory")
         self.joliet = self._charset is not None
         self.relaxed = (options.check or ("r" if self.joliet else "s")) == "r"
 
@@ -59,7 +59,7 @@ class Volume:
         return self.inode((found.joliet, 0))
 
     def _is_empty(self, block: int) -> bool:
-        """Broken discs have their files in Joliet's root directory only."""
+        """Return whether a root directory has no files. Some discs have them only in Joliet's."""
         data, at, count = self.block(block), 0, 0
         while count < _EMPTY_ROOT and at < len(data) and data[at]:
             at, count = at + data[at], count + 1
@@ -68,7 +68,7 @@ class Volume:
     # --- bytes -----------------------------------------------------------------
 
     def block(self, number: int) -> bytes:
-        """Raises OSError: EIO: it is beyond the device, or cannot be read."""
+        """Return a block. Raises OSError EIO: it is beyond the device, or cannot be read."""
         if (data := self._cached.get(number)) is None:
             data = self.device.read(number * self.block_size, self.block_size)
             if len(self._cached) >= _MOST_BLOCKS:
@@ -77,7 +77,7 @@ class Volume:
         return data
 
     def _record(self, block: int, offset: int) -> bytes:
-        """A record, which may be in two blocks. Raises OSError: EIO."""
+        """Return a record, which may span two blocks. Raises OSError EIO."""
         data = self.block(block)
         raw = data[offset : offset + data[offset]]
         if len(raw) < data[offset]:
@@ -85,7 +85,7 @@ class Volume:
         return raw
 
     def read(self, inode: Inode, offset: int, size: int) -> bytes:
-        """Bytes of what is stored of a file, up to its end.
+        """Return stored bytes of a file, up to its end.
 
         Raises:
             OSError: EIO.
@@ -95,7 +95,7 @@ class Volume:
         begin = 0
         last = len(inode.sections) - 1
         for index, (extent, length) in enumerate(inode.sections):
-            # A section that is not the last has whole blocks only.
+            # Every section but the last consists of whole blocks.
             beyond = end if index == last else begin + length // self.block_size * self.block_size
             if begin <= offset < min(beyond, end):
                 count = min(beyond, end) - offset
@@ -109,7 +109,7 @@ class Volume:
     # --- inodes ------------------------------------------------------------------
 
     def inode(self, place: Place, *, relocated: bool = False) -> Inode:
-        """Read what a record describes.
+        """Read the inode that the record at ``place`` describes.
 
         Raises:
             OSError: EIO.
@@ -125,7 +125,7 @@ class Volume:
         return inode
 
     def _records(self, place: Place) -> list[Record]:
-        """A file's record, with those of its further sections."""
+        """Return a file's record, with the records of its further sections."""
         (block, offset), empty = place, 0
         out: list[Record] = []
         while True:
@@ -146,11 +146,11 @@ class Volume:
     # --- directories ---------------------------------------------------------------
 
     def fold(self, name: bytes) -> bytes:
-        """What spellings of a name have in common."""
+        """Return the same for names that refer to the same file."""
         return names.folded(name, joliet=self.joliet, relaxed=self.relaxed)
 
     def listing(self, inode: Inode) -> Listing:
-        """A directory's names, read if they are not held.
+        """Return the entries of a directory, read if they are not in memory.
 
         Raises:
             OSError: EIO.
@@ -161,11 +161,11 @@ class Volume:
         return content
 
     def let_go(self, inode: Inode) -> None:
-        """Its names are not needed any more."""
+        """Drop a directory's entries from memory."""
         self._listings.drop(inode.place)
 
     def number(self, place: Place) -> int:
-        """The inode number of what is at a place."""
+        """Return the inode number for a place."""
         return number(place, self.block_size)
 
     def _scan(self, inode: Inode) -> Listing:
@@ -194,7 +194,7 @@ class Volume:
         return content
 
     def _last(self, inode: Inode, at: int, length: int) -> bytes:
-        """A record that the directory ends within."""
+        """Return a record that extends beyond the end of the directory."""
         (extent, _), *more = inode.sections
         if more:
             return bytes(length)

@@ -1,7 +1,7 @@
-"""zisofs: files that are compressed in blocks, each by itself.
+"""zisofs: files that are compressed in independent blocks.
 
-A header, then the offset of each block and that of the end, then the blocks, by zlib
-(Documentation/filesystems/zisofs.rst).
+A file has a header, then the offset of each block and of the end, then the blocks, compressed by
+zlib (Documentation/filesystems/zisofs.rst).
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ class Zisofs:
     """An open file.
 
     Args:
-        read: bytes of the stored file, by offset and length; raises OSError.
-        header: words before the offsets.
-        shift: log2 of the bytes in a block.
-        size: bytes of the file.
+        read: returns bytes of the stored file, by offset and length; raises OSError.
+        header: the number of words before the offsets.
+        shift: log2 of the block size in bytes.
+        size: the size of the file in bytes.
     """
 
     def __init__(
@@ -35,10 +35,10 @@ class Zisofs:
         self._table = header * _WORD
         self._block = 1 << shift
         self._size = size
-        self._last = -1, b""  # the block that was read last
+        self._last = -1, b""  # the block that was read last: number, content
 
     def read(self, offset: int, size: int) -> bytes:
-        """Raises OSError: EIO: some of it is damaged."""
+        """Return bytes of the file. Raises OSError EIO: they are damaged."""
         end = min(offset + size, self._size)
         out: list[bytes] = []
         while offset < end:
@@ -65,12 +65,12 @@ class Zisofs:
         inflate = zlib.decompressobj()
         try:
             data = inflate.decompress(self._read(begin, length), self._block)
-        except zlib.error:  # nothing says which part of it holds
+        except zlib.error:  # it is unknown which part of the block is valid
             raise refused(errno.EIO) from None
-        # A page that the stream has only the beginning of is filled with zeros.
+        # The rest of a page that the stream ends within is zeros.
         return data + bytes(-len(data) % _PAGE)
 
 
 def _most_compressed(size: int) -> int:
-    """deflateBound() of a block."""
+    """Return the largest compressed size of a block, deflateBound()."""
     return size + (size + 7 >> 3) + (size + 63 >> 6) + 11

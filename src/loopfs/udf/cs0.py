@@ -1,8 +1,8 @@
-"""Names: OSTA Compressed Unicode (UDF 2.1.1), as Linux can have them (UDF 4.2.2.1.5)."""
+"""Names: OSTA Compressed Unicode (UDF 2.1.1), converted for Linux (UDF 4.2.2.1.5)."""
 
 from __future__ import annotations
 
-import encodings.utf_16_be  # noqa: F401 an engine that serves can import nothing
+import encodings.utf_16_be  # noqa: F401 a serving engine cannot import modules
 
 from loopfs.lean import TYPE_CHECKING
 from loopfs.udf.tag import crc
@@ -14,14 +14,14 @@ _EIGHT, _SIXTEEN = 8, 16  # bits of a character
 _ILLEGAL = "/\0"
 _LONGEST_EXTENSION = 5  # characters
 _NAME_MAX = 254  # bytes
-_MARK = 5  # bytes of "#" and a CRC
+_MARK = 5  # bytes: "#" and a CRC
 
 
 def decode(raw: bytes, charset: Charset, *, component: bool = False) -> bytes | None:
-    """A name as callers see it; None: it is none.
+    """Decode a name for callers; None: it is invalid.
 
     Args:
-        component: of a symbolic link, which can be "." and "..".
+        component: it is a component of a symbolic link, which can be "." and "..".
     """
     if not raw:
         return b""
@@ -43,8 +43,11 @@ def _text(raw: bytes) -> str | None:
 
 
 def _encoded(text: str, charset: Charset) -> tuple[bytes, bool]:
-    """In a character set, and whether something had to be replaced: "_" stands for characters that
-    no name can have, all in a row, and for each that the set lacks."""
+    """Encode a name in a character set; return whether a character had to be replaced, too.
+
+    "_" replaces each character that the set lacks, and each sequence of characters that no name
+    can contain.
+    """
     if charset.utf8 and "/" not in text and "\0" not in text and "\ufffd" not in text:
         return text.encode(), False
     out, replaced, last = [], False, ""
@@ -62,7 +65,7 @@ def _encoded(text: str, charset: Charset) -> tuple[bytes, bool]:
 
 
 def _marked(text: str, raw: bytes, charset: Charset) -> bytes:
-    """With the CRC of what is stored before the extension, so that names stay different."""
+    """Return a name with the CRC of the stored name before the extension, so that it is unique."""
     stem, dot, extension = text.rpartition(".")
     if not dot or not 0 < len(extension) <= _LONGEST_EXTENSION:
         stem, extension = text, ""

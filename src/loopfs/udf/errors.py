@@ -1,4 +1,4 @@
-"""The errors of this package: OSError with the errno that fs/udf gives."""
+"""The errors of this package: OSError with the same errno as in fs/udf."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 
 
 def refused(code: int) -> OSError:
-    """An OSError with the errno ``code`` and its own text."""
+    """Return an OSError with the errno ``code`` and its standard text."""
     return OSError(code, os.strerror(code))
 
 
 def damaged() -> OSError:
-    """EIO: the image contradicts itself, or ends too soon."""
+    """Return EIO: the image is inconsistent or truncated."""
     return refused(errno.EIO)
 
 
 def invalid(sentence: str) -> OSError:
-    """EINVAL with a sentence for a person: a bad option, or no UDF filesystem."""
+    """Return EINVAL with a sentence for the user: a bad option, or not a UDF filesystem."""
     return OSError(errno.EINVAL, sentence)

@@ -1,4 +1,4 @@
-"""A volume as a tree that a FUSE server serves: what the kernel's VFS and its udf do together."""
+"""A volume as a tree that a FUSE server serves: the operations of the VFS layer and udf."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from loopfs.udf.volume import Volume
 
 _NAME_MAX = 254
-_NOT_KNOWN = 0xFFFFFFFF  # how many blocks are free
+_NOT_KNOWN = 0xFFFFFFFF  # a count of free blocks that is not known
 
 
 class Udf(FixedTree[Inode]):

@@ -1,4 +1,4 @@
-"""Information control blocks: a file by its entry (4/14.9, UDF 2.3.6) and its extents (4/14.14)."""
+"""Information control blocks: file entries (4/14.9, UDF 2.3.6) and extents (4/14.14)."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from loopfs.udf.times import nanoseconds
 if TYPE_CHECKING:
     from loopfs.udf.options import Options
 
-SHORT, LONG, EMBEDDED = 0, 1, 3  # kinds of allocation descriptors
-RECORDED, ALLOCATED, UNALLOCATED, CONTINUED = range(4)  # kinds of extents
-_KIND = 7  # of the flags
+SHORT, LONG, EMBEDDED = 0, 1, 3  # types of allocation descriptors
+RECORDED, ALLOCATED, UNALLOCATED, CONTINUED = range(4)  # types of extents
+_KIND = 7  # bits of the flags: the type of allocation descriptors
 _SETUID, _SETGID, _STICKY = 1 << 6, 1 << 7, 1 << 8
 
 _BLOCK, _CHAR, _FIFO, _SOCKET, _SYMLINK = 6, 7, 9, 10, 12
@@ -36,13 +36,13 @@ _MODES = {
 }
 SPECIAL = frozenset({250, 251, 252})  # the files of a metadata partition
 
-# Strategy, kind of file, flags; uid, gid, permissions, links, size.
+# Strategy, file type, flags; uid, gid, permissions, links, size.
 _HEAD = struct.Struct("<20xH5xB6xHIIIH6xQ")
-# Where these are: blocks recorded, times, lengths of extended attributes and of descriptors, end.
+# Offsets of: blocks recorded, times, lengths of extended attributes and descriptors; the end.
 _FILE = 64, (72, 84, 96), 168, 176
 _EXTENDED = 72, (80, 92, 116), 208, 216
 _LENGTHS = struct.Struct("<II")
-_EA_HEADER, _DEVICE = 24, 12  # bytes of the header of extended attributes; type of one
+_EA_HEADER, _DEVICE = 24, 12  # bytes before the extended attributes; the type of a device's
 _ATTRIBUTE = struct.Struct("<IB3xI")  # type, subtype, length
 _DEVICE_NUMBERS = struct.Struct("<16xII")
 _NO_ID = 0xFFFFFFFF
@@ -50,11 +50,11 @@ _OVERFLOW_ID = 65534
 _SECTOR = 512
 _MINOR_BITS = 20
 
-_LENGTH = 0x3FFFFFFF  # of an extent, in bytes; what is above is its kind
+_LENGTH = 0x3FFFFFFF  # the length of an extent in bytes; the bits above are its type
 
 
 class Extent(NamedTuple):
-    """Bytes of a file one after the other; ``block`` is logical."""
+    """Consecutive bytes of a file; ``block`` is a logical block."""
 
     length: int
     kind: int
@@ -63,19 +63,20 @@ class Extent(NamedTuple):
 
 
 class Inode:
-    """One file; it does not change.
+    """A file. It does not change.
 
     Args:
         raw: the block of its entry.
-        place: the entry's partition and logical block.
-        ino: where that is on the device.
-        hidden: it is none that has a name.
+        place: the partition and the logical block of the entry.
+        ino: the block of the entry on the device.
+        hidden: it is a file of the filesystem itself, without a name.
     Attributes:
-        kind: of its allocation descriptors, which are ``descriptors``; or its content is.
-        extents: once they were asked for.
-        target: of a symbolic link, likewise.
+        kind: the type of its allocation descriptors.
+        descriptors: the allocation descriptors, or the content (EMBEDDED).
+        extents: None until they are needed.
+        target: of a symbolic link, when it has been read.
     Raises:
-        OSError: EIO, ESTALE: it has no link.
+        OSError: EIO; ESTALE: the link count is 0.
     """
 
     __slots__ = (
@@ -122,7 +123,7 @@ class Inode:
         return stat.S_ISDIR(self.mode)
 
     def attributes(self, block_size: int) -> Attr:
-        """As the kernel asks for them; the size of a link is that of its target."""
+        """Return the attributes for the kernel; the size of a symbolic link is its target's."""
         if self.attr is None:
             size = self.size if self.target is None else len(self.target)
             self.attr = Attr(
@@ -142,7 +143,7 @@ def _owner(own: int, wanted: int | None) -> int:
 
 
 def _mode(filetype: int, flags: int, permissions: int, options: Options) -> int:
-    """Permissions have five bits for each of other, group and owner, of which three are Unix's."""
+    """Convert permissions: other, group and owner have five bits each, three of them Unix's."""
     if filetype in SPECIAL:
         return stat.S_IFREG
     if filetype not in _MODES:
@@ -159,7 +160,7 @@ def _mode(filetype: int, flags: int, permissions: int, options: Options) -> int:
 
 
 def _device(attributes: bytes) -> int:
-    """The number in the extended attribute of a device (4/14.10.7)."""
+    """Return the device number in an extended attribute (4/14.10.7)."""
     at = _EA_HEADER
     if int.from_bytes(attributes[:2], "little") != tag.EXTENDED_ATTRIBUTES:
         raise damaged()
@@ -180,7 +181,7 @@ _LONG_AD = struct.Struct("<IIH6x")
 
 
 def descriptors(raw: bytes, kind: int, partition: int) -> list[Extent]:
-    """Allocation descriptors; short ones are of ``partition``."""
+    """Decode allocation descriptors; short ones refer to ``partition``."""
     if kind == SHORT:
         usable = len(raw) - len(raw) % _SHORT_AD.size
         return [

@@ -1,4 +1,4 @@
-"""Partition maps of a logical volume (3/10.7, UDF 2.2.8 to 2.2.10), as partitions."""
+"""Partition maps of a logical volume (3/10.7, UDF 2.2.8 to 2.2.10)."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _VIRTUAL, _SPARABLE, _METADATA = (
 _NUMBER1 = struct.Struct("<4xH")
 _NUMBER2 = struct.Struct("<38xH")
 _IDENT, _REVISION = slice(5, 28), slice(28, 30)
-_PACKET = struct.Struct("<40xHBxI")  # blocks, number of tables, bytes of each
+_PACKET = struct.Struct("<40xHBxI")  # blocks of a packet, number of tables, bytes of each table
 _TABLES_AT, _MOST_TABLES = 48, 4
 _FILES = struct.Struct("<40xII")  # metadata file and its mirror
 _SPARING = b"*UDF Sparing Table"
 _ENTRIES_AT, _NO_PACKET = 56, 0xFFFFFFF0
-_OLD_VAT, _OLD_VAT_TAIL = 0x0200, 36  # revision below which a table has no header; bytes after it
-_BEFORE_LAST = 3  # blocks in which the table may be, too
+_OLD_VAT, _OLD_VAT_TAIL = 0x0200, 36  # below this revision a table has no header, but such a tail
+_BEFORE_LAST = 3  # blocks before the last one that may hold the table
 MOST_TABLE = 16 << 20  # bytes of a virtual allocation table
 
-ReadInode = Callable[[int, int], Inode]  # of a partition and a block; raises OSError
+ReadInode = Callable[[int, int], Inode]  # by partition and block; raises OSError
 ReadFile = Callable[[Inode, int, int], bytes]
 Extents = Callable[[Inode], list[Extent]]
 
@@ -40,7 +40,7 @@ class Maps:
     """The partitions that the maps of a volume describe.
 
     Args:
-        inode, content, extents: read a file on partitions that are there already.
+        inode, content, extents: read a file on partitions that have been found already.
     Attributes:
         partitions: by their reference number; None for those that cannot be used.
     Raises:
@@ -61,7 +61,7 @@ class Maps:
         self.partitions: list[Partition | None] = [None] * len(described.maps)
 
     def read(self) -> None:
-        """Physical ones first, as the others are on them."""
+        """Read the maps; those of physical partitions first, as the others refer to them."""
         later: list[tuple[int, bytes]] = []
         for index, raw in enumerate(self._described.maps):
             if raw[0] == _TYPE1:
@@ -85,7 +85,7 @@ class Maps:
         raise damaged()
 
     def _under(self, number: int) -> int:
-        """The reference number of the partition that a virtual or metadata partition is on."""
+        """Return the reference number of the partition that a virtual or metadata one is on."""
         for index, raw in enumerate(self._described.maps):
             unpack = _NUMBER1 if raw[0] == _TYPE1 else _NUMBER2
             if self.partitions[index] is not None and unpack.unpack_from(raw)[0] == number:
@@ -119,7 +119,7 @@ class Maps:
         return Virtual(physical, memoryview(data[: len(data) & ~3]).cast("I"))
 
     def _table(self, under: int, physical: Physical) -> Inode:
-        """The virtual allocation table: its entry is in the last block that was written."""
+        """Return the virtual allocation table, whose entry is in the last block written."""
         for last in dict.fromkeys((self._described.last, self._blocks.count - 1)):
             for block in range(last, last - _BEFORE_LAST - 1, -1):
                 if block >= physical.root:
@@ -137,7 +137,7 @@ class Maps:
         for block in _FILES.unpack_from(raw):
             try:
                 files.append(self._places(self._inode(under, block)))
-            except OSError:  # the other one is there for that
+            except OSError:  # the mirror may be readable
                 continue
         if not files:
             raise damaged()
@@ -160,7 +160,7 @@ def _spared(raw: bytes) -> dict[int, int]:
 
 
 def identify_entry(raw: bytes, location: int) -> int:
-    """Which entry a block is. Raises OSError EIO: none."""
+    """Return the tag identifier of a block. Raises OSError EIO: it has none."""
     ident = tag.identify(raw, location)
     if ident is None:
         raise damaged()

@@ -1,6 +1,6 @@
-"""The options of a mount of udf (Documentation/filesystems/udf.rst).
+"""The mount options of udf (Documentation/filesystems/udf.rst).
 
-What the kernel accepts and ignores is accepted and ignored; everything else is EINVAL.
+Options that the kernel accepts and ignores are accepted and ignored; any other is EINVAL.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from loopfs.nls import Charset, charset
 from loopfs.udf.errors import invalid
 
 _FLAGS = {"novrs": "novrs", "unhide": "unhide", "undelete": "undelete"}
-# They say how a file is written; or, the last ones, what the kernel has never done.
+# How files are written, which is never done here; and options that the kernel ignores.
 _IGNORED = frozenset(
     {"nostrict", "adinicb", "noadinicb", "shortad", "longad"}
     | {f"{key}={what}" for key in ("uid", "gid") for what in ("forget", "ignore")}
@@ -30,16 +30,16 @@ class Options:
     """The options, parsed.
 
     Args:
-        data: as mount(2) has them, with commas between.
+        data: as for mount(2), separated by commas.
     Attributes:
-        novrs: the volume recognition sequence is not looked at.
-        unhide, undelete: hidden, and deleted, files are there.
-        bs: bytes of a block; 0: whichever fits.
-        session, lastblock, anchor: blocks, where these are looked for; 0: where they mostly are.
+        novrs: do not look for the volume recognition sequence.
+        unhide, undelete: show hidden files, show deleted files.
+        bs: the block size in bytes; 0: detect it.
+        session, lastblock, anchor: the blocks where these are; 0: the usual places.
         uid, gid: of all files; None: their own.
-        umask: permissions that no file has.
+        umask: permissions removed from all files.
         mode, dmode: permissions of files and of directories; None: their own.
-        charset: of names as callers see them.
+        charset: the character set of names for callers.
     Raises:
         OSError: EINVAL with a sentence.
     """
@@ -85,7 +85,7 @@ def _charset(name: str) -> Charset:
 
 def _number(key: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal()):
-        raise invalid(f"{text} is no number")
+        raise invalid(f"{text} is not a number")
     value = int(text)
     if value > (_UINT_MAX - 1 if key in ("uid", "gid") else _INT_MAX):
         raise invalid(f"{text} is too large")
@@ -100,9 +100,9 @@ def _octal(text: str) -> int:
             return int(text, 8) & _PERMISSIONS
     except ValueError:
         pass
-    raise invalid(f"{text} is no octal number")
+    raise invalid(f"{text} is not an octal number")
 
 
 def knows(key: str) -> bool:
-    """Some value of the option ``key``, or none, is one of udf's."""
+    """Return whether an option has the name ``key``, whatever its value is."""
     return key in _KEYS

@@ -1,4 +1,4 @@
-"""Partitions: where the blocks are that a logical volume names (UDF 2.2.8 to 2.2.10)."""
+"""Partitions: the mapping of the blocks of a logical volume (UDF 2.2.8 to 2.2.10)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ MOST_BLOCKS = 0xFFFFFFFF
 
 
 class Run(NamedTuple):
-    """Blocks one after the other: the first on the device, and how many are known to follow."""
+    """Consecutive blocks: the first on the device, and how many are known to follow it."""
 
     block: int
     length: int
 
 
 class Partition(Protocol):
-    """One of a logical volume; ``length`` is blocks."""
+    """A partition of a logical volume; ``length`` is in blocks."""
 
     length: int
 
     def run(self, block: int) -> Run:
-        """Where a block is. Raises OSError EIO: nowhere."""
+        """Return where a block is. Raises OSError EIO: it is not mapped."""
 
 
 class Physical:
-    """Blocks from ``root`` on."""
+    """A partition of consecutive blocks from ``root`` on."""
 
     def __init__(self, root: int, length: int) -> None:
         self.root = root
@@ -38,11 +38,11 @@ class Physical:
 
 
 class Sparable:
-    """As physical, but for packets that are defect.
+    """A physical partition with replacements for defective packets.
 
     Args:
-        packet: blocks, a power of two.
-        spared: for the first block of a packet where on the device it is instead.
+        packet: the number of blocks of a packet, a power of two.
+        spared: the replacement on the device, by the first block of the packet.
     """
 
     def __init__(self, physical: Physical, packet: int, spared: dict[int, int]) -> None:
@@ -61,10 +61,10 @@ class Sparable:
 
 
 class Virtual:
-    """Blocks of which a table tells where they are.
+    """A partition whose blocks are mapped by a table.
 
     Args:
-        table: by virtual block.
+        table: physical blocks by virtual block.
     """
 
     def __init__(self, physical: Physical, table: Sequence[int]) -> None:
@@ -79,11 +79,11 @@ class Virtual:
 
 
 class Metadata:
-    """Blocks of a file; if they are not there, those of its mirror.
+    """A partition whose blocks are those of a file, or of its mirror if they are not recorded.
 
     Args:
-        files: for each the extents: first block in ``physical``, number of blocks, None as the
-            first for those that are not recorded.
+        files: the extents of each file: first block in ``physical``, number of blocks. The first
+            block is None if they are not recorded.
     """
 
     def __init__(

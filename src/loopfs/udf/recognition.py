@@ -1,4 +1,4 @@
-"""Where a UDF volume is, and what it consists of: recognition sequence, anchor, descriptors."""
+"""Finding a UDF volume and its descriptors: recognition sequence, anchor, descriptors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from loopfs.file_device import Device
     from loopfs.udf.options import Options
 
-_FIRST, _BEYOND, _STEP = 32768, 0x800000, 2048  # bytes: of the volume recognition sequence
+_FIRST, _BEYOND, _STEP = 32768, 0x800000, 2048  # bytes: the volume recognition sequence
 _NSR = (b"NSR02", b"NSR03")
 _OTHERS = (b"CD001", b"BEA01", b"BOOT2", b"CDW02")
 _ANCHOR, _OPEN_ANCHOR = 256, 512  # blocks
-_BEFORE_LAST = (0, 1, -1, 2, 150, 152)  # where else the last block may be
+_BEFORE_LAST = (0, 1, -1, 2, 150, 152)  # offsets at which the last block may be
 _MOST_POINTERS, _MOST_DESCRIPTORS = 64, 4096
 _MOST_INTEGRITY = 1000
 
@@ -35,7 +35,7 @@ _NEWEST = 0x0260
 
 
 class PartitionInfo(NamedTuple):
-    """Of a partition descriptor: blocks."""
+    """A partition descriptor; in blocks."""
 
     number: int
     root: int
@@ -43,8 +43,8 @@ class PartitionInfo(NamedTuple):
 
 
 class Integrity(NamedTuple):
-    """What the logical volume integrity descriptor says: blocks that are free in each partition,
-    files and directories."""
+    """The logical volume integrity descriptor: free blocks of each partition, number of files and
+    directories."""
 
     free: tuple[int, ...]
     files: int
@@ -55,8 +55,8 @@ class Described(NamedTuple):
 
     Attributes:
         file_set: its partition and block.
-        maps: the partition maps, as they are.
-        last: the last block of the device, for all that is known.
+        maps: the partition maps, not decoded.
+        last: the last block of the device, as far as is known.
     """
 
     block_size: int
@@ -68,7 +68,7 @@ class Described(NamedTuple):
 
 
 class Blocks:
-    """Blocks of a device by their size."""
+    """A device, read in blocks of a size."""
 
     def __init__(self, device: Device, size: int) -> None:
         self._device = device
@@ -76,11 +76,11 @@ class Blocks:
         self.count = device.size // size
 
     def read(self, block: int) -> bytes:
-        """Raises OSError: EIO."""
+        """Return a block. Raises OSError EIO."""
         return self._device.read(block * self.size, self.size)
 
     def tagged(self, block: int, location: int | None = None) -> tuple[int, bytes] | None:
-        """A block with a valid tag, and what it is; None: it has none, or cannot be read."""
+        """Return a block and its tag identifier; None: it has no valid tag, or is unreadable."""
         try:
             raw = self.read(block)
         except OSError:
@@ -90,7 +90,7 @@ class Blocks:
 
 
 def find(device: Device, options: Options) -> Described:
-    """Look for the descriptors, with each block size that may be.
+    """Find the descriptors, with each possible block size.
 
     Raises:
         OSError: EINVAL: there is no UDF volume; EIO.
@@ -116,18 +116,18 @@ def _is_recognized(blocks: Blocks, options: Options) -> bool:
         try:
             raw = blocks.read(at // blocks.size)[at % blocks.size :]
         except OSError:
-            return at == _FIRST + start  # an open disc, perhaps
+            return at == _FIRST + start  # it may be a disc that is not closed
         name = raw[1:6]
         if name in _NSR:
             return True
-        # Sectors of 4096 bytes can have theirs at the begin only, or twice as many.
+        # A sector of 4096 bytes may have one descriptor, at its start, or two.
         if name not in _OTHERS and at % blocks.size == 0:
             return False
     return False
 
 
 def _anchors(blocks: Blocks, options: Options) -> list[tuple[int, int]]:
-    """Where anchors may be, with what is the last block then."""
+    """Return where anchors may be, each with the last block of the device in that case."""
     last = options.lastblock or blocks.count - 1
     out = [(options.anchor, last)] if options.anchor else []
     out.append((options.session + _ANCHOR, last))
@@ -151,7 +151,7 @@ def _described(blocks: Blocks, anchor: int, last: int) -> Described | None:
 
 
 def _sequence(blocks: Blocks, length: int, block: int, last: int) -> Described | None:
-    """Of each kind the descriptor with the highest number; None: the sequence has not all."""
+    """Read the descriptor with the highest number of each kind; None: one is missing."""
     primary = False
     logical: tuple[int, bytes] = -1, b""
     partitions: dict[int, tuple[int, PartitionInfo]] = {}
@@ -202,10 +202,10 @@ def _logical(
 
 
 def _integrity(blocks: Blocks, length: int, block: int) -> Integrity | None:
-    """The last one of a sequence.
+    """Return the last integrity descriptor of a sequence.
 
     Raises:
-        OSError: EINVAL: it is of a revision that nobody knows.
+        OSError: EINVAL: it requires a UDF revision that is not supported.
     """
     final = b""
     for _ in range(_MOST_INTEGRITY):
@@ -226,5 +226,5 @@ def _integrity(blocks: Blocks, length: int, block: int) -> Integrity | None:
     free = struct.unpack_from(f"<{count}I", final, _FREE_AT)
     files, directories, revision = _IMPLEMENTATION.unpack_from(final, at)
     if revision > _NEWEST:
-        raise invalid(f"UDF {revision >> 8:x}.{revision & 0xFF:02x} is not known")
+        raise invalid(f"UDF {revision >> 8:x}.{revision & 0xFF:02x} is not supported")
     return Integrity(free, files + directories)

@@ -1,4 +1,4 @@
-"""Descriptor tags (3/7.2): what a block says that it is."""
+"""Descriptor tags (3/7.2), which identify the contents of a block."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ FILE_SET, FILE_IDENTIFIER, ALLOCATION_EXTENT, INDIRECT_ENTRY = 256, 257, 258, 25
 FILE_ENTRY, EXTENDED_ATTRIBUTES, EXTENDED_FILE_ENTRY = 261, 262, 266
 
 LENGTH = 16  # bytes
-# Identifier, version, checksum of the other bytes, serial number; CRC, bytes that it is of; block.
+# Identifier, version, checksum of the other bytes, serial number; CRC, its number of bytes; block.
 _TAG = struct.Struct("<HHBxHHHI")
 _VERSIONS = (2, 3)
 _CHECKSUM_AT = 4
 
 
 def crc(data: bytes) -> int:
-    """The CRC of ITU-T V.41, x^16 + x^12 + x^5 + 1."""
+    """Return the CRC of ITU-T V.41, x^16 + x^12 + x^5 + 1."""
     return binascii.crc_hqx(data, 0)
 
 
 def identify(block: bytes, location: int) -> int | None:
-    """What a block is that is to be at ``location``; None: it has no valid tag of that place."""
+    """Return the tag identifier of a block; None: it has no valid tag for ``location``."""
     ident, version, checksum, _, expected, length, place = _TAG.unpack_from(block)
     total = sum(block[:LENGTH]) - block[_CHECKSUM_AT] & 0xFF
     if place != location or total != checksum or version not in _VERSIONS:

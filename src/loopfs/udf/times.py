@@ -9,14 +9,14 @@ from loopfs.mktime import mktime64
 
 LENGTH = 12  # bytes
 _STAMP = struct.Struct("<Hh8B")
-_LOCAL = 1  # of the type
-_MOST = 1440  # minutes; beyond is none, and -2047 that none is told
+_LOCAL = 1  # the type of local time
+_MOST = 1440  # minutes; a larger offset is invalid, -2047: unknown
 _SECOND = 1_000_000_000
 
 
 @lru_cache(maxsize=1024)
 def nanoseconds(raw: bytes) -> int:
-    """The moment, in nanoseconds since the epoch."""
+    """Decode a timestamp into nanoseconds since the epoch."""
     kind, year, month, day, hour, minute, second, *fraction = _STAMP.unpack(raw)
     minutes = (kind & 0xFFF) - ((kind & 0x800) << 1)
     if kind >> 12 != _LOCAL or abs(minutes) > _MOST:

@@ -1,4 +1,4 @@
-"""A volume: its inodes, its directories and the bytes of its files."""
+"""A volume: its inodes, its directories and the data of its files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from loopfs.file_device import Device
     from loopfs.udf.options import Options
 
-# Bounds, whatever an image says.
+# Limits, whatever an image contains.
 MOST_BYTES = 64 << 20  # of a directory
 MOST_EXTENTS = 1 << 17  # of a file
-_MOST_INDIRECT = 1024  # entries that lead to another one
+_MOST_INDIRECT = 1024  # entries that refer to another entry
 _STRATEGY, _LEADING = struct.Struct("<20xH"), 4096
 _LONG_AD = struct.Struct("<IIH")  # bytes, block, partition
-_ROOT_AT = 400  # of a file set descriptor
+_ROOT_AT = 400  # offset in a file set descriptor
 _INDIRECT_AT = 36
 _AED = struct.Struct("<20xI")  # bytes of allocation descriptors
 _AED_LENGTH = 24
@@ -38,10 +38,10 @@ _COMPONENT = struct.Struct("<BB2x")
 
 
 class Volume:
-    """What a device has.
+    """The filesystem on a device.
 
     Raises:
-        OSError: EINVAL: no UDF; EIO: its root directory cannot be read.
+        OSError: EINVAL: it is not UDF; EIO: the root directory cannot be read.
     """
 
     def __init__(self, device: Device, options: Options) -> None:
@@ -52,7 +52,7 @@ class Volume:
         self._listings = Listings(MOST_ENTRIES)
         self._blocks = recognition.Blocks(device, self.block_size)
         maps = Maps(self.described, self._blocks, self._inode, self.read, self.extents)
-        self._partitions = maps.partitions  # which it fills
+        self._partitions = maps.partitions  # filled by read()
         try:
             maps.read()
         except OSError as problem:
@@ -63,7 +63,7 @@ class Volume:
         _, block, partition = _LONG_AD.unpack_from(raw, _ROOT_AT)
         self.root = self.inode((partition, block))
         if not self.root.is_dir:
-            raise invalid("the root is no directory")
+            raise invalid("the root is not a directory")
         main = self._partitions[self.described.file_set[0]]
         assert main is not None
         self.blocks = main.length
@@ -71,7 +71,7 @@ class Volume:
     # --- blocks ------------------------------------------------------------------
 
     def place(self, partition: int, block: int) -> tuple[int, int]:
-        """Where a block is on the device, and how many follow it. Raises OSError EIO."""
+        """Return where a block is on the device, and how many follow it. Raises OSError EIO."""
         if partition < len(self._partitions):
             found = self._partitions[partition]
             if found is not None:
@@ -79,7 +79,7 @@ class Volume:
         raise damaged()
 
     def _entry(self, place: Place, offset: int = 0) -> tuple[int, bytes]:
-        """A block with a tag, and what it is."""
+        """Return the tag identifier of a block, and the block."""
         partition, block = place
         raw = self._blocks.read(self.place(partition, block + offset)[0])
         return identify_entry(raw, block + offset & 0xFFFFFFFF), raw
@@ -87,14 +87,14 @@ class Volume:
     # --- inodes ------------------------------------------------------------------
 
     def number(self, place: Place) -> int:
-        """The inode number: the block on the device; 0 for one that is nowhere."""
+        """Return the inode number: the block on the device; 0 if the place is not mapped."""
         try:
             return self.place(*place)[0]
         except OSError:
             return 0
 
     def inode(self, place: Place) -> Inode:
-        """Read what an entry describes.
+        """Read the inode that the entry at ``place`` describes.
 
         Raises:
             OSError: EIO, ESTALE.
@@ -117,7 +117,7 @@ class Volume:
         raise damaged()
 
     def _follows(self, place: Place, raw: bytes) -> Place | None:
-        """By strategy 4096 an entry is replaced by another one, which the next block tells."""
+        """Return the place of an entry's replacement (strategy 4096), from the next block."""
         (strategy,) = _STRATEGY.unpack_from(raw)
         if strategy == 4:
             return None
@@ -135,10 +135,10 @@ class Volume:
     # --- extents -----------------------------------------------------------------
 
     def extents(self, inode: Inode) -> list[Extent]:
-        """A file's extents, those that are one behind the other as one.
+        """Return a file's extents; adjacent ones are merged.
 
         Raises:
-            OSError: EIO: of their descriptors; EFBIG: there are too many.
+            OSError: EIO: their descriptors are damaged; EFBIG: there are too many.
         """
         if inode.extents is None:
             found: list[Extent] = []
@@ -182,7 +182,7 @@ class Volume:
             raw, partition = block[_AED_LENGTH : _AED_LENGTH + length], following[0]
 
     def read(self, inode: Inode, offset: int, size: int) -> bytes:
-        """Bytes of a file, up to its end; zeros where nothing is recorded.
+        """Return bytes of a file, up to its end; zeros where nothing is recorded.
 
         Raises:
             OSError: EIO.
@@ -209,7 +209,7 @@ class Volume:
         return out[0] if len(out) == 1 else b"".join(out)
 
     def _piece(self, extent: Extent, offset: int, count: int) -> bytes:
-        """What is together on the device, of an extent from ``offset`` on."""
+        """Return the bytes of an extent from ``offset`` on that are consecutive on the device."""
         if extent.kind != RECORDED:
             return bytes(count)
         skip, within = divmod(offset, self.block_size)
@@ -220,7 +220,7 @@ class Volume:
     # --- links ---------------------------------------------------------------------
 
     def _target(self, inode: Inode) -> bytes | None:
-        """Where a symbolic link leads (4/14.16); None: it cannot be told."""
+        """Return the target of a symbolic link (4/14.16); None: it cannot be read."""
         if inode.size > self.block_size:
             return None
         try:
@@ -252,15 +252,15 @@ class Volume:
     # --- directories ---------------------------------------------------------------
 
     def fold(self, name: bytes) -> bytes:
-        """Names are what they are."""
+        """Return the name itself: there are no other spellings."""
         return name
 
     def let_go(self, inode: Inode) -> None:
-        """The kernel does not know it any more."""
+        """Drop a directory's entries from memory."""
         self._listings.drop(inode.place)
 
     def listing(self, inode: Inode) -> Listing:
-        """A directory's names, read if they are not held.
+        """Return the entries of a directory, read if they are not in memory.
 
         Raises:
             OSError: EIO.
