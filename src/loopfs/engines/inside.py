@@ -1,7 +1,7 @@
-"""The caller's mounts, root and working directory around one thread of a job.
+"""A thread of a job that is in the caller's mount namespace, root and working directory.
 
-Who serves a filesystem from within a mount namespace keeps it, and so what he serves, for ever. A
-thread that ends keeps nothing.
+A process that serves a filesystem from within a mount namespace keeps that namespace, and so its
+own mount in it, forever. A thread that ends keeps nothing.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class Inside:
-    """A thread that lives until :meth:`end`.
+    """A thread that runs until :meth:`end`.
 
     Raises:
-        OSError: EAGAIN: there is no room for it; what entering the namespaces says.
+        OSError: EAGAIN if no thread can be started; errors of entering the namespaces.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -52,12 +52,12 @@ class Inside:
             except BaseException as problem:
                 self._results.put((None, problem))
         allow_imports()
-        # The kernel ends the thread a moment after it is joined; where it was is free now.
-        with suppress(PermissionError):  # the root is closed: then it is free in a moment
+        # The kernel ends the thread after the join returns; its old directory must be free by then.
+        with suppress(PermissionError):  # no access: the directory is free a moment later
             os.chdir("/")
 
     def call(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, or raises, there."""
+        """Call ``work`` in the thread; return its result or raise its exception."""
         self._works.put(work)
         return self._result()
 
@@ -69,7 +69,7 @@ class Inside:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """End the process if the caller ends meanwhile: nobody waits for what is done."""
+        """End the process if the caller ends during the body, since no one waits for the result."""
         done = os.eventfd(0, os.EFD_CLOEXEC)
         self._works.put(lambda: _end_with(self._caller.pidfd, done))
         try:
@@ -80,7 +80,7 @@ class Inside:
             os.close(done)
 
     def end(self) -> None:
-        """Be out of there again."""
+        """End the thread, which leaves the namespaces."""
         self._works.put(None)
         self._thread.join()
 
@@ -89,5 +89,5 @@ def _end_with(caller: int, done: int) -> None:
     poller = select.poll()
     poller.register(caller, select.POLLIN)
     poller.register(done, select.POLLIN)
-    if any(fd == caller for fd, _ in poller.poll()):  # and POLLHUP, once it is waited for
+    if any(fd == caller for fd, _ in poller.poll()):  # with POLLHUP, after it has been waited for
         os._exit(1)

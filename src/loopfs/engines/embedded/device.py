@@ -9,7 +9,7 @@ from loopfs.file_device import FileDevice
 
 
 class DeviceFile(io.RawIOBase):
-    """What is beyond its end is the end of the file."""
+    """A device as a file object; the end of the device is the end of the file."""
 
     def __init__(self, device: FileDevice) -> None:
         self._device = device
