@@ -17,7 +17,7 @@ from loopfs.process import Process
 
 TYPE = "overlay"
 _USERXATTR = "userxattr"
-_NEED_TRUSTED = ("redirect_dir", "metacopy", "verity")  # options that conflict with userxattr, at least with some values
+_NEED_TRUSTED = ("redirect_dir", "metacopy", "verity")  # may conflict with userxattr
 _INITIAL = 0xEFFFFFFD  # USER_NS_INIT_INO of <linux/nsfs.h>
 _OWN = ("/proc/", "/dev/fd/")  # paths that lead to another place in the job's process
 _PAGE = 4096
