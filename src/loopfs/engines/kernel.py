@@ -1,4 +1,5 @@
-"""The kernel as an engine: for a supervisor that is root of the machine, if the policy says so.
+"""The kernel as an engine: for a supervisor that is root of the machine, if the policy
+allows it.
 
 The image is bound to a loop device of the host, which is not shown to the workload, and mounted in
 a separate mount namespace. The mount is then moved to the caller's namespace. It is nosuid and
