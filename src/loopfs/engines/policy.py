@@ -1,4 +1,4 @@
-"""Which engine mounts which filesystem type."""
+"""The choice of the engine for each filesystem type."""
 
 from __future__ import annotations
 

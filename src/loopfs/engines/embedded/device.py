@@ -1,4 +1,4 @@
-"""A device as the file that the parsers read."""
+"""A device as the file object that the parsers read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded engine as the policy sees it."""
+"""The embedded engine as an entry of the policy's table."""
 
 from __future__ import annotations
 
