@@ -88,8 +88,8 @@ def check_place(place: int) -> None:
     """Check that a container's root may mount at a place (a descriptor).
 
     The runtime must find its own root directory, /proc and /sys when it executes a program in the
-    container, including the mounts that hide parts of them. The runtime's capabilities allow
-    access.
+    container, including the mounts that hide parts of them. The capabilities of the container's
+    root let this check search the directories.
 
     Raises:
         OSError: EPERM, ENOTDIR.

@@ -21,7 +21,8 @@ BLKID = "loopfs.filesystems.blkid"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # Filesystems that cannot be written at all: the kernel always mounts them read-only. For all other
-# types it returns EACCES, and mount(8) prints a warning and tries again read-only.
+# types a mount fails with EACCES if writing is not possible; mount(8) then prints a warning and
+# tries again read-only.
 NEVER_WRITTEN = frozenset({"squashfs", "erofs"})
 
 

@@ -89,7 +89,7 @@ class Engine:
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def umounted(self, process: int) -> None:
-        """Wait until everything is written, after a process has unmounted it for the last time."""
+        """Wait until everything is written, if a process has just unmounted its last mount."""
         with self.syncing:
             last = self.disconnected()
         if last:
