@@ -137,4 +137,4 @@ def test_a_supervisor_that_is_killed(
 def test_it_is_for_root_only(user: User, loopfs_bin: list[str]) -> None:
     result = user.run([*loopfs_bin, "run", "--engine=ext4=kernel", "--", "true"])
     assert result.returncode == 2
-    assert "only root may have the kernel mount ext4" in result.stderr
+    assert "only root can choose the engine kernel for ext4" in result.stderr

@@ -118,7 +118,7 @@ def test_a_type_that_is_denied() -> None:
     ("choices", "sentence"),
     [
         ({"ext4": "nobody"}, "there is no engine 'nobody'"),
-        ({"ext4": "squashfuse"}, "the engine squashfuse does not mount ext4 but squashfs"),
+        ({"ext4": "squashfuse"}, "the engine squashfuse does not mount ext4, only squashfs"),
     ],
 )
 def test_choices_that_mean_nothing(choices: dict[str, str], sentence: str) -> None:

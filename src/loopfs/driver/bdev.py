@@ -179,7 +179,7 @@ class BlockDevice:
         self.disk.uses = tuple(each for each in self.disk.uses if each is not use)
 
     def claim_as(self, openers: set[Opener]) -> frozenset[Opener]:
-        """Claim the device for openers that are one process, which serves a filesystem from it.
+        """Claim the device for the openers of a process that serves and mounts a filesystem.
 
         The claim ends when they close the device.
 

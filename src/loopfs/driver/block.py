@@ -110,7 +110,7 @@ def _set_read_only(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) 
 
 
 def _get_size(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    """BLKGETSIZE."""
+    """Return the size in sectors (BLKGETSIZE)."""
     sectors = bdev.capacity >> uapi.SECTOR_SHIFT
     layout = uapi.LONG[caller.word]
     if sectors >> 8 * layout.size:
@@ -134,7 +134,7 @@ def _reread_partitions(bdev: BlockDevice, opener: Opener, caller: Caller, arg: i
 
 
 def _partition(bdev: BlockDevice, opener: Opener, caller: Caller, arg: int) -> int:
-    """BLKPG."""
+    """Add, delete or resize a partition (BLKPG)."""
     layout = uapi.BLKPG_ARG[caller.word]
     operation, _, _, address = layout.unpack(caller.read(arg, layout.size))
     if not caller.capable():

@@ -98,7 +98,7 @@ class Partitions(dict[int, Partition]):
         return any(partition.openers for partition in self.values())
 
     def in_order(self) -> list[Partition]:
-        """All by their numbers, however they have come and gone (disk->part_tbl)."""
+        """Return all partitions by ascending number, in whatever order they were added."""
         return sorted(self.values(), key=lambda part: part.number)
 
     def scanned(self, table: Sequence[Found]) -> None:

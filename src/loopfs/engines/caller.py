@@ -1,8 +1,8 @@
 """The caller for whom a job acts: its namespaces, and its rights in them.
 
-A job enters the namespaces as root of the caller's user namespace, which its own work there needs:
-opening /dev/fuse, a copy of the mounts, an engine. What the caller has named is looked up, and what
-it sees of it is done, with the caller's own credentials.
+A job enters the namespaces as root of the caller's user namespace, which it needs for opening
+/dev/fuse, copying the mounts and starting an engine. Paths that the caller has passed are resolved,
+and operations that are visible to it are made, with the caller's own credentials.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from loopfs.uapi.mount import (
 )
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
 
-_guardian = [os.getppid()]  # the process that we end with
+_guardian = [os.getppid()]  # the process with which this process ends
 
 
 class Caller:
-    """A caller, whose user namespace we enter now.
+    """A caller. The constructor enters its user namespace.
 
     Args:
         fds: pidfd, root, working directory, /proc/TGID, /proc/TGID/task/TID.
@@ -41,14 +41,15 @@ class Caller:
 
     def __init__(self, fds: list[int]) -> None:
         self.pidfd, self._root, self._cwd, process, thread = fds
-        # Not by the pidfd: a thread can have namespaces of its own. And all of it now, for what is
-        # not dumpable can be looked at only from the user namespace in which it was started.
+        # Not by the pidfd, since a thread can have its own namespaces. And all of it now, since a
+        # process that is not dumpable is accessible only in the user namespace in which it was
+        # started.
         read = os.O_RDONLY | os.O_CLOEXEC
         self._mounts = os.open("ns/mnt", read, dir_fd=thread)
         self.userns = os.open("ns/user", read, dir_fd=thread)
         with open(os.open("status", read, dir_fd=thread), "rb") as status:
             line = next((line for line in status if line.startswith(b"Umask:")), None)
-        if line is None:  # it has ended meanwhile
+        if line is None:  # the thread has ended
             raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         self.umask = int(line.split()[1], 8)
         sandbox = _outermost(self.userns)
@@ -58,10 +59,11 @@ class Caller:
         _enter_from(sandbox, self.userns, self.credentials)
 
     def mounter(self, flags: int) -> Mounter:
-        """What a filesystem without owners takes from it, as its user namespace has the ids.
+        """Return what a filesystem without owners takes from the caller, in its user namespace's
+        ids.
 
         Args:
-            flags: MS_* of the mount.
+            flags: MS_* flags of the mount.
         """
         uids, gids = self.credentials.uids or ROOT, self.credentials.gids or ROOT
         return Mounter(
@@ -69,28 +71,28 @@ class Caller:
         )
 
     def enter_mounts(self) -> None:
-        """Take on the mount namespace; root and working directory are the namespace's root."""
+        """Enter the mount namespace; root and working directory are then the namespace's root."""
         syscalls.setns(self._mounts, CLONE_NEWNS)
 
     def enter(self) -> None:
-        """Take on the mount namespace, root and working directory. Nothing is imported from now on:
-        what would be found is not ours."""
+        """Enter the mount namespace, root and working directory. Imports are refused from now on,
+        since they would find the caller's files."""
         refuse_imports()
         self.enter_mounts()
-        if not _is_root(self._root):  # containers can refuse chroot(2)
+        if not _is_root(self._root):  # a container may not allow chroot(2)
             os.fchdir(self._root)
             os.chroot(".")
         os.fchdir(self._cwd)
 
     @contextmanager
     def rights(self) -> Iterator[None]:
-        """Have the caller's rights and no others."""
+        """Have exactly the caller's rights in the body of the with statement."""
         with rights_of(self.credentials):
             yield
 
     @contextmanager
     def _own_rights(self) -> Iterator[None]:
-        """Within :meth:`rights`: have ours, for what the kernel lets a process do with itself."""
+        """Within :meth:`rights`: have our own rights, for access that any process has to itself."""
         self.credentials.lay_off()
         try:
             yield
@@ -101,7 +103,7 @@ class Caller:
 
 @contextmanager
 def rights_of(bearer: Credentials) -> Iterator[None]:
-    """Have credentials of the user namespace that we are in."""
+    """Have credentials of the user namespace that this process is in."""
     bearer.take_on()
     guard()
     try:
@@ -113,8 +115,8 @@ def rights_of(bearer: Credentials) -> Iterator[None]:
 
 @contextmanager
 def visible() -> Iterator[None]:
-    """Be dumpable for a while: who serves a device looks at the system calls and the memory of who
-    opens it and asks it for something."""
+    """Be dumpable in the body: the server of a device reads the system call and the memory of a
+    process that opens it or makes an ioctl on it."""
     syscalls.set_dumpable(True)
     try:
         yield
@@ -123,11 +125,11 @@ def visible() -> Iterator[None]:
 
 
 def enter_user(userns: int, *, root: bool = True) -> None:
-    """Enter a user namespace, by its file, as its root: what we were may have no id there, and then
-    nothing can be made or even looked at on a FUSE mount.
+    """Enter a user namespace, given by its file, as its root. The previous ids may not be mapped in
+    it, and then a FUSE mount could not be accessed or created.
 
     Args:
-        root: false: keep the ids, if with all capabilities.
+        root: false: keep the ids, with all capabilities.
     """
     syscalls.setns(userns, CLONE_NEWUSER)
     try:
@@ -141,18 +143,18 @@ def enter_user(userns: int, *, root: bool = True) -> None:
 
 
 def _is_root(fd: int) -> bool:
-    """A directory is our root: on the same mount, as well, for a bind mount of a root is another
-    root that looks the same."""
+    """Return whether a directory is our root directory, also on the same mount: a bind mount of the
+    root is a different root that looks the same."""
     if syscalls.mount_id(fd) != syscalls.mount_id(AT_FDCWD, "/"):
         return False
     try:
         return os.path.samestat(os.fstat(fd), os.stat("/"))
-    except OSError:  # a FUSE filesystem that does not let us look
+    except OSError:  # a FUSE filesystem that does not allow it
         return False
 
 
 def _outermost(userns: int) -> int:
-    """Of a user namespace and those around it, the one that is next to ours: the sandbox's."""
+    """Return the outermost user namespace of a chain that is not ours: that of the sandbox."""
     ours = os.stat("/proc/self/ns/user").st_ino
     while os.fstat(parent := fcntl.ioctl(userns, NS_GET_PARENT)).st_ino != ours:
         userns = parent
@@ -160,7 +162,7 @@ def _outermost(userns: int) -> int:
 
 
 def enter_as(userns: int, bearer: Credentials) -> None:
-    """Enter a user namespace, by its file, to work for who has those credentials."""
+    """Enter a user namespace, given by its file, to act for a bearer of credentials."""
     sandbox = _outermost(userns)
     enter_user(sandbox)
     _enter_from(sandbox, userns, bearer)
@@ -173,8 +175,8 @@ def _enter_from(sandbox: int, userns: int, bearer: Credentials) -> None:
 
 
 def guard() -> None:
-    """Not be dumpable, and end with the helper: who takes on other credentials must say so anew
-    (PR_SET_DUMPABLE and PR_SET_PDEATHSIG of prctl(2))."""
+    """Clear the dumpable flag, and request to be killed when the parent ends. Both are reset by a
+    change of credentials (PR_SET_DUMPABLE and PR_SET_PDEATHSIG of prctl(2))."""
     syscalls.set_dumpable(False)
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != _guardian[0]:
@@ -182,6 +184,6 @@ def guard() -> None:
 
 
 def guard_with(parent: int) -> None:
-    """As :func:`guard`, from now on with this parent (its process id)."""
+    """As :func:`guard`, with this parent (a process id) from now on."""
     _guardian[0] = parent
     guard()

@@ -1,8 +1,8 @@
-"""A mount whose engine is confined (:mod:`loopfs.engines.confinement`), of two processes.
+"""A mount with a confined engine (:mod:`loopfs.engines.confinement`), made by two processes.
 
-The job is the engine: it confines itself, and then reads the filesystem. What it forked before,
-and trusts it in nothing, mounts what it serves in the caller's namespaces and answers the
-supervisor.
+The job becomes the engine: it confines itself, and then reads the filesystem. Before, it has forked
+the mounter, which does not trust it; that mounts the engine's filesystem in the caller's namespaces
+and answers the supervisor.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _PREPARED = b"prepared"
 _MOUNTED = b"mounted"
-_PLAIN, _SAID, _UNSUPPORTED = b"0", b"1", b"2"  # kinds of failures, before the errno
-_SENTENCE = 1000  # bytes
+_PLAIN, _SAID, _UNSUPPORTED = b"0", b"1", b"2"  # the kinds of failures, which precede the errno
+_SENTENCE = 1000  # maximum length in bytes
 
 
 def mount(
@@ -41,20 +41,20 @@ def mount(
     on: tuple[Lent, int],
     mount_served: Callable[[int], bool],
 ) -> None:
-    """Mount a device, and serve it until it is unmounted. Returns in a process that has mounted.
+    """Mount a device and serve it until it is unmounted. Returns in the mounter, after the mount.
 
     Args:
-        name: the engine's.
+        name: the name of the engine.
         prepare: reads the filesystem.
         on: the device and the /dev/fuse to be served.
-        mount_served: mounts, inside, what the process with that id will serve; False if nobody
-            waits for it any more.
+        mount_served: called inside, mounts the filesystem of the process with an id; returns
+            False if the caller has ended.
     Raises:
         OSError: as ``prepare`` and mount(2).
     """
     lent, connection = on
     ours, mounters = Channel.pair()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for who mounts
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no process waits for the mounter
     engine = os.getpid()
     if os.fork() != 0:
         mounters.close()
@@ -72,12 +72,12 @@ def mount(
         mounters.send(_MOUNTED)
         close_all_but(request.channel.fileno(), mounters.fileno())
         if request.place is not None:
-            answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
+            answer(request.channel, 0)  # after closing what kept the mounts busy
 
 
 def await_prepared(channel: Channel) -> None:
-    """Wait until the engine has read the filesystem. Raises OSError: what it says, and it may be in
-    others' hands."""
+    """Wait until the engine has read the filesystem. Raises OSError: the failure that it reports.
+    The engine is not trusted, so its message is checked."""
     said = channel.receive().data
     if said == _PREPARED:
         return
@@ -115,20 +115,20 @@ def _be_engine(
             serve = prepared(prepare, channel)
         else:
             tell(problem, channel)
-        mounted.wait()  # for ever, if there is nothing to be mounted
+        mounted.wait()  # forever, if nothing is to be mounted
         assert serve is not None
         lent.follow_in_thread(connection)
         serve(connection)
         lent.done()
         status = 0
-    except BaseException:  # nothing may return into the job's code
+    except BaseException:  # no exception may return into the job's code
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)
 
 
 def _confined() -> LoopfsError | None:
-    """Confine this process; why it cannot be, if so."""
+    """Confine this process; return the reason if that is not possible, else None."""
     try:
         confinement.confine()
     except OSError as problem:
@@ -138,7 +138,7 @@ def _confined() -> LoopfsError | None:
 
 
 def _end_without(channel: Channel, mounted: threading.Event) -> None:
-    """End this process with who mounts, unless that has mounted."""
+    """End this process if the mounter ends without having mounted."""
     if channel.receive().data != _MOUNTED:
         os._exit(1)
     channel.close()
@@ -146,7 +146,7 @@ def _end_without(channel: Channel, mounted: threading.Event) -> None:
 
 
 def prepared(prepare: Callable[[], Serve], channel: Channel) -> Serve | None:
-    """Read the filesystem, and say what came of it."""
+    """Read the filesystem and report the result; return None if it failed."""
     try:
         serve = prepare()
     except (OSError, MemoryError) as problem:
@@ -157,7 +157,7 @@ def prepared(prepare: Callable[[], Serve], channel: Channel) -> Serve | None:
 
 
 def tell(problem: OSError | MemoryError, channel: Channel) -> None:
-    """Say that nothing will be mounted, and why."""
+    """Report a failure: nothing will be mounted."""
     kind, sentence = _PLAIN, b""
     if isinstance(problem, LoopfsError):
         kind = _UNSUPPORTED if isinstance(problem, Unsupported) else _SAID

@@ -1,7 +1,7 @@
-"""The system calls of an engine that is confined: what serving takes, on descriptors that it has.
+"""The system calls that a confined engine may make: those for serving, on open descriptors.
 
-It opens nothing, sends no signal, starts no process. All others fail with EPERM, which Python and
-the C library take for "not here".
+It cannot open files, send signals or start processes. All other calls fail with EPERM, which Python
+and the C library treat as "not available".
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ CALLS = {
         "gettimeofday": 169,
     },
 }
-# Allowed with some values of an argument only: an owner of a file would be signalled, and what
-# clone(2) makes must be a thread.
+# Allowed only with some values of an argument: setting an owner of a file would cause signals, and
+# clone(2) must create a thread.
 FLAGS = (0x5421, 0x5450, 0x5451)  # FIONBIO, FIONCLEX, FIOCLEX
 DESCRIPTORS = (
     *(fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC, fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL),
@@ -144,14 +144,14 @@ COMMANDS = {
     "aarch64": {29: FLAGS, 25: DESCRIPTORS},
 }
 CLONE = {"x86_64": 56, "aarch64": 220}
-CLONE3 = 435  # whose flags a filter cannot see: the C library then takes clone
+CLONE3 = 435  # a filter cannot read its flags; on ENOSYS the C library uses clone
 
 
 def program(machine: str | None = None) -> bytes:
-    """The filter as struct sock_filter, one after the other.
+    """Return the filter as an array of struct sock_filter.
 
     Args:
-        machine: as uname -m says; this machine when omitted.
+        machine: the output of uname -m; default: this machine.
     """
     machine = machine or os.uname().machine
     allow = returns(uapi.SECCOMP_RET_ALLOW)

@@ -1,9 +1,9 @@
-"""What keeps an engine in its container: the container's cgroup, a root with nothing in it, no
-network, no capability, and the few system calls that serving takes.
+"""Confinement of an engine to its container: the container's cgroup, an empty root, no network, no
+capabilities, and only the few system calls that serving needs.
 
-In a sandbox of ``loopfs run`` an engine that is taken over can do what the caller's own programs
-can. The images of a container are a stranger's, and the engine's user is the agent's. So each
-engine, and libblkid too, is confined before it reads the first byte.
+In a sandbox of ``loopfs run`` an engine that has been compromised by an image has the same rights
+as the caller's own programs. But the images of a container are not trusted, and the engine runs as
+the agent's user. So each engine, and libblkid too, is confined before it reads the first byte.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from loopfs.uapi.sched import (
     PR_SET_NO_NEW_PRIVS,
 )
 
-_ROOT = "/proc"  # a directory that every mount namespace has; what is to be the root covers it
+_ROOT = "/proc"  # a directory in every mount namespace; the new root is mounted on it
 _ANSWER = 1 << 20  # bytes
 
 
 class Confinement(NamedTuple):
-    """Of one container.
+    """The confinement of one container.
 
     Args:
         userns: its user namespace (inode number), whose root may mount without CAP_SYS_ADMIN.
-        cgroups: open cgroup.procs of its cgroups, or none if it has the agent's.
+        cgroups: open cgroup.procs files of its cgroups; empty if it has the agent's.
     """
 
     userns: int
     cgroups: tuple[int, ...]
 
 
-_confinement: list[Confinement] = []  # of this process's container; a sandbox has none
+_confinement: list[Confinement] = []  # of this process's container; empty in a sandbox
 
 
 def adopt(confinement: Confinement) -> None:
-    """All engines of this process, and of those that it forks, are confined so."""
+    """Confine all engines of this process and of its children."""
     _confinement[:] = [confinement]
 
 
 def is_wanted() -> bool:
-    """Engines are to be confined."""
+    """Return whether engines are to be confined."""
     return bool(_confinement)
 
 
 def descriptors() -> tuple[int, ...]:
-    """What :func:`confine` needs."""
+    """Return the descriptors that :func:`confine` needs."""
     return _confinement[0].cgroups if _confinement else ()
 
 
 def granted(bearer: Credentials, userns: int) -> Credentials:
-    """The credentials of a caller, with what the agent lets it do more.
+    """Return the credentials of a caller, with the additional rights that the agent grants.
 
     Args:
         userns: a descriptor of its user namespace.
@@ -75,7 +75,7 @@ def granted(bearer: Credentials, userns: int) -> Credentials:
 
 
 def refuse_programs() -> None:
-    """Raise LoopfsError if engines are to be confined: a program cannot be."""
+    """Raise LoopfsError if engines are to be confined, which is impossible for a program."""
     if _confinement:
         raise LoopfsError(
             errno.EOPNOTSUPP,
@@ -85,10 +85,11 @@ def refuse_programs() -> None:
 
 
 def check_place(place: int) -> None:
-    """Raise OSError if a container's root may not mount here (a descriptor).
+    """Check that a container's root may mount at a place (a descriptor).
 
-    The runtime must find its own root directory, /proc and /sys again when it executes something;
-    that includes what it has mounted in them to cover parts. Its capabilities let it look.
+    The runtime must find its own root directory, /proc and /sys when it executes a program in the
+    container, including the mounts that hide parts of them. The capabilities of the container's
+    root let this check search the directories.
 
     Raises:
         OSError: EPERM, ENOTDIR.
@@ -111,14 +112,14 @@ def check_place(place: int) -> None:
 
 
 def _same(one: int, other: int) -> bool:
-    """Two descriptors are of one directory on one mount."""
+    """Return whether two descriptors refer to the same directory on the same mount."""
     is_same = syscalls.mount_id(one) == syscalls.mount_id(other)
     return is_same and os.path.samestat(os.fstat(one), os.fstat(other))
 
 
 def confine() -> None:
-    """Confine this process, which has one thread and is root of the container's user namespace,
-    for good. What it will need is open and imported."""
+    """Confine this process permanently. It must have one thread, be root of the container's user
+    namespace, and have everything open and imported that it will need."""
     from loopfs.engines.confined_calls import program
 
     code = program()
@@ -133,21 +134,21 @@ def confine() -> None:
 
 
 def _leave_all_files() -> None:
-    """Have an empty root that cannot be written, and no network."""
+    """Have an empty, read-only root and no network."""
     syscalls.unshare(CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
     flags = uapi.MS_RDONLY | uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
     syscalls.mount("none", _ROOT, "tmpfs", flags, "size=4k,nr_inodes=1,mode=0")
     os.chdir(_ROOT)
-    syscalls.pivot_root(".", ".")  # the old root is on the new one then
+    syscalls.pivot_root(".", ".")  # the old root is then mounted on the new one
     syscalls.umount2(".", uapi.MNT_DETACH)
     os.chdir("/")
 
 
 def confined(work: Callable[[], object]) -> object:
-    """What ``work`` returns, or the OSError that it raises, from a confined process; made of
-    lists, strings and numbers, for the process may be in others' hands."""
-    import json  # not there afterwards
+    """Call ``work`` in a confined process, and return its result or raise its OSError. The result
+    consists of lists, strings and numbers, since the process is not trusted."""
+    import json  # not available once confined
 
     ours, its = os.pipe2(os.O_CLOEXEC)
     if os.fork() == 0:

@@ -1,6 +1,6 @@
-"""Jobs for a container that is served by ``loopfs agent``: what it gets before its first program.
+"""Jobs that prepare a container served by ``loopfs agent`` before its first program runs.
 
-They act as root of its user namespace in its mount namespace, whoever its first program is run as.
+They act as root of its user namespace in its mount namespace, whatever user its program has.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _DIRECTORY = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def _furnish(channel: Channel, fds: list[int]) -> None:
-    """Mount an instance on /dev/loopfs, with links to it in /dev. It answers as the job "instance"
-    of :mod:`loopfs.engines.instance_jobs` with links."""
+    """Mount an instance on /dev/loopfs, with links to it in /dev. The answers are those of the job
+    "instance" of :mod:`loopfs.engines.instance_jobs` with links."""
     caller = Caller(fds)
-    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    # The superblock of a /dev/fuse can be mounted only in the user namespace that has opened it.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     caller.enter()
     dev = os.open("/dev", os.O_RDONLY | _DIRECTORY)
@@ -52,7 +52,7 @@ def _furnish(channel: Channel, fds: list[int]) -> None:
 
 
 def _cover(channel: Channel, fds: list[int], places: tuple[str, ...]) -> None:
-    """Cover directories of /sys; answers with those that are there, and the /dev/fuse of each."""
+    """Cover directories of /sys. Answers with those that exist, and the /dev/fuse of each."""
     caller = Caller(fds)
     fuses = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC) for _ in places]
     caller.enter()

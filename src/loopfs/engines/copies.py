@@ -1,4 +1,4 @@
-"""The kernel's filesystems of which the sandbox has a version of its own, and copies of them."""
+"""The filesystems of which the sandbox has its own version (sysfs, devtmpfs), and their copies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loopfs.lean import NamedTuple
 from loopfs.uapi.stat import ST_VALID
 
 SYSFS_ROOT_INO = 1  # fs/kernfs/dir.c
-# f_flags of a view of ours, wherever it is mounted.
+# f_flags of one of our views, wherever it is mounted.
 VIEW_FLAGS = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_RELATIME | ST_VALID
 
 
@@ -21,19 +21,20 @@ class Place(NamedTuple):
 
     @classmethod
     def of(cls, fd: int) -> Place:
-        """Of an open directory, whose filesystem is asked nothing: nobody may serve it yet."""
+        """Return that of an open directory, without a request to its server, which may not run
+        yet."""
         return cls(syscalls.statx_dev(fd), syscalls.descriptor_info(os.getpid(), fd).ino)
 
 
 class Copies:
-    """What statfs(2), mount(2) and umount(2) have to know of them.
+    """The state that statfs(2), mount(2) and umount(2) need for them.
 
     Args:
-        magic: what statfs(2) says of what we serve in the place of a part of them: f_type by
-            st_dev, which copies of a mount share.
-        sysfs: st_dev of the sandbox's /sys; None where it is the caller's.
+        magic: the filesystem type that statfs(2) returns for our mounts in them, by st_dev, which
+            copies of a mount share.
+        sysfs: st_dev of the sandbox's /sys; None if it is the caller's.
         dev: the sandbox's /dev, if it is a tmpfs with mounts in it.
-        instance: the same if it is not.
+        instance: the sandbox's /dev, if it is an instance.
     """
 
     def __init__(
@@ -48,16 +49,16 @@ class Copies:
         self.dev = dev
         self.instance = instance
         self.devs = frozenset(() if dev is None else (dev.device,))
-        self.of_trees = False  # trees have been bound, and what is in them can be locked
+        self.of_trees = False  # trees of mounts were bind-mounted; the mounts in them can be locked
 
     def add_sysfs(self, number: int) -> None:
-        """There is another sysfs, of a user namespace within."""
+        """Add the sysfs of a nested user namespace."""
         self.sysfs |= {number}
 
     def add_dev(self, number: int) -> None:
-        """There is another /dev with mounts in it, of a sandbox within."""
+        """Add the /dev, with mounts in it, of a nested sandbox."""
         self.devs |= {number}
 
     def device_numbers(self) -> frozenset[int]:
-        """st_dev of what has mounts of ours in it that its umount takes along."""
+        """Return st_dev of the mounts whose unmount includes our mounts in them."""
         return self.sysfs | self.devs

@@ -1,4 +1,4 @@
-"""Jobs for copies of /sys and /dev somewhere else: in a chroot, for a user namespace within."""
+"""Jobs for copies of /sys and /dev in other places: in a chroot, for a nested user namespace."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
 def _sysfs(channel: Channel, fds: list[int], source: str | None, target: str, flags: int) -> None:
-    """Mount a sysfs as the sandbox's is: a new mount of it, or a bind of ``source``.
+    """Mount a sysfs that is like the sandbox's: a new mount of it, or a bind mount of ``source``.
 
     Answers with its st_dev.
     """
@@ -50,7 +50,7 @@ def _sysfs(channel: Channel, fds: list[int], source: str | None, target: str, fl
         if same:
             syscalls.unshare(CLONE_NEWNET)
         tree = new_sysfs()
-    parts = _clones(own)  # later than the tree: the mount table has them in that order
+    parts = _clones(own)  # after the tree: the mount table then lists them in that order
     if not same:
         parts = {path: clone for path, clone in parts.items() if not _is_of_network(path)}
     apply_flags(tree, flags)
@@ -63,8 +63,8 @@ def _sysfs(channel: Channel, fds: list[int], source: str | None, target: str, fl
 
 
 def _clone_of(source: int | None) -> int | None:
-    """A clone of a sysfs, of the namespace's /sys if it is None; None if that has locked mounts in
-    it, or is none."""
+    """Clone a sysfs; None: the namespace's /sys. Return None if there are locked mounts in it, or
+    it is not a sysfs."""
     try:
         place = os.open(SYS, os.O_PATH | os.O_CLOEXEC) if source is None else source
     except FileNotFoundError:
@@ -73,7 +73,7 @@ def _clone_of(source: int | None) -> int | None:
 
 
 def _clone_unless_locked(place: int) -> int | None:
-    """A clone of a mount; None if it has locked mounts in it."""
+    """Clone a mount; return None if there are locked mounts in it."""
     try:
         return syscalls.open_tree(place, "", _CLONE | uapi.AT_EMPTY_PATH)
     except OSError as problem:
@@ -83,7 +83,7 @@ def _clone_unless_locked(place: int) -> int | None:
 
 
 def _directory(target: str, caller: Caller) -> int:
-    """Where to mount, with the caller's rights. Raises OSError ENOTDIR and what open(2) says."""
+    """Resolve a mount point with the caller's rights. Raises OSError ENOTDIR, and as open(2)."""
     place = paths.resolve(target, caller.proc)
     if not stat.S_ISDIR(os.fstat(place).st_mode):
         raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
@@ -96,15 +96,15 @@ def _is_of_network(path: str) -> bool:
 
 
 def is_sysfs(place: int) -> bool:
-    """An O_PATH descriptor is of the root of a sysfs."""
+    """Return whether an O_PATH descriptor refers to the root of a sysfs."""
     if syscalls.filesystem_type(place) != SYSFS_MAGIC:
         return False
     return os.fstat(place).st_ino == SYSFS_ROOT_INO
 
 
 def _dress(channel: Channel, fds: list[int], target: str) -> None:
-    """move_mount(2) of a clone of a sysfs that has nothing in it, which gets what the sandbox's
-    has."""
+    """Carry out move_mount(2) of an empty clone of a sysfs, and mount in it what the sandbox has
+    mounted in its own."""
     own = os.open("/proc/self", os.O_PATH | os.O_CLOEXEC)
     *callers, tree = fds
     caller = Caller(callers)
@@ -120,10 +120,10 @@ def _dress(channel: Channel, fds: list[int], target: str) -> None:
 
 
 def _dev(channel: Channel, fds: list[int], target: str, flags: int) -> None:
-    """Mount once more the /dev of the caller's namespace; with all that is mounted in it if it is a
-    tmpfs, or if that is locked there.
+    """Mount the /dev of the caller's namespace again; with the mounts in it if it is a tmpfs, or if
+    they are locked there.
 
-    Answers with the tmpfs's st_dev, else 0, and whether there is something in it.
+    Answers with st_dev of the tmpfs, else 0, and whether there are mounts in it.
     """
     caller = Caller(fds)
     caller.enter()
@@ -147,10 +147,10 @@ def _dev(channel: Channel, fds: list[int], target: str, flags: int) -> None:
 
 
 def _clones(own: int) -> dict[str, int]:
-    """Clones of what the sandbox has mounted in its /sys, by the paths there.
+    """Return clones of the mounts in the sandbox's /sys, by their paths in it.
 
     Args:
-        own: our directory in a /proc that shows us. We are in the namespace's root.
+        own: our directory in a /proc in which we are visible. We are in the namespace's root.
     """
     mounts = mount_table(own)
     try:

@@ -1,8 +1,8 @@
-"""The credentials of a caller, as the namespace that it lives in has them (credentials(7)).
+"""The credentials of a caller in the namespace that it is in (credentials(7)).
 
-What a job looks up for a caller, and what it changes in the caller's mounts, it does with these.
-The kernel says ids as the user namespace of who reads them has them, and an id without one there
-looks like another; so they are read from where each has one.
+With these a job resolves paths for a caller and changes the caller's mounts. The kernel shows ids
+as mapped in the reader's user namespace, in which different unmapped ids look the same. So they are
+read from namespaces in which they are mapped.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Ids = tuple[int, ...]  # real, effective, saved, filesystem
 
 
 class Credentials(NamedTuple):
-    """Those of a thread.
+    """The credentials of a thread.
 
     Args:
-        uids, gids: as its user namespace has them; None if one of them has no id there.
-        around: both, as the sandbox's user namespace has them.
-        groups: supplementary ones, as ``around``; None if they are the reader's own, for those need
-            not have ids anywhere.
-        effective: capabilities, as bits.
-        has_root: its user namespace has a root.
+        uids, gids: the ids in its user namespace; None if one of them is not mapped there.
+        around: both, in the sandbox's user namespace.
+        groups: supplementary groups, as ``around``; None if they are the same as the reader's,
+            since those may not be mapped anywhere.
+        effective: the effective capabilities, as bits.
+        has_root: whether its user namespace has a root.
     """
 
     uids: Ids | None
@@ -42,12 +42,13 @@ class Credentials(NamedTuple):
 
     @property
     def root_ids(self) -> bool:
-        """Whoever works for their bearer is root of the namespace otherwise."""
+        """Whether a process that acts for the bearer is otherwise root of the namespace."""
         return self.has_root and self.uids is not None
 
     def take_on_around(self) -> None:
-        """Have what can be named in the sandbox's user namespace only, for good: the groups, which
-        another may not let be set, and ids that it has not. To be called as root of the sandbox."""
+        """Take on, permanently, what can only be set in the sandbox's user namespace: the groups,
+        which another may not allow to be set, and unmapped ids. Must be called as root of the
+        sandbox."""
         if self.groups is not None:
             os.setgroups(self.groups)
         if self.uids is None:
@@ -55,9 +56,9 @@ class Credentials(NamedTuple):
             _set_ids(*self.around)
 
     def take_on(self) -> None:
-        """Have them, but keep all capabilities permitted, so that :meth:`lay_off` can follow.
+        """Take on the credentials, but keep all capabilities permitted for :meth:`lay_off`.
 
-        To be called with all capabilities over their user namespace.
+        Must be called with all capabilities in their user namespace.
         """
         syscalls.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
         if self.uids is not None and self.gids is not None:
@@ -70,7 +71,7 @@ class Credentials(NamedTuple):
         syscalls.set_effective_capabilities(self.effective)
 
     def lay_off(self) -> None:
-        """Have all capabilities again, and be root if there is one."""
+        """Have all capabilities again, and be root of the namespace if there is one."""
         syscalls.set_effective_capabilities(ALL_CAPABILITIES)
         if self.root_ids:
             _set_ids(ROOT, ROOT)
@@ -78,13 +79,13 @@ class Credentials(NamedTuple):
 
 
 def parse(status: str, own_status: str, around: str, uid_map: str, gid_map: str) -> Credentials:
-    """Credentials by the texts of files in /proc/TID.
+    """Return the credentials described by the contents of files in /proc/TID.
 
     Args:
         status: /proc/TID/status.
-        own_status: the same reader's own.
-        around: /proc/TID/status as root of the sandbox reads it.
-        uid_map, gid_map: as the first reader has them.
+        own_status: the reader's own /proc/self/status.
+        around: /proc/TID/status, read as root of the sandbox.
+        uid_map, gid_map: as read by the first reader.
     """
     fields, own, outer = _fields(status), _fields(own_status), _fields(around)
     uids = _inside(uid_map, fields["Uid"])
@@ -100,7 +101,7 @@ def parse(status: str, own_status: str, around: str, uid_map: str, gid_map: str)
 
 
 def of(thread: int, enter_sandbox: Callable[[], None]) -> Credentials:
-    """Those of the thread whose directory in /proc is open as ``thread``.
+    """Return the credentials of a thread, whose directory in /proc is open as ``thread``.
 
     Args:
         enter_sandbox: enters the sandbox's user namespace as its root.
@@ -132,10 +133,10 @@ def _numbers(words: Sequence[str]) -> Ids:
 
 
 def _inside(id_map: str, numbers: Sequence[str], by: int = 1) -> Ids | None:
-    """Ids as they are inside of a namespace; None where it has none for one.
+    """Map ids to those inside a namespace; return None if one of them is not mapped.
 
     Args:
-        by: the column that they are looked up in: 1, as they are outside; 0, as they are inside.
+        by: the column to search: 1, the ids are outside ones; 0, they are inside ones.
     """
     extents = [_numbers(line.split()) for line in id_map.splitlines()]
 

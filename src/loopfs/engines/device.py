@@ -1,4 +1,4 @@
-"""Finding and opening a device of an instance by what a caller named it."""
+"""Resolving and opening a device of an instance by the path that a caller has passed."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from loopfs.lean import NamedTuple
 from loopfs.uapi.block import BLKROGET, INT
 from loopfs.uapi.mount import AT_FDCWD
 
-# A name that a stage can have as well, beside what an engine needs there.
+# A name that can be used in a stage, in addition to what an engine needs there.
 SHOWABLE = re.compile(r"/dev/(?!null|fuse|filesystem|programs|device)[\w-]+(/[\w-]+)*")
 
 
 class DeviceNode(NamedTuple):
-    """A node of an instance, with the caller's mounts around us.
+    """A node of an instance, in the caller's mounts.
 
-    A device is opened by its name in its directory, which leads to the face that can be
-    opened; ``directory`` and ``entry`` are those. A node that is only had as a descriptor
-    is in /proc/self/fd.
+    A device is opened by its name ``entry`` in ``directory``, since this lookup returns the face
+    that can be opened. If the node was passed as a descriptor, they are in /proc/self/fd.
     """
 
     directory: int
@@ -38,10 +37,11 @@ class DeviceNode(NamedTuple):
         return device_name(self.ino)
 
     def shown(self, source: str) -> str:
-        """What mountinfo is to show for a device that the caller named ``source``.
+        """Return the source that mountinfo is to show for a device that the caller named
+        ``source``.
 
-        mount(8) follows links, and the kernel's devices are none: where the name in /dev leads to
-        this one, it is shown.
+        mount(8) resolves links, and a device of the kernel is not a link: if the name in /dev leads
+        to this device, it is returned.
         """
         link = f"/dev/{self.name}"
         if source == link or not SHOWABLE.fullmatch(source) or self._is_at(link):
@@ -55,16 +55,16 @@ class DeviceNode(NamedTuple):
             return False
 
     def open(self, read_only: bool, *, claim: bool = False) -> int:
-        """Open the device as a mount does: exclusively, but leaving the claim to the engine.
+        """Open the device as a mount does: exclusively, but by default without keeping the claim.
 
-        The caller is :func:`~loopfs.engines.caller.visible`.
+        The process must be :func:`~loopfs.engines.caller.visible`.
 
         Args:
             claim: keep the claim.
 
         Raises:
-            OSError: as the mount: EBUSY, EACCES for writing to a device that is
-                write-protected, ENXIO, EINVAL when the name has come to mean another file.
+            OSError: as the mount: EBUSY, EACCES for writing to a write-protected device, ENXIO,
+                EINVAL if the name now refers to another file.
         """
         flags = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC | os.O_NONBLOCK
         device = self._open(flags | os.O_EXCL)
@@ -77,14 +77,14 @@ class DeviceNode(NamedTuple):
         return device
 
     def _open(self, flags: int) -> int:
-        if not self.entry.isdigit():  # in /proc/self/fd they are links
+        if not self.entry.isdigit():  # in /proc/self/fd all entries are links
             flags |= os.O_NOFOLLOW
         try:
             fd = os.open(self.entry, flags, dir_fd=self.directory)
         except OSError as problem:
             if problem.errno != errno.EROFS:
                 raise
-            # A device opens for writing where /dev is read-only: there is another mount in it.
+            # Devices can be opened for writing if /dev is read-only: there is another mount in it.
             fd = os.open(f"loopfs/{self.entry}", flags, dir_fd=self.directory)
         if syscalls.statx_dev(fd) != self.instance:
             os.close(fd)
@@ -100,15 +100,15 @@ def find_device(
     *,
     or_file: bool = False,
 ) -> DeviceNode | None:
-    """The device that ``path`` names for the caller; None if it is of no instance.
+    """Return the device that ``path`` names for the caller; None if it is not in an instance.
 
     Args:
         instances: the device numbers (st_dev) of the instances.
         own_fds: an open /proc/self/fd.
-        or_file: a file that is no block device is none of an instance: some of the kernel's
-            drivers mount one (erofs).
+        or_file: also return None for a file that is not a block device: some of the kernel's
+            drivers can mount one (erofs).
     Raises:
-        OSError: as open(2); ENOTBLK when it names no block device, as lookup_bdev() says.
+        OSError: as open(2); ENOTBLK if it is not a block device, as lookup_bdev() returns.
     """
     directory, entry = paths.resolve_parent(path, proc)
     if not entry:
@@ -118,7 +118,7 @@ def find_device(
     st = os.fstat(node)
     os.close(node)
     if number not in instances or not FIRST_DEVICE_INO <= st.st_ino < FIRST_INO:
-        if not or_file and not stat.S_ISBLK(st.st_mode):  # here the kernel says EPERM of anything
+        if not or_file and not stat.S_ISBLK(st.st_mode):  # the kernel would return EPERM
             raise OSError(errno.ENOTBLK, os.strerror(errno.ENOTBLK))
         return None
     return DeviceNode(directory, entry, number, st.st_ino)

@@ -1,8 +1,7 @@
 """Engines: programs that serve the filesystem on a device through FUSE.
 
-A program is told the device, where to mount and the options, and serves in the foreground
-until its filesystem is unmounted. Which one serves what is said by
-:mod:`loopfs.engines.policy`.
+A program is started with the device, the mount point and the options, and serves in the foreground
+until its filesystem is unmounted. :mod:`loopfs.engines.policy` chooses the engine of a type.
 """
 
 from __future__ import annotations
@@ -21,18 +20,19 @@ if TYPE_CHECKING:
 BLKID = "loopfs.filesystems.blkid"
 SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Filesystems that never can be written: the kernel mounts them for reading whatever is asked.
-# Of all others it is EACCES, on which mount(8) warns and tries again for reading.
+# Filesystems that cannot be written at all: the kernel always mounts them read-only. For all other
+# types a mount fails with EACCES if writing is not possible; mount(8) then prints a warning and
+# tries again read-only.
 NEVER_WRITTEN = frozenset({"squashfs", "erofs"})
 
 
 class NoEngine(LoopfsError):
-    """Nothing here mounts a type: the errno for the workload, the sentence for the person."""
+    """No engine can mount a type. It has an errno for the workload and a message for the person."""
 
 
 class Mounter(NamedTuple):
-    """What a filesystem without owners takes from who mounts it: ids and umask; and what
-    reading changes: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME of the mount."""
+    """What a filesystem without owners takes from the process that mounts it: ids and umask; and
+    the flags for access times: MS_NOATIME, MS_NODIRATIME, MS_STRICTATIME of the mount."""
 
     uid: int
     gid: int
@@ -41,12 +41,12 @@ class Mounter(NamedTuple):
 
 
 class Launch(NamedTuple):
-    """What an engine is started for.
+    """The parameters with which an engine is started.
 
     Args:
         device: a path; mountinfo shows it as the source.
-        options: those of the program.
-        caller: who mounts.
+        options: options of the program.
+        caller: the process that mounts.
         sb_flags: MS_SYNCHRONOUS, MS_DIRSYNC of the mount.
     """
 
@@ -59,7 +59,7 @@ class Launch(NamedTuple):
     sb_flags: int = 0
 
     def fuse_options(self, *more: str) -> str:
-        """The argument of -o for a program that uses libfuse."""
+        """Return the argument of -o for a program that uses libfuse."""
         words = (
             f"subtype={self.fstype}",
             "allow_other,default_permissions,suid,dev",
@@ -69,11 +69,11 @@ class Launch(NamedTuple):
 
 
 class Served(NamedTuple):
-    """What a running engine has, as its job tells it.
+    """The filesystem of a running engine, as reported by its job.
 
     Args:
         device: st_dev of the instance and the node's inode number.
-        pid: its own.
+        pid: the engine's process id.
         superblock: st_dev of its filesystem.
     """
 
@@ -85,7 +85,7 @@ class Served(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """What a job asks the supervisor to serve: a device for an engine.
+    """A job's request to serve a device for an engine.
 
     Args:
         instance, ino: st_dev of the instance and the node's inode number.
@@ -100,13 +100,13 @@ class Wanted(NamedTuple):
 
 
 def find_program(name: str) -> str | None:
-    """Where a program lies on :data:`SEARCH_PATH`."""
+    """Return the path of a program on :data:`SEARCH_PATH`, or None."""
     paths = (f"{place}/{name}" for place in SEARCH_PATH.split(":"))
     return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
 def program(name: str, package: str) -> Callable[[str], str | None]:
-    """:attr:`Engine.missing` of a program on :data:`SEARCH_PATH`, which a package of Debian has."""
+    """Return :attr:`Engine.missing` for a program on :data:`SEARCH_PATH` and its Debian package."""
 
     def missing(fstype: str) -> str | None:
         if find_program(name):
@@ -118,34 +118,34 @@ def program(name: str, package: str) -> Callable[[str], str | None]:
 
 Check = Callable[[int, str], None]
 Extent = Callable[[int], tuple[int, int]]
-Serve = Callable[[int], None]  # until nothing of it is mounted; what is given is a /dev/fuse
+Serve = Callable[[int], None]  # serves a /dev/fuse until it is unmounted
 
 
 def whole(device: int) -> tuple[int, int]:
-    """The bytes of an open device, from the first to the last: a filesystem may use all."""
+    """Return all bytes of an open device: the filesystem may use the whole device."""
     return 0, os.lseek(device, 0, os.SEEK_END)
 
 
 class Engine(NamedTuple):
-    """One of them.
+    """An engine.
 
     Args:
-        name: how the policy calls it.
-        missing: for a type, what to do where it is not installed; else None.
+        name: its name in the policy.
+        missing: returns for a type what to do if the engine is not installed, else None.
         types: the filesystem types that it serves.
-        options: of the filesystem (as its driver or mount(8) documents them), and what the
-            program has for them: "" for those that change nothing here. A name that ends in
-            "=" stands for any value, which is passed on.
-        command: its command line.
-        check: given the open device and the type, refuses (OSError) what the kernel's driver
-            would refuse.
-        writes: it can.
-        environment: given the open device, variables for the program.
-        extent: given the open device, the bytes of it that the filesystem uses, which nobody
-            else may write: the first, and the one after the last.
-        prepare: given the file of a device, what is to serve it from the process that asks, without
-            a program. Raises OSError for what it refuses. None for a program of others.
-        modules: what ``check`` needs, which is imported before the caller's root is entered.
+        options: maps mount options (as documented for the driver or in mount(8)) to options of the
+            program; "" for those that have no effect here. A name that ends in "=" stands for any
+            value, which is passed on.
+        command: returns its command line.
+        check: is called with the open device and the type; raises OSError for a filesystem that
+            the kernel's driver would refuse.
+        writes: whether it can write.
+        environment: returns variables for the program, for the open device.
+        extent: returns the bytes of the open device that the filesystem uses, which no other
+            process may write: the first, and the one after the last.
+        prepare: returns a function that serves the filesystem from the calling process, for the
+            backing file of a device. Raises OSError to refuse. None for an external program.
+        modules: modules that ``check`` needs, imported before the caller's root is entered.
     """
 
     name: str
@@ -161,18 +161,18 @@ class Engine(NamedTuple):
     modules: tuple[str, ...] = (BLKID,)
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
-        """The data argument of mount(2) as the program's options.
+        """Convert the data argument of mount(2) to options of the program.
 
         Raises:
-            OSError: EINVAL for an option that is neither in the table nor one of the type's
-                driver that changes nothing.
+            OSError: EINVAL for an option that is neither in the table nor an option of the type's
+                driver that has no effect here.
         """
         dropped = self.without_effect(data, fstype)
         options = [each for each in data.split(",") if each and each not in dropped]
         return tuple(filter(None, map(self._translated, options)))
 
     def without_effect(self, data: str, fstype: str) -> tuple[str, ...]:
-        """Of those options which only the type's driver in the kernel has a use for."""
+        """Return the options that only have an effect in the kernel's driver."""
         options = filter(None, data.split(","))
         return tuple(
             each for each in options if not self._knows(each) and is_without_effect(fstype, each)
@@ -183,7 +183,7 @@ class Engine(NamedTuple):
         return option in self.options or (bool(equals) and key + equals in self.options)
 
     def has_option(self, key: str) -> bool:
-        """Some value of the option ``key``, or none, is in the table."""
+        """Return whether the option ``key``, with any value or without, is in the table."""
         return any(option.partition("=")[0] == key for option in self.options)
 
     def _translated(self, option: str) -> str:
@@ -198,10 +198,10 @@ class Engine(NamedTuple):
         return word and word + value
 
     def read_only(self, fstype: str, asked: bool) -> bool:
-        """Whether it mounts for reading, given what was asked for.
+        """Return whether a mount is read-only, given what was requested.
 
         Raises:
-            OSError: EACCES: it cannot write, and the type's driver could.
+            OSError: EACCES if the engine cannot write, but the kernel's driver could.
         """
         if self.writes or asked or fstype in NEVER_WRITTEN:
             return asked or not self.writes

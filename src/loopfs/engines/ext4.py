@@ -1,7 +1,7 @@
 """ext2, ext3 and ext4 by a filesystem of our own (loopfs.ext4), as an engine.
 
-The job that mounts it serves it. Where the device's file cannot be lent, it is a program that is
-started as others are.
+The job that mounts it becomes the engine. If the device's backing file cannot be lent, the engine
+is a program that is started as others are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_CHECK = ("loopfs.ext4.device", "loopfs.ext4.super", "loopfs.file_device")
 
 
 class Ext4(Engine):
-    """The row of the table; the options are checked by the parser that acts on them."""
+    """The engine; the options are checked by the parser of loopfs.ext4."""
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.ext4.options import Options
@@ -52,8 +52,8 @@ def _installed(fstype: str) -> None:
 
 
 def _check(device: int, fstype: str) -> None:
-    """Refuse what is no such filesystem, is damaged where it cannot be, or has a feature that is
-    not supported. Raises OSError EINVAL, EUCLEAN, EBADMSG, EIO."""
+    """Check the filesystem as mount does. Raises OSError EINVAL, EUCLEAN, EBADMSG, EIO if it has
+    another type, is damaged in essential places, or has an unsupported feature."""
     from loopfs.ext4.device import Device
     from loopfs.ext4.super import Super
     from loopfs.file_device import FileDevice
@@ -104,17 +104,17 @@ def _serve(
 
 
 def main(argv: list[str]) -> None:
-    """Serve. An error before ends the program with a sentence, and the mount is refused.
+    """Serve. After an error at start the program exits with a message, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; "ro" or "rw"; MS_* of the mount, as Mounter has
-            them, and of the superblock; the options.
+        argv: device, mount point, type; "ro" or "rw"; MS_* flags of the mount, as in Mounter, and
+            of the superblock; the options.
     """
     try:
         connection, filesystem = _mount(*argv[1:])
     except OSError as problem:
         sys.exit(problem.strerror)
-    # Without watch(): that a program is idle is seen by what its thread reads (sync_job).
+    # Without watch(): sync_job detects an idle program by the read(2) that its thread is in.
     _serve(connection, filesystem)
 
 

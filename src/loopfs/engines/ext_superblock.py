@@ -1,8 +1,9 @@
-"""The superblock of ext2, ext3 and ext4: its label, and the checksum over it.
+"""The superblock of ext2, ext3 and ext4: its label, and its checksum.
 
-Bytes in, bytes out (Documentation/filesystems/ext4/super.rst). Of all that is in an image these
-1024 bytes are what the supervisor looks at, and of them the magic, the label, and whether there
-is a checksum: an engine keeps its own copy, and writes it again whatever others have done.
+The functions convert bytes to bytes (Documentation/filesystems/ext4/super.rst). These 1024 bytes
+are the only part of an image that the supervisor examines, and in them only the magic number, the
+label and whether there is a checksum. An engine has its own copy of the superblock, and writes it
+whatever others have written.
 """
 
 from __future__ import annotations
@@ -19,27 +20,27 @@ _RO_COMPAT_OFFSET, _METADATA_CSUM = 0x64, 0x400
 _LABEL = slice(0x78, 0x78 + LABEL_MAX)
 _CHECKSUM_OFFSET = 0x3FC
 _MAGIC_FIELD, _UUID, _GROUP = slice(0x38, 0x3A), slice(0x68, 0x78), slice(0x5A, 0x5C)
-_OWN = (slice(0x30, 0x34), slice(0x3A, 0x3C), _GROUP)  # of a copy: s_wtime, s_state, and that
-_CASTAGNOLI = 0x82F63B78  # the polynomial, its bits in reverse
+_OWN = (slice(0x30, 0x34), slice(0x3A, 0x3C), _GROUP)  # s_wtime, s_state, s_block_group_nr
+_CASTAGNOLI = 0x82F63B78  # the polynomial, bit-reversed
 
 
 def label(superblock: bytes) -> bytes:
-    """What it calls the filesystem: up to 16 bytes, without a NUL.
+    """Return the label: up to 16 bytes, without a NUL.
 
     Raises:
-        ValueError: it is none of these filesystems.
+        ValueError: it is not a superblock of these filesystems.
     """
     _check(superblock)
     return superblock[_LABEL].partition(b"\0")[0]
 
 
 def with_label(superblock: bytes, name: bytes) -> bytes:
-    """The same with another label, and with its checksum if it has one.
+    """Return the superblock with another label, and with an updated checksum if it has one.
 
     Args:
         name: up to 16 bytes.
     Raises:
-        ValueError: it is none of these filesystems.
+        ValueError: it is not a superblock of these filesystems.
     """
     _check(superblock)
     out = bytearray(superblock)
@@ -51,12 +52,12 @@ def with_label(superblock: bytes, name: bytes) -> bytes:
 
 
 def label_by_write(superblock: bytes, offset: int, data: bytes) -> bytes | None:
-    """The label that a write gives to a superblock: e2label(8) stores what differs.
+    """Return the label that a write gives to a superblock: e2label(8) writes changed bytes only.
 
     Args:
-        offset: bytes from the superblock's start; the data does not reach beyond its end.
+        offset: bytes from the start of the superblock; the data ends within it.
     Returns:
-        None when it changes anything else.
+        None if the write changes anything else.
     """
     after = superblock[:offset] + data + superblock[offset + len(data) :]
     name = after[_LABEL].partition(b"\0")[0]
@@ -65,12 +66,12 @@ def label_by_write(superblock: bytes, offset: int, data: bytes) -> bytes | None:
 
 
 def is_copy(superblock: bytes, data: bytes) -> bool:
-    """It is what e2label(8) writes to another block group first: a copy, but for the label."""
+    """Return whether data is what e2label(8) first writes to another group: a copy with a label."""
     return len(data) == SIZE and _common(superblock) == _common(data)
 
 
 def is_older(there: bytes, data: bytes) -> bool:
-    """What is there is a superblock of the same filesystem and block group as ``data``."""
+    """Return whether the existing data is a superblock of the same filesystem and group."""
     return all(there[part] == data[part] for part in (_MAGIC_FIELD, _UUID, _GROUP))
 
 
@@ -87,11 +88,11 @@ def _checksum(superblock: bytes) -> bytes:
 
 def _check(superblock: bytes) -> None:
     if len(superblock) != SIZE or _U16.unpack_from(superblock, _MAGIC_OFFSET) != (_MAGIC,):
-        raise ValueError("no superblock of ext2, ext3 or ext4")
+        raise ValueError("not a superblock of ext2, ext3 or ext4")
 
 
 def crc32c(data: bytes) -> int:
-    """CRC-32C as ext4 has it: from all ones, and not inverted at the end."""
+    """Return CRC-32C as used in ext4: it begins with all ones, and is not inverted at the end."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _TABLE[(crc ^ byte) & 0xFF]

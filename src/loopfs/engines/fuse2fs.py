@@ -12,8 +12,8 @@ PROGRAM = "fuse2fs"
 PACKAGE = "fuse2fs"
 TYPES = frozenset({"ext2", "ext3", "ext4"})
 
-# Mount options of ext4(5): those that fuse2fs has, and those that change nothing here.
-# After an error in the filesystem it goes on, unless it is to panic.
+# Mount options of ext4(5): those that fuse2fs supports, and those that have no effect here.
+# After an error in the filesystem fuse2fs continues, except with errors=panic.
 OPTIONS = {
     "minixdf": "minixdf",
     "bsddf": "",
@@ -41,18 +41,18 @@ MAGIC = 0xEF53
 MAX_LOG_BLOCK_SIZE = 6
 _LOG_BLOCK_SIZE_OFFSET = SUPERBLOCK_OFFSET + 24
 INCOMPAT_64BIT = 0x80
-# The incompatible features that a driver of the type knows; ext4 lets fuse2fs decide.
+# The incompatible features that the driver of the type supports; for ext4 fuse2fs decides.
 _INCOMPAT = {"ext2": 0x12, "ext3": 0x16}
 
 
 def check(device: int, fstype: str) -> None:
-    """Refuse what the kernel would refuse and fuse2fs would not, or only at first use.
+    """Refuse what the kernel would refuse, but fuse2fs would not, or only at the first access.
 
     Args:
         device: the open device.
     Raises:
-        OSError: EIO (too small for a superblock), EINVAL (no ext filesystem, one with
-            features that ``fstype`` lacks, or larger than the device).
+        OSError: EIO (too small for a superblock), EINVAL (not an ext filesystem, one with
+            features that ``fstype`` does not have, or larger than the device).
     """
     data = os.pread(device, _SUPERBLOCK.size, SUPERBLOCK_OFFSET)
     if len(data) < _SUPERBLOCK.size:
@@ -68,11 +68,11 @@ def check(device: int, fstype: str) -> None:
 
 
 def extent(device: int) -> tuple[int, int]:
-    """The bytes of a device that its filesystem uses: not the boot block before the superblock,
-    and nothing after the last block.
+    """Return the bytes of a device that its filesystem uses: not the boot block before the
+    superblock, and nothing after the last block.
 
     Args:
-        device: the open device, which :func:`check` has passed.
+        device: the open device, on which :func:`check` has succeeded.
     """
     return SUPERBLOCK_OFFSET, _end(os.pread(device, _SUPERBLOCK.size, SUPERBLOCK_OFFSET))
 
@@ -85,12 +85,12 @@ def _end(superblock: bytes) -> int:
 
 
 def environment(device: int) -> dict[str, str]:
-    """What the environment has for fuse2fs.
+    """Return environment variables for fuse2fs.
 
-    libext2fs would write what has changed of a superblock in pieces, its checksum last: killed
-    among them it leaves one that e2fsck refuses, and a small image has no other. With bouncing
-    it writes the whole of it. But where blocks are not as large as a superblock, 1024 bytes,
-    bouncing waits for itself in unix_set_blksize() of libext2fs.
+    libext2fs writes the changed parts of a superblock separately, the checksum last: if it is
+    killed in between, e2fsck refuses the superblock, and a small image has no backup. With bouncing
+    it writes the whole superblock. But if the block size is not 1024 bytes, the size of a
+    superblock, bouncing causes a deadlock in unix_set_blksize() of libext2fs.
 
     Args:
         device: the open device.
@@ -100,10 +100,10 @@ def environment(device: int) -> dict[str, str]:
 
 
 def command(launch: Launch) -> list[str]:
-    """The command line that serves a filesystem in the foreground.
+    """Return the command line that serves a filesystem in the foreground.
 
-    Its own default options would call every filesystem ext4; the others of them are here.
-    Attributes are not kept, as to libfuse each name of a file is another file.
+    The default options of fuse2fs would show every filesystem as ext4; the others of them are given
+    here. Attributes are not cached, since to libfuse each name of a file is another file.
     """
     more = (
         "no_default_opts",

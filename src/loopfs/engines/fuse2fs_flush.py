@@ -1,8 +1,8 @@
-"""How fuse2fs is made to write what it has in memory.
+"""Making fuse2fs write its cached blocks.
 
-libext2fs 1.47 keeps some blocks, and fuse2fs lets go of them, all there are, and syncs its device
-only when a file is synced that is open for writing: not for a directory, not for a file that is
-open for reading, and of a whole filesystem it is not told (op_fsync). It takes no option for it.
+libext2fs 1.47 caches some blocks. fuse2fs writes all of them and syncs its device only when a file
+that is open for writing is synced: not for a directory, nor for a file that is open read-only; and
+it is not informed of a sync of the whole filesystem (op_fsync). There is no option to change that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from collections import deque
 
 from loopfs.channel import close_all
 
-_LOOKED_AT = 1000  # entries of directories
-_WAITING = 50  # directories
+_LOOKED_AT = 1000  # maximum number of directory entries to examine
+_WAITING = 50  # maximum number of open directories
 _NEW = ".loopfs-sync-%d"
 _FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NOT_THIS_ONE = frozenset(
@@ -34,13 +34,13 @@ _NOT_THIS_ONE = frozenset(
 
 
 def flush(root: int, own: int | None) -> None:
-    """Have in its device, synced, all that a fuse2fs has.
+    """Make a fuse2fs write everything to its device and sync it.
 
     Args:
-        root: a descriptor of the filesystem's root, on a mount for writing.
-        own: an open file or directory in it, where to look first for one to open.
+        root: a descriptor of the filesystem's root, on a writable mount.
+        own: an open file or directory in it, the first candidate to open.
     Raises:
-        OSError: what fuse2fs says; ENOSPC: there is no file, and no room for one.
+        OSError: an error of fuse2fs; ENOSPC if there is no file, and no room for one.
     """
     file = _open_some_file(root, own)
     name = None
@@ -52,7 +52,7 @@ def flush(root: int, own: int | None) -> None:
         except OSError as problem:
             if problem.errno != errno.EROFS:
                 raise
-            return  # it writes nothing once an error is recorded in the superblock, and has nothing
+            return  # an error is recorded in the superblock: fuse2fs does not write then
     try:
         os.fsync(file)
     finally:
@@ -62,7 +62,7 @@ def flush(root: int, own: int | None) -> None:
 
 
 def _open_some_file(root: int, own: int | None) -> int | None:
-    """A file that is no program, for such cannot be run while it is open for writing."""
+    """Open a file that is not executable, since a program cannot be run while open for writing."""
     directories = deque([os.dup(root)])
     try:
         if own is not None:
@@ -89,8 +89,8 @@ def _open_some_file(root: int, own: int | None) -> int | None:
 
 
 def _open_one_in(directory: int, left: int, found: deque[int]) -> tuple[int | None, int]:
-    """A file of a directory, or None, and how many of ``left`` entries were looked at; directories
-    in it are opened and appended to ``found``."""
+    """Open a file in a directory; return it or None, and the number of entries that were examined.
+    Directories in it are opened and appended to ``found``."""
     looked_at = 0
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -100,7 +100,7 @@ def _open_one_in(directory: int, left: int, found: deque[int]) -> tuple[int | No
             try:
                 mode = entry.stat(follow_symlinks=False).st_mode
             except FileNotFoundError:
-                continue  # removed meanwhile
+                continue  # removed in the meantime
             if _will_do(mode):
                 file = _open(entry.name, _FLAGS, directory)
                 if file is not None:

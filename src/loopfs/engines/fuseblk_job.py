@@ -1,7 +1,7 @@
-"""The job that mounts what a program of the caller's serves from a device of ours.
+"""The job that mounts a filesystem that a program of the caller serves from a device of ours.
 
-ntfs-3g and mount.exfat-fuse have mount(2) of type fuseblk, which a user namespace may not have; and
-there is no block device of the kernel's to give it. Without one, type fuse is the same.
+ntfs-3g and mount.exfat-fuse call mount(2) with type fuseblk, which is not allowed in a user
+namespace, and there is no block device of the kernel for it. Type fuse is the same without one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _fuseblk(
     flags: int,
     data: str,
 ) -> None:
-    """Mount it; answers with st_dev of what is mounted."""
+    """Mount it. Answers with st_dev of the mount."""
     *callers, fuse = fds
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     caller = Caller(callers)
@@ -50,12 +50,12 @@ def _fuseblk(
     subtype = fstype.removeprefix("fuseblk")
     syscalls.mount(shown, str(place), f"fuse{subtype}", flags, _options(data, fuse))
     os.close(place)
-    # Nothing may ask the filesystem yet: its server waits for us.
+    # Nothing may access the filesystem yet: its server is blocked in mount(2).
     answer(channel, 0, syscalls.statx_dev(directory, name))
 
 
 def _options(data: str, fuse: int) -> str:
-    """Those of type fuseblk for type fuse, with our number of the descriptor."""
+    """Convert the options of type fuseblk to those of type fuse, with our descriptor number."""
     words = []
     for word in data.split(","):
         key = word.partition("=")[0]

@@ -1,8 +1,8 @@
 """A fusermount for engines that cannot mount by themselves.
 
-Programs of libfuse 2 that serve block devices ask for a mount of type fuseblk, which no user
-namespace may have. Refused, they call fusermount, and this is the one that they find: it
-mounts type fuse, and passes the connection back.
+Programs of libfuse 2 that serve block devices call mount(2) with type fuseblk, which is not allowed
+in a user namespace. When that fails, they execute fusermount and find this one: it mounts type
+fuse, and sends the connection back.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 from loopfs import syscalls
 from loopfs.uapi.mount import MS_RDONLY
 
-# The options that are the kernel's; the mount's flags are set when it is moved to its place.
+# Options of the kernel; the mount's flags are set when it is moved to its mount point.
 _KERNELS = ("allow_other", "default_permissions", "max_read=")
 
 
 def script(fstype: str) -> str:
-    """The program, as this interpreter runs it; mountinfo will show type fuse.``fstype``."""
+    """Return the program for this interpreter; mountinfo will show the type fuse.``fstype``."""
     return (
         f"#!{sys.executable} -SE\nimport sys\nsys.path[:] = {sys.path!r}\n"
         f"from loopfs.engines.fusermount import main\nmain({fstype!r}, sys.argv[1:])\n"
@@ -27,7 +27,7 @@ def script(fstype: str) -> str:
 
 
 def main(fstype: str, arguments: list[str]) -> None:
-    """``-o OPTIONS -- MOUNTPOINT``, with the descriptor to answer on in the environment."""
+    """Run ``-o OPTIONS -- MOUNTPOINT``; the environment has the descriptor for the answer."""
     mountpoint = arguments[-1]
     options = arguments[arguments.index("-o") + 1] if "-o" in arguments else ""
     channel = socket.socket(fileno=int(os.environ["_FUSE_COMMFD"]))
@@ -38,10 +38,10 @@ def main(fstype: str, arguments: list[str]) -> None:
 
 
 def parameters(options: str, connection: int) -> tuple[str, int, str]:
-    """Source, MS_* flags and data for mount(2).
+    """Return source, MS_* flags and data for mount(2).
 
     Args:
-        options: a list as in "rw,fsname=/dev/loop8,allow_other".
+        options: a list such as "rw,fsname=/dev/loop8,allow_other".
         connection: the open /dev/fuse.
     """
     words = [word for word in options.split(",") if word]

@@ -1,7 +1,7 @@
-"""The caller's mounts, root and working directory around one thread of a job.
+"""A thread of a job that is in the caller's mount namespace, root and working directory.
 
-Who serves a filesystem from within a mount namespace keeps it, and so what he serves, for ever. A
-thread that ends keeps nothing.
+A process that serves a filesystem from within a mount namespace keeps that namespace, and so its
+own mount in it, forever. A thread that ends keeps nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ T = TypeVar("T")
 
 
 class Inside:
-    """A thread that lives until :meth:`end`, and enters the namespaces with what it does first.
+    """A thread that runs until :meth:`end` and enters the namespaces before its first work.
 
-    It is no :class:`threading.Thread`, whose start waits for it: when one of two threads wakes the
-    other, that can take longer than all they do.
+    It is not a :class:`threading.Thread`, whose start() waits for the new thread: to wake another
+    thread can take longer than the work of both.
 
     Raises:
-        OSError: EAGAIN: there is no room for it.
+        OSError: EAGAIN if no thread can be started.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -49,7 +49,7 @@ class Inside:
         while (work := self._works.get()) is not None:
             work()
         allow_imports()
-        # The kernel ends the thread a moment after us; where it was is free now.
+        # The kernel ends the thread after the join returns; its old directory must be free by then.
         with suppress(PermissionError):  # the root is closed: then it is free in a moment
             os.chdir("/")
         self._running.release()
@@ -65,12 +65,13 @@ class Inside:
             self._results.put((None, problem))
 
     def call(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns, or raises, there; or what entering the namespaces says."""
+        """Call ``work`` in the thread; return its result or raise its exception, or that of
+        entering the namespaces."""
         self._works.put(lambda: self._answer(work))
         return self._result()
 
     def last(self, work: Callable[[], T]) -> T:
-        """As :meth:`call` and :meth:`end`, which are one wait then."""
+        """Do :meth:`call` and :meth:`end` with one wait for the thread."""
         self._works.put(lambda: self._answer(work))
         self.end()
         return self._result()
@@ -83,7 +84,7 @@ class Inside:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """End the process if the caller ends meanwhile: nobody waits for what is done."""
+        """End the process if the caller ends during the body, since no one waits for the result."""
         done = os.eventfd(0, os.EFD_CLOEXEC)
         self._works.put(lambda: _end_with(self._caller.pidfd, done))
         try:
@@ -92,7 +93,7 @@ class Inside:
             os.eventfd_write(done, 1)
 
     def end(self) -> None:
-        """Be out of there again. Nothing happens the second time."""
+        """End the thread, which leaves the namespaces."""
         self._works.put(None)
         with self._running:
             return
@@ -103,6 +104,6 @@ def _end_with(caller: int, done: int) -> None:
     poller = select.poll()
     poller.register(caller, select.POLLIN)
     poller.register(done, select.POLLIN)
-    if any(fd == caller for fd, _ in poller.poll()):  # and POLLHUP, once it is waited for
+    if any(fd == caller for fd, _ in poller.poll()):  # with POLLHUP, after it has been waited for
         os._exit(1)
     os.close(done)

@@ -1,4 +1,4 @@
-"""Jobs for mounts of type loop: what the caller's namespaces are needed for."""
+"""Jobs for mounts of type loop that must run in the caller's namespaces."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def _instance(
     refused: int,
     with_links: bool,
 ) -> None:
-    """Make a superblock that the caller's user namespace owns.
+    """Create a superblock that the caller's user namespace owns.
 
-    Answers with its device number, its /dev/fuse and the context that has made it. With a
-    target, it is mounted there once the supervisor serves it, and ``with_links`` the answer has
-    what :func:`_link` wants. ``refused`` is the errno if there is such a target, or 0.
+    Answers with its device number, its /dev/fuse and the context that created it. If a target is
+    given, it is mounted there after the supervisor has begun to serve it; with ``with_links`` the
+    answer has the arguments of :func:`_link`. ``refused`` is the errno with which the call fails if
+    the target exists, or 0.
     """
     caller = Caller(fds)
-    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    # The superblock of a /dev/fuse can be mounted only in the user namespace that has opened it.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     caller.enter()
     with caller.rights():
@@ -70,7 +71,7 @@ def _instance(
     if channel.receive().data:
         with caller.rights():
             syscalls.move_mount(tree, place)
-        os.close(tree)  # it would keep the mount busy
+        os.close(tree)  # the descriptor would keep the mount busy
         answer(channel, 0)
 
 
@@ -82,17 +83,17 @@ def _link(
     action: str,
     name: str,
 ) -> None:
-    """:func:`loopfs.filesystems.links.change` with the :class:`Credentials` ``linker``."""
+    """Call :func:`loopfs.filesystems.links.change` with the :class:`Credentials` ``linker``."""
     userns, directory = fds
     bearer = Credentials._make(linker)
     enter_as(userns, bearer)
-    with rights_of(bearer), suppress(PermissionError):  # he may not: then there are none
+    with rights_of(bearer), suppress(PermissionError):  # no permission: there are no links then
         links.change(directory, place, action, name)
     answer(channel, 0)
 
 
 def _place(channel: Channel, fds: list[int], target: str) -> None:
-    """move_mount(2) of a mount by its descriptor; answers with what :func:`_link` wants."""
+    """Carry out move_mount(2) of a descriptor. Answers with the arguments of :func:`_link`."""
     *callers, tree = fds
     caller = Caller(callers)
     caller.enter()
@@ -114,15 +115,15 @@ def _remount(
     flags: int,
     refused: int,
 ) -> None:
-    """mount(2) with MS_REMOUNT of an instance, or of what one of our engines serves.
+    """Carry out mount(2) with MS_REMOUNT of an instance, or of a filesystem of our own engines.
 
-    Answers with its device number, of an engine's before anything is done, too, which is done if
-    there is a reply.
+    Answers with its device number; for an engine also before the remount, which is then made only
+    if there is a reply.
 
     Args:
-        dev: st_dev of /dev. A read-only devtmpfs has devices that are written to: there it is
-            only the mount that is read-only, not those of the superblock elsewhere.
-        refused: the errno for its options, or 0.
+        dev: st_dev of /dev. On a read-only devtmpfs devices can be written: there only the mount
+            becomes read-only, not the superblock, which has other mounts.
+        refused: the errno of its options, or 0.
     """
     own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     caller = Caller(fds)
@@ -155,9 +156,9 @@ def _pick(
     path: str,
     follow: bool,
 ) -> None:
-    """fspick(2) of one of ``devices``; answers with that and the kernel's context of it.
+    """Carry out fspick(2) of one of ``devices``. Answers with its number and the kernel's context.
 
-    The working directory is where the path begins; a path of "" is that place itself.
+    A relative path is resolved from the working directory; an empty path is that directory.
     """
     caller = Caller(fds)
     if path:
@@ -185,7 +186,7 @@ def _unfollowed(path: str, proc: paths.CallerProc) -> int:
 
 
 def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> None:
-    """FSCONFIG_CMD_RECONFIGURE of the kernel's context: whether the caller may is its to say."""
+    """Carry out FSCONFIG_CMD_RECONFIGURE of a context; the kernel checks the permission."""
     *callers, context = fds
     caller = Caller(callers)
     caller.enter_mounts()
@@ -196,7 +197,7 @@ def _reconfigure(channel: Channel, fds: list[int], flags: int, mask: int) -> Non
 
 
 def _device_at(channel: Channel, fds: list[int], path: str) -> None:
-    """The device number of the filesystem that a path leads to."""
+    """Answer with the device number of the filesystem that a path leads to, and its file."""
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
@@ -205,12 +206,12 @@ def _device_at(channel: Channel, fds: list[int], path: str) -> None:
 
 
 def _mknod(channel: Channel, fds: list[int], path: str, mode: int, dev: tuple[int, int]) -> None:
-    """mknod(2) of a device, which the kernel would refuse.
+    """Carry out mknod(2) of a device, which the kernel would refuse.
 
-    Answers with st_dev of where it is to be, whether that is /dev, and our process id. If it is to
-    be made then, a FIFO is made, with the caller's rights and umask; the engine that serves the
-    place has been told that ours is to be a device. In /dev it is a loop device, of the number that
-    the reply has.
+    Answers with st_dev of the directory, whether that is /dev, and our process id. If there is a
+    reply, a FIFO is created with the caller's rights and umask; before, the engine that serves the
+    directory was informed that this process's FIFO is to be a device. In /dev a loop device is
+    created, whose number is in the reply.
 
     Args:
         mode: its permissions.
@@ -240,7 +241,7 @@ def _mknod(channel: Channel, fds: list[int], path: str, mode: int, dev: tuple[in
 
 
 def _add_loop(directory: int, name: str, number: int) -> bool:
-    """Make a loop device by its node's name in /dev. False for what the kernel is to refuse."""
+    """Create a loop device by the name of its node in /dev; False: the kernel is to refuse it."""
     if name != f"loop{number}" or _is_there(directory, name):
         return False  # EPERM, EEXIST
     with visible():

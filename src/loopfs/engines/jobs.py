@@ -1,6 +1,6 @@
-"""What the helper does in the caller's namespaces, one job for each process.
+"""What the helper does in the caller's namespaces, each job in a separate process.
 
-A job runs alone in its process and ends with it, so it closes nothing behind itself.
+A job exits when it is done, so it does not close its descriptors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Job = Callable[..., None]
 
 
 def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn:
-    """Do a job and exit. The first descriptor is the channel to answer on."""
+    """Carry out a job and exit. The first descriptor is the channel for the answer."""
     channel = Channel.of_descriptor(fds[0])
     guard_with(os.getppid())
     raise_limits()
@@ -39,10 +39,10 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
         close_all_but(fds[0])
         answer(channel, UNSUPPORTED, (problem.code, problem.strerror))
     except OSError as problem:
-        close_all_but(fds[0])  # the caller finds free what it failed to mount
+        close_all_but(fds[0])  # what it failed to mount must not be busy when the caller continues
         sentence = problem.strerror if isinstance(problem, LoopfsError) else None
         answer(channel, errno_of(problem), sentence)
-    except BaseException as problem:  # nothing may return into the helper's code
+    except BaseException as problem:  # no exception may return into the helper's code
         sys.excepthook(*sys.exc_info())
         answer(channel, errno_of(problem))
     finally:
@@ -77,7 +77,7 @@ def _have_had_a_thread() -> None:
 
 
 def find(name: str) -> Job:
-    """The job of a name."""
+    """Return the job with a name."""
     if name in JOBS:
         return JOBS[name]
     from loopfs.engines import mount_job
@@ -145,7 +145,7 @@ _ATTRIBUTES = {
 
 
 def apply_flags(tree: int, flags: int) -> None:
-    """Give the mount the per-mount flags of mount(2)."""
+    """Set the per-mount flags of mount(2) on a mount."""
     attributes = sum(attribute for flag, attribute in _ATTRIBUTES.items() if flags & flag)
     clear = 0
     if flags & uapi.MS_NOATIME:
@@ -167,11 +167,11 @@ def _umount(
     others: tuple[tuple[int, ...], tuple[int, ...], bool],
     whatever: bool,
 ) -> None:
-    """umount2(2) of one of our mounts; answers with its device number.
+    """Carry out umount2(2) of one of our mounts. Answers with its device number.
 
     Args:
-        devices: those of what we serve.
-        whatever: of any other, too, in which ours may be.
+        devices: device numbers of our mounts.
+        whatever: also unmount any other mount, in which one of ours may be.
         others: the arguments of :class:`loopfs.engines.umount_copy.Umount`.
     """
     from loopfs.engines.umount_copy import Umount
@@ -196,7 +196,7 @@ def _umount_at(
     whatever: bool,
 ) -> int | None:
     follow = not flags & uapi.UMOUNT_NOFOLLOW
-    # A descriptor of the place itself would keep it busy.
+    # A descriptor of the mount itself would keep it busy.
     try:
         directory, name = paths.resolve_parent(target, proc, follow)
     except PermissionError:
@@ -205,7 +205,7 @@ def _umount_at(
         return None
     number = syscalls.statx_dev(directory, name)
     if number in devices:
-        # FUSE would break off, even if the mount is busy; a disk's filesystem ignores it.
+        # FUSE would abort the connection, even if the mount is busy; disk filesystems ignore it.
         flags &= ~uapi.MNT_FORCE
     elif not umount.concerns(number):
         if not whatever:
@@ -219,11 +219,11 @@ def _umount_at(
 
 
 def _from_cwd(target: str) -> str:
-    """A path below the working directory as it is from there: umount(8) makes it absolute, and
-    the way there can be closed to the caller, who began in it.
+    """Return a path below the working directory relative to it: umount(8) makes it absolute, and
+    a directory above may be inaccessible to the caller.
 
     Raises:
-        PermissionError: it is not below.
+        PermissionError: it is not below the working directory.
     """
     start = os.path.join(os.getcwd(), "")
     if not target.startswith(start) or target == start:

@@ -1,11 +1,12 @@
-"""The kernel as an engine: for a supervisor that is root of the machine, where the policy says so.
+"""The kernel as an engine: for a supervisor that is root of the machine, if the policy
+allows it.
 
-The image is bound to a loop device of the host's that nobody is told of, mounted in a namespace
-that nobody is in, and the mount is moved to the caller's. There it is nosuid and nodev, and stays
-so: a mount that is copied into a less privileged namespace has its flags locked.
+The image is bound to a loop device of the host, which is not shown to the workload, and mounted in
+a separate mount namespace. The mount is then moved to the caller's namespace. It is nosuid and
+nodev there, and stays so: a mount that is copied into a less privileged namespace has locked flags.
 
-The process that does it has the sandbox's device open, exclusively, and ends when the
-kernel has let go of its own: so a mount is held and ended as one of any engine.
+The process that does this has the sandbox's device open exclusively, and ends when the kernel
+has released its own loop device. So the mount is tracked like that of any engine.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from loopfs.uapi import loop as uapi_loop
 from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS
 
-INTERVAL = 0.01  # seconds between looks whether the kernel has let go
-TRIES = 100  # for a free device: others may take it first
+INTERVAL = 0.01  # seconds between checks whether the kernel has released the device
+TRIES = 100  # for a free device, which others may take first
 _FORCED = uapi.MS_NOSUID | uapi.MS_NODEV
 
 
@@ -42,7 +43,7 @@ def _claim(
     target: str,
     read_only: bool,
 ) -> None:
-    """Open a device exclusively, and the target, as the caller names them.
+    """Open a device exclusively, and the target, by the caller's paths.
 
     Answers with the instance, the node's inode number and the name to show.
     """
@@ -73,8 +74,8 @@ def _kernel_mount(
     offset: int,
     size: int,
 ) -> None:
-    """Mount a part of a backing file; ends when the kernel has let go of it."""
-    *callers, place, _, backing, _ = fds  # the device and the lock are only to be held
+    """Mount a part of a backing file; end when the kernel has released it."""
+    *callers, place, _, backing, _ = fds  # the device and the lock are only kept open
     syscalls.unshare(CLONE_NEWNS)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_PRIVATE, None)
     number, loop = _bind(shown, backing, offset, size, read_only=bool(flags & uapi.MS_RDONLY))
@@ -102,7 +103,7 @@ def _kernel_mount(
 
 
 def _bind(shown: str, backing: int, offset: int, size: int, *, read_only: bool) -> tuple[int, int]:
-    """Bind a free loop device, whose node is ``shown``; its number and a descriptor."""
+    """Bind a free loop device with the node ``shown``; return its number and a descriptor."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     syscalls.mount("stage", "/dev", "tmpfs", uapi.MS_NOSUID, "size=64k,mode=0700")
     os.makedirs(os.path.dirname(shown), exist_ok=True)
@@ -133,23 +134,23 @@ def _move(
     mounter: int,
     numbers: tuple[int, int, int],
 ) -> None:
-    """Move the mount to the caller's namespace; answers with st_dev, superblock and loop device."""
+    """Move the mount to the caller's namespace. Answers with st_dev, superblock and loop device."""
     caller = Caller(callers)
     syscalls.unshare(CLONE_NEWNS)
     clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
     tree = syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
     answer(channel, 0, numbers, (mounter,))
-    if not channel.receive().data:  # the caller is gone
+    if not channel.receive().data:  # the caller has ended
         return
     caller.enter()
     with caller.rights():
         syscalls.move_mount(tree, place)
-    os.close(tree)  # it would keep the mount busy
+    os.close(tree)  # the descriptor would keep the mount busy
     answer(channel, 0)
 
 
 def _superblock() -> int:
-    """The device number that mountinfo shows, which is not always st_dev (btrfs)."""
+    """Return the device number in mountinfo, which can differ from st_dev (btrfs)."""
     with open("/proc/self/mountinfo", "rb") as file:
         lines = [line.split() for line in file]
     (number,) = (line[2] for line in lines if to_str(line[4]) == MOUNTPOINT)
@@ -157,7 +158,7 @@ def _superblock() -> int:
 
 
 def _is_bound(directory: int) -> bool:
-    """The loop device, given as its directory in /sys, has a backing file."""
+    """Return whether a loop device, given by its directory in /sys, has a backing file."""
     try:
         os.stat("loop/backing_file", dir_fd=directory)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""The superblock of an ext filesystem that tools write while an engine serves it for writing.
+"""Writes of tools to the superblock of an ext filesystem while an engine serves it for writing.
 
-fuse2fs keeps the superblock in its memory and writes it again whenever it likes; a label that is
-given meanwhile would be undone. Our own engine takes over what tools change.
+fuse2fs caches the superblock and writes it at any time, which would undo a change of the label. Our
+own engine adopts the changes of tools.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from loopfs.filesystems.lent_device import LentDevice
 
 
 class Label:
-    """That of what an engine serves from ``device``."""
+    """The label of the filesystem that an engine serves from ``device``."""
 
     def __init__(self, device: HeldDevice) -> None:
         self._device = device
 
     def get(self) -> bytes:
-        """Up to 16 bytes. Raises OSError as a disk."""
+        """Return the label, up to 16 bytes. Raises OSError as a disk does."""
         return ext_superblock.label(self._superblock())
 
     def set(self, name: bytes) -> None:
-        """Have it in the image, for good.
+        """Change the label in the image, permanently.
 
         Raises:
-            OSError: EROFS (served for reading); as a disk.
+            OSError: EROFS (mounted read-only); as a disk does.
         """
         self._rewrite(name)
         self._device.drop_pages(START, SIZE)
 
     def write(self, offset: int, data: bytes) -> bool:
-        """Take on a write(2) to the device, which the filesystem uses, if it changes the label
-        only: that of the superblock, or of a copy of it. e2label(8) makes such.
+        """Accept a write(2) to used bytes of the device if it changes only the label: that of the
+        superblock, or of a copy of it. e2label(8) makes such writes.
 
-        The caller's page is locked meanwhile, so none is dropped.
+        The caller's page is locked in the meantime, so no pages are dropped.
 
         Args:
-            offset: bytes from the device's start.
+            offset: bytes from the start of the device.
         Returns:
-            whether it is done.
+            whether the write was made.
         Raises:
-            OSError: as a disk.
+            OSError: as a disk does.
         """
         superblock = self._superblock()
         if offset >= START and offset + len(data) <= START + SIZE:
@@ -71,14 +71,14 @@ class Label:
 
 
 class Tuning(Label):
-    """What tune2fs(8) and e2label(8) change of what our own engine has from ``device``."""
+    """Changes by tune2fs(8) and e2label(8) to the filesystem of our own engine on ``device``."""
 
     def __init__(self, device: LentDevice) -> None:
         super().__init__(device)
         self._engine = device
 
     def write(self, offset: int, data: bytes) -> bool:
-        """As :meth:`Label.write`, of whatever may be changed (:mod:`loopfs.ext4.tune`)."""
+        """As :meth:`Label.write`, for all fields that may be changed (:mod:`loopfs.ext4.tune`)."""
         superblock = self._superblock()
         if offset >= START and offset + len(data) <= START + SIZE:
             begin = offset - START

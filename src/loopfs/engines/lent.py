@@ -1,4 +1,4 @@
-"""The file of a device, as the job has it that the supervisor has lent it: the engine's end of
+"""A device whose backing file the supervisor has lent to a job: the engine's end of
 :mod:`loopfs.filesystems.lending`."""
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from loopfs.filesystems.threads import start
 
 Control = Callable[[int, int, Sequence[int]], Sequence[int]]
 
-_DRAINED_WITHIN = 30.0  # seconds, of a mount that has no idle moment
+_DRAINED_WITHIN = 30.0  # seconds, for a mount that is never idle
 _PAUSE = 0.001  # seconds
 
 
 class Lent(FileDevice):
-    """The device, on its file.
+    """The device, accessed through its backing file.
 
     Args:
-        fd: of the file; ours from now on.
-        channel: to the supervisor; the same.
-        offset, size: where in the file the device is, in bytes.
-        read_only: the device is write-protected.
+        fd: the file; owned by this object.
+        channel: to the supervisor; owned by this object.
+        offset, size: the part of the file that the device shows, in bytes.
+        read_only: whether the device is write-protected.
 
     Attributes:
-        tune: takes on what a tool has written to the superblock, or does not.
-        control: carries out an ioctl, of an inode's number.
-        making: the devices that processes make, as :class:`loopfs.ext4.filesystem.Ext4` has them.
+        tune: adopts a superblock that a tool has written; returns whether it did.
+        control: carries out an ioctl on the inode with a number.
+        making: the devices that processes are creating, see :class:`loopfs.ext4.filesystem.Ext4`.
     """
 
     def __init__(
@@ -58,14 +58,14 @@ class Lent(FileDevice):
 
     @property
     def window(self) -> tuple[int, int, int]:
-        """The file's descriptor, and where in it the device is: offset and size in bytes."""
+        """The file's descriptor, and the device's offset and size in it, in bytes."""
         return self._fd, self._offset, self._size
 
     @property
     def read_only(self) -> bool:
         return self._read_only
 
-    # --- I/O, which is counted ------------------------------------------------------
+    # --- I/O, with statistics --------------------------------------------------------
 
     def read(self, offset: int, length: int) -> bytes:
         begun = monotonic_ns()
@@ -99,16 +99,16 @@ class Lent(FileDevice):
         return lending.flat(counts)
 
     def sync(self) -> None:
-        """Have the supervisor sync the image: it reports errors to all openers."""
+        """Let the supervisor sync the image: it reports errors to all openers of the device."""
         self._ask(lending.SYNC)
 
     def written(self) -> None:
-        """Everybody who has the device open sees what was written."""
+        """Make written data visible to all openers of the device."""
         self._ask(lending.WRITTEN)
 
     def _ask(self, question: int) -> None:
         with self._syncing:
-            if not self._followed:  # nobody has heard an answer yet
+            if not self._followed:  # the supervisor is not followed yet: do it later
                 self._unseen = True
                 return
             lending.say(self._channel, question, *self._counted())
@@ -117,20 +117,21 @@ class Lent(FileDevice):
             raise OSError(code, os.strerror(code))
 
     def uses(self, start: int, end: int) -> None:
-        """Others may write the rest of the device; bytes."""
+        """Release the rest of the device for writes by others; ``start``, ``end`` are bytes."""
         lending.say(self._channel, lending.USES, start, end)
 
     def purpose(self, thread: int, ino: int) -> int:
-        """What a thread's lookup is for, which has found a device. By one thread of ours."""
+        """Return the purpose of a thread's lookup that found a device. Only one thread may call
+        it."""
         if not self._followed:
             return LOOK
         lending.say(self._channel, lending.LOOKUP, thread, ino)
         return self._purposes.get()
 
-    # --- what the supervisor says ------------------------------------------------------
+    # --- requests of the supervisor ----------------------------------------------------
 
     def follow_in_thread(self, connection: int) -> None:
-        """Answer the supervisor, and end with it.
+        """Answer the supervisor's requests in a thread, and end this process when it ends.
 
         Args:
             connection: the /dev/fuse that is served.
@@ -152,7 +153,7 @@ class Lent(FileDevice):
             if kind == lending.PURPOSE:
                 self._purposes.put(words[0])
                 continue
-            if kind == lending.CONTROL:  # waits for the filesystem, which may wait for us
+            if kind == lending.CONTROL:  # it may have to wait for this thread
                 start("control", self._control, words)
                 continue
             answer: tuple[int, ...] = ()
@@ -168,7 +169,7 @@ class Lent(FileDevice):
             close_all(message.fds)
             result = (self._tune(data[lending.WORD :]),) if kind == lending.TUNE else ()
             lending.say(self._channel, lending.ANSWER, *result, fds=answer)
-        os._exit(1)  # the supervisor is gone
+        os._exit(1)  # the supervisor has ended
 
     def _control(self, words: list[int]) -> None:
         try:
@@ -187,10 +188,10 @@ class Lent(FileDevice):
         try:
             return int(self.tune(superblock))
         except OSError:
-            return 0  # the write is refused
+            return 0  # the write fails
 
     def done(self) -> None:
-        """Everything is written."""
+        """Report that everything has been written."""
         lending.say(self._channel, lending.DONE, *self._counted())
 
     def close(self) -> None:
@@ -201,7 +202,7 @@ class Lent(FileDevice):
 
 
 def _no_control(ino: int, command: int, words: Sequence[int]) -> Sequence[int]:
-    """Of an engine that only reads."""
+    """Carry out an ioctl for an engine that only reads."""
     if command == lending.REMOUNT:
         if words[0]:
             return (0,)
@@ -214,8 +215,8 @@ def _no_counts() -> lending.Counts:
 
 
 def _drain(connection: int) -> None:
-    """Return once no request waits to be read. Those that the kernel holds back, as too many are
-    under way, it queues before it has taken the answer that makes room for them."""
+    """Return when no request is waiting to be read. Requests that the kernel holds back, because
+    too many are in flight, are queued before it processes the reply that makes room for them."""
     poller = select.poll()
     poller.register(connection, select.POLLIN)
     end = monotonic() + _DRAINED_WITHIN

@@ -1,5 +1,5 @@
-"""The job that mounts a device: by an engine that it starts, or from the superblock of one that
-runs already."""
+"""The job that mounts a device: by an engine that it starts, or from the superblock of a running
+one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from loopfs.uapi import mount as uapi
 
 
 class Mount:
-    """One request of a caller. What is looked up and mounted for it, is so in its namespaces, where
-    :meth:`enter` brings us.
+    """A request of a caller. Paths are resolved, and mounts are made, in its namespaces, which
+    :meth:`enter` enters.
 
-    ``place`` is a descriptor of where it is to be mounted; None for a context for fsmount(2).
+    ``place`` is a descriptor of the mount point; None if a context for fsmount(2) is requested.
     """
 
     def __init__(self, channel: Channel, caller: Caller, fstype: str, flags: int) -> None:
@@ -38,12 +38,12 @@ class Mount:
         self._own_fds = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
     def enter(self) -> None:
-        """Be in the caller's namespaces for good; the stage is of those where we are now."""
+        """Enter the caller's namespaces permanently; the stage is a copy of the current ones."""
         self._stage = Stage()
         self.caller.enter()
 
     def find(self, source: str, instances: tuple[int, ...]) -> bool:
-        """Find the device; False when it is no instance's."""
+        """Find the device; return False if it is not in an instance."""
         with self.caller.rights():
             node = find_device(source, self.caller.proc, instances, self._own_fds)
             if node is None:
@@ -53,7 +53,7 @@ class Mount:
         return True
 
     def resolve(self, target: str | None) -> None:
-        """Find where it is to be mounted."""
+        """Resolve the mount point."""
         self.place = None
         if target is not None:
             with self.caller.rights():
@@ -65,7 +65,7 @@ class Mount:
             raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
 
     def _check_not_there(self, superblock: int) -> None:
-        """A superblock is not mounted over itself (do_add_mount). Raises OSError EBUSY."""
+        """Check that a superblock is not mounted on itself (do_add_mount). Raises OSError EBUSY."""
         if self.place is None or syscalls.statx_dev(self.place) != superblock:
             return
         with self.caller.rights():
@@ -73,12 +73,12 @@ class Mount:
                 raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def again(self, engine: Engine) -> bool:
-        """Wait until nobody else mounts the device. Mount it from the superblock that an engine
-        serves then, if one does."""
+        """Wait for the turn to mount the device. If an engine serves it then, mount the engine's
+        superblock. Return whether that was done."""
         read_only = self.read_only(engine)
         while (found := self._served()) is not None:
             context = _context_of(*found, self.fstype, read_only, self.shown)
-            if context is None:  # that superblock has gone meanwhile
+            if context is None:  # the superblock has ended in the meantime
                 continue
             self.check_place()
             self._check_not_there(found[0].superblock)
@@ -95,10 +95,11 @@ class Mount:
         return False
 
     def _served(self) -> tuple[Served, int] | None:
-        """What an engine has of the device, and its /dev/fuse, when it is our turn.
+        """Wait for the turn; return the filesystem of the device's engine and its /dev/fuse, or
+        None.
 
         Raises:
-            OSError: EINTR: nobody waits for it.
+            OSError: EINTR if the caller has ended.
         """
         answer(self.channel, TURN, (self.node.instance, self.node.ino))
         message = self.channel.receive()
@@ -108,7 +109,7 @@ class Mount:
         return (Served._make(served), message.fds[0]) if served else None
 
     def start(self, engine: Engine, options: tuple[str, ...]) -> None:
-        """Have an engine serve it."""
+        """Make an engine serve the device."""
         read_only = self.read_only(engine)
         with visible():
             device = self.node.open(read_only)
@@ -136,7 +137,8 @@ class Mount:
             had = tuple(Served(key, self.fstype, read_only, server.pid, number))
             made = self._context(server, read_only) if self.place is None else _tree()
         finally:
-            # The engine lives in the stage: what is still mounted there would keep it for good.
+            # The engine runs in the stage: a mount that remained there would keep it running
+            # forever.
             self._stage.clear()
         if self.place is None:
             answer(self.channel, 0, had, (server.pidfd, made))
@@ -148,9 +150,10 @@ class Mount:
             answer(self.channel, 0)
 
     def _write_back(self) -> None:
-        """Have in the image what has only been stored by mmap(2) yet. Raises OSError.
+        """Write stores through mmap(2) to the image. Raises OSError.
 
-        fsync(2) would do, but also tell of stores that were refused while an engine had the device.
+        fsync(2) would also do this, but it would report stores that were refused while an engine
+        had the device.
         """
         answer(self.channel, WRITE_BACK, (self.node.instance, self.node.ino))
         self._await_reply()
@@ -160,8 +163,8 @@ class Mount:
             raise OSError(code, os.strerror(code))
 
     def _context(self, server: Server, read_only: bool) -> int:
-        """A context with the superblock of the engine that has mounted on the stage."""
-        if read_only:  # of the superblock, which an engine need not have told the kernel
+        """Return a context with the superblock that an engine has mounted in the stage."""
+        if read_only:  # the superblock becomes read-only; an engine need not have requested that
             remount = uapi.MS_REMOUNT | uapi.MS_RDONLY
             syscalls.mount("none", MOUNTPOINT, None, remount, None)
         return fuse_context(connection_of(server.pidfd, server.pid), self.shown, self.fstype)
@@ -171,18 +174,18 @@ class Mount:
 
     @property
     def sb_flags(self) -> int:
-        """Those of the superblock that an engine has to act on, too."""
+        """The flags of the superblock that an engine must also implement."""
         return self.flags & (uapi.MS_SYNCHRONOUS | uapi.MS_DIRSYNC)
 
     def move_to_caller(self, tree: int) -> bool:
-        """Mount ``tree``, and say whether it is to be answered: not if the caller waits no longer.
-        Dropping the last tree ends its engine."""
+        """Mount ``tree``. Return False, without mounting it, if the caller does not wait any more:
+        when the last tree is closed, the engine ends."""
         assert self.place is not None
         if not self.channel.receive().data:
             return False
         with self.caller.rights():
             syscalls.move_mount(tree, self.place)
-        os.close(tree)  # it would keep the mount busy
+        os.close(tree)  # the descriptor would keep the mount busy
         return True
 
 
@@ -200,11 +203,11 @@ def _mount(
 ) -> None:
     """Mount a device at ``target``; without one, answer with a context for fsmount(2).
 
-    A device that an engine serves already is mounted once more from its superblock, as by the
-    kernel, and never given to a second engine.
+    If an engine already serves the device, its superblock is mounted again, as by the kernel; the
+    device is never given to a second engine.
 
-    ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the
-    answer says whether it could have been, by what it holds.
+    ``refused`` is the errno for a device of ours that is not to be mounted, or 0. Then the answer
+    says whether the device has a filesystem of the type.
     """
     request = Mount(channel, Caller(fds), fstype, flags)
     engine = BY_NAME[engine_name] if engine_name else None
@@ -237,14 +240,14 @@ def _import(modules: tuple[str, ...]) -> None:
 def _context_of(
     served: Served, connection: int, fstype: str, read_only: bool, shown: str
 ) -> int | None:
-    """A context with the superblock of an engine that runs, by its /dev/fuse, which is closed.
+    """Return a context with the superblock of a running engine, by its /dev/fuse, which is closed.
 
     Returns:
-        None when the superblock is gone and the engine about to end.
+        None if the superblock has ended, and so the engine is about to end.
     Raises:
-        OSError: EBUSY for what the kernel does not mount twice: as another type, for reading
-            and for writing; and from another user namespace, for only the one that opened
-            /dev/fuse may mount what it serves.
+        OSError: EBUSY for what the kernel does not mount twice: with another type, or both
+            read-only and for writing; and from another user namespace, since the superblock of
+            /dev/fuse can only be mounted in the one that has opened it.
     """
     busy = OSError(errno.EBUSY, os.strerror(errno.EBUSY))
     try:
@@ -254,7 +257,7 @@ def _context_of(
             raise busy from None
         return fuse_context(connection, shown, fstype)
     except OSError as problem:
-        if disconnected(connection):  # meanwhile
+        if disconnected(connection):  # in the meantime
             return None
         if problem.errno not in (errno.EACCES, errno.EPERM, errno.EINVAL):
             raise
@@ -264,7 +267,7 @@ def _context_of(
 
 
 def _tree() -> int:
-    """What is mounted on the stage, as a mount of its own."""
+    """Return a clone of the mount in the stage."""
     clone = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
     return syscalls.open_tree(uapi.AT_FDCWD, MOUNTPOINT, clone)
 

@@ -37,22 +37,22 @@ if TYPE_CHECKING:
 
 
 class Waiting(Protocol):
-    """A thread that waits for us."""
+    """A thread that is blocked in a trapped call."""
 
     @property
     def process(self) -> Process: ...
 
     def alive(self) -> bool:
-        """It still waits, and no other has its process id."""
+        """Return whether it still waits, so that its process id has not been reused."""
 
 
 class Mounts:
-    """What is mounted in one sandbox.
+    """The mounts of one sandbox.
 
     Args:
         helper: acts in the callers' namespaces.
-        instances: those whose devices are mounted.
-        copies: the kernel's filesystems that are not as the kernel has them.
+        instances: the instances whose devices are mounted.
+        copies: the sandbox's own versions of sysfs and devtmpfs.
     """
 
     def __init__(self, helper: Helper, instances: Instances, copies: Copies | None = None) -> None:
@@ -61,7 +61,7 @@ class Mounts:
         self.copies = copies or Copies()
         self.turns = Turns()
         self._engines: list[Engine] = []
-        # st_dev of those that were to write what they had, and have ended with mounts left.
+        # st_dev of filesystems whose engines have ended with unwritten data while mounted.
         self._lost: set[int] = set()
         self.magic: dict[int, int] = {}  # f_type of statfs(2), by st_dev
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class Mounts:
         instances.settle_mounts = self._settle
 
     def alive(self) -> list[Engine]:
-        """The engines that have not ended; those that have are forgotten."""
+        """Return the engines that have not ended; remove those that have."""
         with self._lock:
             for engine in [e for e in self._engines if e.ended()]:
                 self._engines.remove(engine)
@@ -79,26 +79,26 @@ class Mounts:
             return list(self._engines)
 
     def with_characters(self, number: int) -> Engine | None:
-        """The engine that serves a filesystem, if an open regular file of it may be a device.
+        """Return the engine of a filesystem, if an open regular file of it may be a device.
 
         Args:
-            number: its st_dev.
+            number: st_dev of the filesystem.
         """
         found = next((each for each in self._engines.copy() if each.device == number), None)
         lent = None if found is None else found.lent
         return found if lent is not None and lent.characters else None
 
     def any_characters(self) -> bool:
-        """Some engine's filesystem has such a file."""
+        """Return whether the filesystem of any engine has such a file."""
         lents = [engine.lent for engine in self._engines.copy()]
         return any(lent is not None and lent.characters for lent in lents)
 
     def writing(self) -> list[Engine]:
-        """The engines whose filesystems can be written, in the order in which they were mounted."""
+        """Return the engines of writable filesystems, in the order in which they were mounted."""
         return [engine for engine in self.alive() if engine.writes]
 
     def _sync_mounted(self, instance: int, ino: int) -> None:
-        """As sync(2), what is mounted from one device (fs_bdev_sync)."""
+        """Sync what is mounted from a device, as sync(2) does (fs_bdev_sync)."""
         for engine in self.writing():
             if engine.served is not None and engine.served.device == (instance, ino):
                 engine.sync(self.helper, "sync", None, -1)
@@ -108,22 +108,24 @@ class Mounts:
             engine.settle(concerns)
 
     def lost(self, number: int | None = None) -> bool:
-        """A filesystem's engine, or that of any, was killed with what it had not written yet.
+        """Return whether the engine of a filesystem, or of any, was killed with unwritten data.
 
         Args:
-            number: st_dev of a FUSE filesystem.
+            number: st_dev of a FUSE filesystem; None: any.
         """
         lost = self._lost.difference(self.instances.device_numbers())
         return bool(lost) if number is None else number in lost
 
     def device_numbers(self) -> tuple[int, ...]:
-        """Of all that we serve in the sandbox: instances, and filesystems on their devices."""
+        """Return st_dev of all that is served in the sandbox: instances, and engines'
+        filesystems."""
         engines = tuple(engine.device for engine in self.alive())
         return engines + self.instances.device_numbers()
 
     def served(self, device: tuple[int, int]) -> tuple[Served, int] | None:
-        """What the engine of a device has, whose superblock can be mounted once more, and its
-        /dev/fuse, which is the caller's to close soon. One that is to end is waited for.
+        """Return the filesystem that an engine serves from a device, whose superblock can be
+        mounted again, and its /dev/fuse, which the caller must close soon. If the engine is about
+        to end, this waits for its end and returns None.
 
         Args:
             device: st_dev of the instance and the node's inode number.
@@ -142,14 +144,14 @@ class Mounts:
         return None
 
     def serve(self, wanted: Wanted, fuse: int) -> EngineDevice:
-        """Serve the mount that an engine is to have its device from.
+        """Serve a mount that has the device for an engine.
 
         Args:
-            wanted: what the job asks for.
-            fuse: an open /dev/fuse; ours from now on.
+            wanted: the job's request.
+            fuse: an open /dev/fuse; it is closed after an error, which ends the mount.
         Raises:
-            OSError: ENXIO (the device is gone), EBUSY (another engine writes a part of it, or
-                its image is mounted by another sandbox); and so is what was mounted.
+            OSError: ENXIO (the device has been removed), EBUSY (another engine writes a part of it,
+                or its image is mounted by another sandbox).
         """
         connection = Connection(fuse)
         filesystem, node = self._device(wanted.instance, wanted.ino)
@@ -159,7 +161,7 @@ class Mounts:
         try:
             if not wanted.read_only:
                 use = filesystem.drive(partial(device.mounted, wanted.start, wanted.end))
-                filesystem.drop_pages(device)  # what was stored since the job asked
+                filesystem.drop_pages(device)  # stores made since the job's request
             served = EngineDevice(filesystem, node, use, lock)
             served.serve_in_thread(connection)
         except OSError:
@@ -170,12 +172,12 @@ class Mounts:
         return served
 
     def write_back(self, instance: int, ino: int) -> None:
-        """Have in the image what is dirty of a device, its disk and the partitions.
+        """Write the dirty pages of a device, its disk and the partitions to the image.
 
         Args:
             instance, ino: st_dev of the instance and the node's inode number.
         Raises:
-            OSError: ENXIO: the device is gone; else what the image said.
+            OSError: ENXIO if the device has been removed; an error of the image.
         """
         filesystem, node = self._device(instance, ino)
         assert node.device is not None
@@ -192,14 +194,14 @@ class Mounts:
         return filesystem, node
 
     def lend(self, wanted: Wanted) -> Loan | None:
-        """Have the file of a device lent to a job that will be its engine, which uses all of it.
+        """Lend the backing file of a device to a job that becomes its engine and uses all of it.
 
         Returns:
-            what the job is to have; None if the device must be served instead (:meth:`serve`).
+            what the job is to receive; None if the device must be served instead (:meth:`serve`).
         Raises:
-            OSError: ENXIO (the device is gone), EBUSY (another opener has it exclusively or writes
-                a part of it, or its image is mounted by another sandbox), EACCES (it is
-                write-protected); what the image says to what is dirty of it.
+            OSError: ENXIO (the device has been removed), EBUSY (another opener has claimed it or
+                writes a part of it, or its image is mounted by another sandbox), EACCES (it is
+                write-protected); an error of the image when dirty pages are written.
         """
         filesystem, node = self._device(wanted.instance, wanted.ino)
         assert node.device is not None
@@ -212,7 +214,7 @@ class Mounts:
             lock = ImageLock.take(device, 0, device.capacity, write=not wanted.read_only)
             if not wanted.read_only:
                 use = filesystem.drive(partial(device.mounted, 0, device.capacity))
-                filesystem.drop_pages(device)  # what was stored meanwhile
+                filesystem.drop_pages(device)  # stores made in the meantime
             return LentDevice(filesystem, node, use, lock, opener).lend_in_thread()
         except OSError:
             if use is not None:
@@ -224,11 +226,12 @@ class Mounts:
 
     @contextmanager
     def lent_for_writing(self, engine: Engine) -> Iterator[None]:
-        """What was lent to an engine for reading is lent for writing, if nothing is raised within.
+        """Lend for writing, if the body raises no exception, what an engine was lent for reading.
 
         Raises:
-            OSError: EACCES (the device is write-protected), EBUSY (another one writes a part of it,
-                or its image is mounted elsewhere); what the image says to what is dirty of it.
+            OSError: EACCES (the device is write-protected), EBUSY (another engine writes a part of
+                it, or its image is mounted elsewhere); an error of the image when dirty pages are
+                written.
         """
         loan = engine.loan
         if loan is None or engine.served is None or loan.writes:
@@ -243,10 +246,11 @@ class Mounts:
             raise
 
     def add(self, fds: list[int], served: Served, source: HeldDevice | None) -> None:
-        """An engine serves a device.
+        """Add an engine that serves a device.
 
         Args:
-            fds: its pidfd, and its user namespace if it cannot be looked into; ours from now on.
+            fds: its pidfd, and its user namespace if the process is inaccessible; then owned by the
+                engine's object.
         """
         pidfd, *userns = fds
         device = served.superblock
@@ -262,12 +266,13 @@ class Mounts:
             self.magic[device] = OF_TYPE[served.fstype]
 
     def claim_as(self, instance: int, ino: int, process: int) -> Callable[[], bool]:
-        """A process that has a device open mounts it. Returns what asks whether it is still open.
+        """Claim a device for a process that has it open and mounts it. Return a function that
+        returns whether the device is still open.
 
         Args:
             instance, ino: st_dev of the instance and the node's inode number.
         Raises:
-            OSError: EBUSY: another one has claimed it.
+            OSError: EBUSY if another opener has claimed it.
         """
         filesystem, node = self._device(instance, ino)
         assert node.device is not None
@@ -283,13 +288,13 @@ class Mounts:
             self._engines.append(mount)
 
     def finish(self, slow: Callable[[Sequence[Engine]], None]) -> None:
-        """Return once the engines have written everything and ended.
+        """Wait until the engines have written everything and ended.
 
-        To be called when no process of the sandbox is left, and so none of its mounts; but
-        an image may lie on a filesystem that it keeps from ending.
+        To be called when all processes of the sandbox have ended, and so all its mounts. But an
+        engine cannot end as long as an image on its filesystem is in use.
 
         Args:
-            slow: is told of those that take longer than some seconds.
+            slow: is called with the engines that have not ended after some seconds.
         """
         self.instances.detach_unused()
         engines, end = self.alive(), monotonic() + PATIENCE
@@ -300,25 +305,25 @@ class Mounts:
             engine.ended(None)
 
     def ended(self, timeout: float) -> bool:
-        """All engines have ended, or do within so many seconds."""
+        """Return whether all engines have ended, after waiting at most ``timeout`` seconds."""
         end = monotonic() + timeout
         return all(e.ended(max(0, int(1000 * (end - monotonic())))) for e in self.alive())
 
     def give_up(self) -> None:
-        """Kill the engines: what they have not written is lost."""
+        """Kill the engines; their unwritten data is lost."""
         for engine in self.alive():
             engine.kill()
 
 
 @contextmanager
 def caller_descriptors(call: Waiting, start: int | None = None) -> Iterator[tuple[int, ...]]:
-    """What a job needs of a caller (:class:`loopfs.engines.caller.Caller`): pidfd, root, working
-    directory, /proc/TGID, /proc/TGID/task/TID.
+    """Open the descriptors of a caller that :class:`loopfs.engines.caller.Caller` needs: pidfd,
+    root, working directory, /proc/TGID, /proc/TGID/task/TID.
 
     Args:
-        start: its descriptor to take the place of the working directory.
+        start: the caller's descriptor that replaces the working directory.
     Raises:
-        OSError: EINTR: the caller is gone, and another may have its process id.
+        OSError: EINTR if the caller has ended, so that its process id may have been reused.
     """
     process = call.process
     path = os.O_PATH | os.O_CLOEXEC

@@ -1,8 +1,8 @@
-"""Options of the kernel's drivers that change nothing for who serves in their place.
+"""Options of the kernel's drivers that have no effect in an engine.
 
-They say how a driver allocates, caches, checks or reports, so an engine takes them without effect.
-What would show another filesystem, as an offset, another journal or another superblock, is not
-here: where an engine cannot do that, it is refused.
+They control how a driver allocates, caches, checks or reports, so an engine accepts and ignores
+them. Options that would show another filesystem, such as an offset, another journal or another
+superblock, are not listed here: an engine that does not support one refuses it.
 
 From Documentation/admin-guide/ext4.rst, xfs.rst, Documentation/filesystems/*.rst, ext4(5), xfs(5),
 btrfs(5), mount(8). "=#" stands for a number, "=*" for any value.
@@ -43,7 +43,7 @@ _NTFS = """
 noacsrules discard nodiscard nohidden sparse nosparse prealloc noprealloc hide_dot_files
 sys_immutable iocharset=* nls=* norecovery big_writes streams_interface=*
 """
-# Owners and modes are those of Rock Ridge, where an image has that, as with the driver.
+# Owners and modes are taken from Rock Ridge if the image has it, as by the kernel's driver.
 _ISO9660 = """
 check=relaxed check=strict nocompress cruft hide unhide showassoc uid=# gid=# mode=# dmode=#
 """
@@ -69,7 +69,7 @@ WITHOUT_EFFECT = {
 
 
 def is_without_effect(fstype: str, option: str) -> bool:
-    """The driver of a type accepts an option of mount(2), and here it changes nothing."""
+    """Return whether the driver of a type accepts a mount option that has no effect here."""
     known = WITHOUT_EFFECT.get(fstype, frozenset())
     if "#" in option or "*" in option:
         return False

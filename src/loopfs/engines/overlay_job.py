@@ -15,7 +15,8 @@ from loopfs.uapi.mount import FSCONFIG_SET_FLAG
 def _overlay(
     channel: Channel, fds: list[int], source: str, target: str, flags: int, data: str
 ) -> None:
-    """mount(2) with the caller's root, working directory and credentials, which overlayfs keeps."""
+    """Carry out mount(2) with the caller's root, working directory and credentials; overlayfs keeps
+    the credentials."""
     caller = Caller(fds)
     caller.enter()
     with caller.rights():
@@ -24,7 +25,7 @@ def _overlay(
 
 
 def _overlay_context(channel: Channel, fds: list[int]) -> None:
-    """fsopen(2); answers with the context."""
+    """Carry out fsopen(2). Answers with the context."""
     caller = Caller(fds)
     caller.enter_mounts()
     with caller.rights():

@@ -1,4 +1,4 @@
-"""A read-only engine of loopfs as a program, for a device whose file cannot be lent."""
+"""A read-only engine of loopfs as a program, for a device whose backing file cannot be lent."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ Prepare = Callable[[FileDevice, Launch], Serve]
 
 
 def command(module: str, launch: Launch) -> list[str]:
-    """How the ``main`` of an engine's module is started, with what this interpreter can import."""
+    """Return the command that starts ``main`` of an engine's module with this interpreter's
+    path."""
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {module} import main; main(sys.argv)"
     words = launch.device, launch.mountpoint, launch.fstype, ",".join(map(str, launch.caller[:3]))
     return [sys.executable, "-SEc", code, *words, ",".join(launch.options)]
 
 
 def run(prepare: Prepare, argv: list[str]) -> None:
-    """Serve. An error before ends the program with a sentence, and the mount is refused.
+    """Serve. After an error at start the program exits with a message, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; uid, gid and umask of who mounts; the options.
+        argv: device, mount point, type; uid, gid and umask of the process that mounts; the options.
     """
     _, device, mountpoint, fstype, ids, words = argv
     uid, gid, umask = map(int, ids.split(","))

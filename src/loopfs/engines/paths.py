@@ -1,8 +1,8 @@
-"""Path resolution as the caller of a system call would have it.
+"""Path resolution with the result that the caller of a system call would get.
 
-The resolving process has taken on the caller's mount namespace, root and working
-directory, so the kernel does most of it. What it would get wrong is /proc/self and
-/proc/thread-self, which must mean the caller.
+The resolving process has entered the caller's mount namespace, root and working directory, so the
+kernel does most of it. The exceptions are /proc/self and /proc/thread-self, which must refer to the
+caller.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _PATH = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 class CallerProc(NamedTuple):
     """Descriptors of the caller's own directories in /proc.
 
-    ``own_rights`` is what to look around there with: the kernel lets a process do so whatever its
-    credentials are, and we are another.
+    ``own_rights`` is a context in which they are accessed: the kernel gives a process access to its
+    own directory whatever its credentials are, and we are another process.
     """
 
     process: int
@@ -36,7 +36,7 @@ class CallerProc(NamedTuple):
 
 
 def resolve(path: str, proc: CallerProc) -> int:
-    """An O_PATH descriptor of what ``path`` names, symbolic links followed.
+    """Return an O_PATH descriptor of the file that ``path`` names; symbolic links are followed.
 
     Raises:
         OSError: as open(2).
@@ -56,22 +56,21 @@ def resolve(path: str, proc: CallerProc) -> int:
 
 
 def resolve_parent(path: str, proc: CallerProc, follow: bool = True) -> tuple[int, str]:
-    """The directory that holds the last component of ``path``, and that component.
+    """Return the directory that contains the last component of ``path``, and that component.
 
-    The component is no symbolic link if ``follow``. It is empty where the path ends at a
-    place that has no name of its own ("/", "..", a magic link): then the descriptor is
-    the place itself.
+    If ``follow``, the component is not a symbolic link. It is empty if the path ends at a place
+    without a name ("/", "..", a magic link): then the descriptor refers to the place itself.
     """
     return _walk(path, proc, follow)[:2]
 
 
 def _walk(path: str, proc: CallerProc, follow: bool) -> tuple[int, str, bool]:
-    """As :func:`resolve_parent`, and whether the path says that it ends at a directory."""
+    """As :func:`resolve_parent`; also return whether the path must end at a directory."""
     if not path:
         raise _error(errno.ENOENT)
     current = os.open("/" if path.startswith("/") else ".", os.O_PATH | os.O_CLOEXEC)
     todo = _components(path)
-    rights: Rights = nullcontext  # the caller's, which we have; or ours
+    rights: Rights = nullcontext  # the caller's rights, which we have, or our own
     must_be_directory = _ends_at_directory(path)
     links = 0
     while todo:
@@ -133,7 +132,7 @@ def _link_text(directory: int, name: str) -> str | None:
             return None
         return os.readlink(name, dir_fd=directory)
     except FileNotFoundError:
-        return None  # the open that follows will say so
+        return None  # the following open returns the error
 
 
 def _move(directory: int, name: str) -> int:

@@ -1,4 +1,4 @@
-"""Which engine mounts which filesystem type."""
+"""The choice of the engine for each filesystem type."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from loopfs.settings import SettingsError
 DENY = "deny"
 KERNEL = "kernel"
 
-# Of several for a type the first that is installed is taken.
+# If several engines serve a type, the first that is installed is used.
 ENGINES = (EXT4, ISO9660, UDF, *PROGRAMS, VFAT, EMBEDDED)
 BY_NAME = {engine.name: engine for engine in ENGINES}
 TYPES = frozenset(fstype for engine in ENGINES for fstype in engine.types)
 
 
 class Policy:
-    """What a person has chosen; for other types the first engine that is installed.
+    """The engines chosen in the settings; for other types the first engine that is installed.
 
     Args:
-        choices: an engine's name, "deny" or "kernel" for a filesystem type.
+        choices: an engine's name, "deny" or "kernel" for each filesystem type.
     Raises:
-        SettingsError: there is no such engine, it does not serve the type, or may not.
+        SettingsError: there is no such engine, it does not serve the type, or is not allowed.
     """
 
     def __init__(self, choices: Mapping[str, str]) -> None:
@@ -39,25 +39,25 @@ class Policy:
                 continue
             if name == KERNEL:
                 if not _is_root():
-                    raise SettingsError(f"only root may have the kernel mount {fstype}")
+                    raise SettingsError(f"only root can choose the engine kernel for {fstype}")
                 continue
             engine = BY_NAME.get(name)
             if engine is None:
                 known = ", ".join((*BY_NAME, KERNEL, DENY))
-                raise SettingsError(f"there is no engine '{name}'; there are {known}")
+                raise SettingsError(f"there is no engine '{name}'; the engines are {known}")
             if fstype not in engine.types:
                 served = ", ".join(sorted(engine.types))
-                raise SettingsError(f"the engine {name} does not mount {fstype} but {served}")
+                raise SettingsError(f"the engine {name} does not mount {fstype}, only {served}")
         self._choices = dict(choices)
 
     def leaves_to_kernel(self, fstype: str) -> bool:
         return self._choices.get(fstype) == KERNEL
 
     def choose(self, fstype: str) -> Engine:
-        """The engine for a type.
+        """Return the engine for a type.
 
         Raises:
-            NoEngine: EPERM where the policy denies it, ENODEV where nothing is installed.
+            NoEngine: EPERM if the policy denies the type, ENODEV if no engine is installed.
         """
         choice = self._choices.get(fstype)
         if choice == DENY:
@@ -72,7 +72,7 @@ class Policy:
         raise NoEngine(errno.ENODEV, " or ".join(reasons) or "no engine serves it")
 
     def after(self, engine: Engine, fstype: str) -> Engine | None:
-        """The engine for a filesystem that has a feature which ``engine`` does not support."""
+        """Return the engine for a filesystem with a feature that ``engine`` does not support."""
         if fstype in self._choices:
             return None
         others = ENGINES[ENGINES.index(engine) + 1 :]
@@ -81,6 +81,6 @@ class Policy:
 
 
 def _is_root() -> bool:
-    """Root of the machine, not of a user namespace."""
+    """Return whether we are root of the machine, not only of a user namespace."""
     with open("/proc/self/uid_map", encoding="utf-8") as file:
         return os.geteuid() == 0 and file.read().split() == ["0", "0", str(2**32 - 1)]

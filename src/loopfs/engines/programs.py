@@ -8,15 +8,15 @@ import os
 from loopfs.engines import fuse2fs
 from loopfs.engines.engine import Engine, Launch, program
 
-# libblkid's names, where they are others than the drivers'.
+# The types for which libblkid has another name than the driver.
 _BLKID_NAMES = {"ntfs3": "ntfs"}
 
 
 def check_type(device: int, fstype: str, offset: int = 0, size: int | None = None) -> None:
-    """Refuse a device that holds another filesystem than ``fstype``, as its driver would.
+    """Refuse a device that has another filesystem than ``fstype``, as its driver would.
 
     Args:
-        offset, size: of a part of an open file that is the device, in bytes.
+        offset, size: the part of the open file that is the device, in bytes.
     Raises:
         OSError: EINVAL.
     """
@@ -48,14 +48,14 @@ def _fuseiso(launch: Launch) -> list[str]:
 
 
 def _ntfs_3g(launch: Launch) -> list[str]:
-    # It has FUSE built in, and does without what libfuse calls subtype and fsname.
+    # It has its own copy of FUSE, without libfuse's options subtype and fsname.
     mode = "ro" if launch.read_only else "rw"
     options = ",".join(("no_detach,no_def_opts,silent,allow_other", mode, *launch.options))
     return ["ntfs-3g", "-o", options, launch.device, launch.mountpoint]
 
 
 def _exfat(launch: Launch) -> list[str]:
-    # Only for debugging it stays in the foreground. It adds fsname and allow_other itself.
+    # It only stays in the foreground with -d (debug). It adds fsname and allow_other itself.
     options = ("ro" if launch.read_only else "rw", *launch.options)
     words = ["mount.exfat-fuse", "-d", "-o", ",".join(options)]
     return [*words, launch.device, launch.mountpoint]

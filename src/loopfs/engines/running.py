@@ -1,4 +1,4 @@
-"""The engines that run, as the supervisor knows them."""
+"""The running engines, as the supervisor sees them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
     from loopfs.driver.loop import LoopDevice
     from loopfs.process import Process
 
-PATIENCE = 5.0  # seconds that engines may write without a word of it
+PATIENCE = 5.0  # seconds that engines may need to end before a message is printed
 _LOOK = 0.002  # seconds
 
 
 class Engine:
-    """A running engine: its pidfd, which is closed with it, and st_dev of what it serves.
+    """A running engine: its pidfd, which is closed with the object, and st_dev of its filesystem.
 
-    ``superblock`` is the device number in mountinfo. What another mount of the same can be made
-    from is ``served``. ``userns`` is its user namespace, of an engine that cannot be looked into,
-    and is closed with it.
+    ``superblock`` is the device number in mountinfo. ``served`` has what is needed to mount the
+    superblock again. ``userns`` is the user namespace of an engine whose process is inaccessible;
+    it is closed with the object.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class Engine:
         self.served = served
         self.label: Label | None = None
         self._source = source
-        self.unmounted = False  # the last mount of it is known to be gone
-        self.syncing = threading.Lock()  # held while a job has a mount of what it serves
+        self.unmounted = False  # whether its last mount is known to have ended
+        self.syncing = threading.Lock()  # held while a job has a private mount of its filesystem
 
     def __del__(self) -> None:
-        os.close(self.pidfd)  # not before: another thread may wait for it
+        os.close(self.pidfd)  # only now, since another thread may poll it
         if self._userns is not None:
             os.close(self._userns)
 
     def ended(self, timeout_ms: int | None = 0) -> bool:
-        """It has exited, or does within ``timeout_ms`` (None: however long it takes), and its
-        device is closed."""
+        """Return whether it has exited and its device is closed, waiting up to ``timeout_ms``
+        (None: without limit)."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         if not poller.poll(timeout_ms):
@@ -76,7 +76,7 @@ class Engine:
         return self._source is None or self._source.gone.wait(timeout)
 
     def name(self) -> str:
-        """What it is called."""
+        """Return its name for messages."""
         try:
             with open(f"/proc/{self.pid}/comm", "rb") as file:
                 name = shown(to_str(file.read().removesuffix(b"\n")))
@@ -85,11 +85,11 @@ class Engine:
             return f"process {self.pid}"
 
     def kill(self) -> None:
-        """What it has not written is lost."""
+        """Kill it. Its unwritten data is lost."""
         signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def umounted(self, process: int) -> None:
-        """A process has unmounted it: return once everything is written, if it is to end."""
+        """Wait until everything is written, if a process has just unmounted its last mount."""
         with self.syncing:
             last = self.disconnected()
         if last:
@@ -102,13 +102,13 @@ class Engine:
                 self._source.freed_by_umount(process)
 
     def settle(self, concerns: Callable[[LoopDevice], bool]) -> None:
-        """Return once it has ended if it is to, since its last mount is gone without an umount2(2):
-        with a namespace, or when a file of a mount that was detached was closed.
+        """Wait for its end if its last mount has ended without umount2(2): with a namespace, or by
+        the last close of a file of a detached mount.
 
         Args:
-            concerns: whether it matters, by the disk that it has.
+            concerns: returns whether this matters for a disk, that of the engine.
         """
-        # While a job has a mount of it, it is not to end.
+        # A job's private mount keeps it from ending.
         if self._source is None or not concerns(self._source.disk) or self.syncing.locked():
             return
         if self.disconnected():
@@ -117,38 +117,38 @@ class Engine:
 
     @property
     def loan(self) -> LentDevice | None:
-        """What it has its device from, if it was lent."""
+        """Its lent device, if the device was lent."""
         return self._source if isinstance(self._source, LentDevice) else None
 
     def remounted(self, *, read_only: bool) -> None:
-        """What it serves was remounted."""
+        """Record that its filesystem was remounted."""
         assert self.served is not None
         self.served = self.served._replace(read_only=read_only)
 
     @property
     def lent(self) -> LentDevice | None:
-        """What our own ext4 has its device from."""
+        """The lent device of our own ext4 engine."""
         own = self.served is not None and self.served.fstype in EXT_TYPES
         return self._source if own and isinstance(self._source, LentDevice) else None
 
     @property
     def writes(self) -> bool:
-        """Its filesystem can be written."""
+        """Whether its filesystem is writable."""
         return self.served is not None and not self.served.read_only
 
     @property
     def error(self) -> int:
-        """The errno of every sync, once something that it had written could not be stored; or 0."""
+        """The errno of every sync, if some of its data could not be written; otherwise 0."""
         return self._source.error if self._source is not None else 0
 
     def sync(self, helper: Helper, call: str, process: Process | None, fd: int) -> int:
-        """Have in the image, synced, what programs have written to its filesystem.
+        """Write to the image, and sync, what programs have written to its filesystem.
 
         Args:
             call: fsync, fdatasync or syncfs of a descriptor of ``process``, or sync.
         Returns:
-            What the call returns: 0 or an errno, EIO when the helper is gone, ENOTCONN when the
-            engine has ended; NOT_OURS when it is the kernel's to carry out.
+            The result of the call: 0 or an errno, EIO if the helper has ended, ENOTCONN if the
+            engine has ended; NOT_OURS if the call is left to the kernel.
         """
         assert self.served is not None
         with self.syncing:
@@ -170,19 +170,19 @@ class Engine:
                 code, _ = result(channel.receive())
                 if code == DRAIN and isinstance(self._source, LentDevice):
                     self._source.drain()
-                    with suppress(BrokenPipeError):  # it was killed
+                    with suppress(BrokenPipeError):  # the engine was killed
                         channel.send(b"drained")
                     code, _ = result(channel.receive())
         return self.error or code
 
     @property
     def syncs_by_itself(self) -> bool:
-        """What the kernel asks it to sync (fsync(2), of any descriptor) it does sync."""
+        """Whether it syncs its device itself when the kernel sends a sync of any descriptor."""
         return isinstance(self._source, LentDevice)
 
     def connection(self) -> int | None:
-        """A duplicate of the /dev/fuse that it serves, to be closed soon: it keeps the mount from
-        noticing the engine's end. None when it has let go of it.
+        """Return a duplicate of the /dev/fuse that it serves; None if it has closed it. The
+        duplicate must be closed soon: it prevents the mount from detecting the engine's end.
 
         Raises:
             OSError: EMFILE.
@@ -197,7 +197,7 @@ class Engine:
             return None
 
     def disconnected(self) -> bool:
-        """The last mount of its filesystem is gone, so it is about to end."""
+        """Return whether the last mount of its filesystem has ended, so that it is about to end."""
         fd = self.connection()
         if fd is None:
             return True
@@ -207,25 +207,25 @@ class Engine:
             os.close(fd)
 
     def user_namespace(self) -> int:
-        """A descriptor of the user namespace of who has mounted it.
+        """Return a descriptor of the user namespace of the process that has mounted it.
 
         Raises:
-            OSError: it has ended.
+            OSError: the engine has ended.
         """
         if self._userns is not None:
             return os.dup(self._userns)
         return os.open(f"/proc/{self.pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
 
     def id_map(self, kind: str) -> str:
-        """The text of uid_map or gid_map of its user namespace, as we see the outer ids.
+        """Return the text of uid_map or gid_map of its user namespace; the outer ids are ours.
 
         Raises:
-            OSError: it has ended.
+            OSError: the engine has ended.
         """
         namespace = self.user_namespace()
         try:
             if os.path.samestat(os.fstat(namespace), os.stat("/proc/self/ns/user")):
-                return f"0 0 {UINT_MAX}\n"  # the kernel would tell of our parent's ids
+                return f"0 0 {UINT_MAX}\n"  # the kernel would show the ids of our parent namespace
         finally:
             os.close(namespace)
         with open(f"/proc/{self.pid}/{kind}_map", encoding="utf-8") as file:
@@ -233,11 +233,11 @@ class Engine:
 
 
 class KernelMount(Engine):
-    """The process that keeps a mount of the kernel's own.
+    """The process that keeps a mount of a filesystem of the kernel.
 
     Args:
-        loop: the number of its device.
-        let_go: called once it has ended: what was cached of our device is old.
+        loop: the number of its loop device.
+        let_go: called after its end, since pages cached of our device are then outdated.
     """
 
     def __init__(
@@ -263,15 +263,15 @@ class KernelMount(Engine):
 
 
 class OwnServer(Engine):
-    """A program of the sandbox's that serves a filesystem from a device which it has opened itself.
+    """A program in the sandbox that serves a filesystem from a device that it has opened itself.
 
-    It has ended when what the process that mounted had open of the device is closed: another one
-    may serve.
+    It has ended when the files that the mounting process had open on the device are closed; another
+    process may serve the filesystem.
 
     Args:
-        device: st_dev of what it serves.
-        openers: tells whether it is still open.
-        process: who has mounted it.
+        device: st_dev of its filesystem.
+        openers: returns whether one of these files is still open.
+        process: the process that has mounted it.
     """
 
     def __init__(self, device: int, openers: Callable[[], bool], process: Process) -> None:
@@ -280,7 +280,7 @@ class OwnServer(Engine):
 
     def ended(self, timeout_ms: int | None = 0) -> bool:
         end = monotonic() + (PATIENCE if timeout_ms is None else timeout_ms / 1000)
-        while self._openers():  # FUSE does not say when a server has closed its device
+        while self._openers():  # FUSE does not report when a server has closed its device
             if monotonic() >= end:
                 return False
             sleep(_LOOK)
@@ -289,8 +289,8 @@ class OwnServer(Engine):
     def umounted(self, process: int) -> None:
         number = f" {os.major(self.device)}:{os.minor(self.device)} "
         with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="replace") as file:
-            if not any(number in line for line in file):  # else it is mounted elsewhere, too
+            if not any(number in line for line in file):  # otherwise it is also mounted elsewhere
                 self.ended(None)
 
     def kill(self) -> None:
-        """It ends with the sandbox."""
+        """Do nothing: it ends with the sandbox."""

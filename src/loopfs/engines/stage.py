@@ -1,4 +1,5 @@
-"""The stage: where an engine lives and mounts, before its mount is moved to the caller."""
+"""The stage: a mount namespace in which an engine runs and mounts, before the mount is moved to the
+caller."""
 
 from __future__ import annotations
 
@@ -22,16 +23,16 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWPID
 
 MOUNTPOINT = "/dev/filesystem"
 _DEVICE = "/dev/device"
-_NODES = ("null", "fuse")  # what an engine needs
+_NODES = ("null", "fuse")  # the devices that an engine needs
 _PROGRAMS = "/dev/programs"
 _FUSERMOUNTS = ("/usr/bin/fusermount", "/bin/fusermount")
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 _INTERVAL = 1  # milliseconds
-_SAID = 4096  # bytes of an engine's messages
+_SAID = 4096  # maximum size in bytes of an engine's messages
 
 
 class Server(NamedTuple):
-    """An engine that runs: its process id and a pidfd."""
+    """A running engine: its process id and a pidfd."""
 
     pid: int
     pidfd: int
@@ -40,8 +41,8 @@ class Server(NamedTuple):
 class Stage:
     """A copy of the host's mounts, owned by the caller's user namespace, which we are in.
 
-    It has the host's programs and libraries whatever root the caller is in. An engine is alone in
-    its pid namespace, and outlives the sandbox's until it has written everything.
+    It has the host's programs and libraries, whatever root the caller has. An engine is the only
+    process in its pid namespace, and outlives the sandbox's until it has written everything.
     """
 
     def __init__(self) -> None:
@@ -50,11 +51,11 @@ class Stage:
         self._namespace = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
     def enter(self) -> None:
-        """Be in it, at its root."""
+        """Enter the namespace, at its root."""
         syscalls.setns(self._namespace, CLONE_NEWNS)
 
     def build(self, fstype: str) -> None:
-        """Enter it, and give the engine a /dev with nothing but what it needs."""
+        """Enter the namespace, and create a /dev with only what the engine needs."""
         self.enter()
         nodes = {name: syscalls.open_tree(uapi.AT_FDCWD, f"/dev/{name}", _CLONE) for name in _NODES}
         syscalls.mount("stage", "/dev", "tmpfs", uapi.MS_NOSUID, "size=64k,mode=0755")
@@ -66,7 +67,7 @@ class Stage:
         os.chdir("/")
 
     def mount_device(self) -> int:
-        """Mount, in the stage that is built, what has the device; returns its /dev/fuse."""
+        """Mount, in the built stage, the filesystem with the device; return its /dev/fuse."""
         os.mkdir(_DEVICE, 0o700)
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         flags = uapi.MS_NODEV | uapi.MS_NOSUID | uapi.MS_NOEXEC
@@ -75,8 +76,8 @@ class Stage:
         return fuse
 
     def show(self, name: str, shown: str) -> None:
-        """Have the device, ``name`` of that mount, at ``shown``: an engine tells the kernel the
-        name by which it opened its device, and mountinfo shows that."""
+        """Bind-mount the device, ``name`` in that mount, at ``shown``: an engine passes the path
+        with which it opened its device to the kernel, and mountinfo shows it."""
         os.makedirs(os.path.dirname(shown), exist_ok=True)
         os.close(os.open(shown, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))
         syscalls.mount(f"{_DEVICE}/{name}", shown, None, uapi.MS_BIND, None)
@@ -84,20 +85,20 @@ class Stage:
     def start(
         self, command: list[str], environment: dict[str, str], device: int, caller: int
     ) -> Server:
-        """Start an engine and wait until it serves what is mounted on MOUNTPOINT.
+        """Start an engine and wait until it serves the filesystem mounted on MOUNTPOINT.
 
-        Until :meth:`clear` its stage keeps its mount, and its mount keeps it: so it has a keeper,
-        who kills it if we do not come to that.
+        Until :meth:`clear` the stage has a mount of the engine's filesystem, so the engine would
+        not end by itself. If this process fails before, a keeper kills the engine.
 
         Args:
             command: its command line.
-            environment: what it has besides PATH and LC_ALL.
-            device: what it inherits, and nothing else.
-            caller: a pidfd: when it ends, nobody waits any more.
+            environment: its environment besides PATH and LC_ALL.
+            device: the only descriptor that it inherits.
+            caller: a pidfd: when it ends, there is no one to wait for the mount.
         Raises:
-            OSError: EINVAL: it gave up, as when there is no filesystem of its type (a LoopfsError
-                with what it said, if it said anything); EAGAIN, ENOMEM: there is no room for its
-                process.
+            OSError: EINVAL if it exited, for example because there is no filesystem of its type (a
+                LoopfsError with its message, if it printed one); EAGAIN, ENOMEM if its process
+                cannot be created.
         """
         said = _paper()
         # Before an engine can have mounted there.
@@ -121,13 +122,13 @@ class Stage:
         return server
 
     def clear(self) -> None:
-        """Take the mount from the stage: the engine ends with the last mount that is elsewhere."""
+        """Unmount it in the stage: the engine then ends with the last mount that is elsewhere."""
         syscalls.umount2(MOUNTPOINT, uapi.MNT_DETACH)
         self._keeper.send(b"cleared")
 
 
 def _write_fusermount(fstype: str) -> None:
-    """Have engines find our fusermount, as libfuse looks for it: in its place, and on PATH."""
+    """Install our fusermount where libfuse looks for it: at its usual path, and on PATH."""
     os.mkdir(_PROGRAMS)
     path = f"{_PROGRAMS}/fusermount"
     with open(path, "x", encoding="utf-8") as file:
@@ -139,7 +140,7 @@ def _write_fusermount(fstype: str) -> None:
 
 
 def _paper() -> int:
-    """What an engine may write its messages on: whatever it says later, it does not grow."""
+    """Return a file for an engine's messages, which cannot grow."""
     paper = os.memfd_create("said", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.truncate(paper, _SAID)
     fcntl.fcntl(paper, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
@@ -154,9 +155,9 @@ def _last_line(paper: int) -> str:
 def _keep(
     channel: Channel, command: list[str], environment: dict[str, str], device: int, said: int
 ) -> NoReturn:
-    """Start an engine, send its pidfd, and kill it if the other end closes without a word."""
+    """Start an engine, send its pidfd, and kill it if the other end closes without a message."""
     try:
-        close_all_but(channel.fileno(), device, said)  # what is inherited need not be close-on-exec
+        close_all_but(channel.fileno(), device, said)  # what is inherited may lack close-on-exec
         try:
             syscalls.unshare(CLONE_NEWPID)
             pid = _spawn(command, environment, device, said)
@@ -164,29 +165,29 @@ def _keep(
             channel.send(b"%d" % errno_of(problem))
             os._exit(1)
         cleared = b""
-        with suppress(BrokenPipeError):  # closed already
+        with suppress(BrokenPipeError):  # the other end is closed already
             channel.send(b"started", (os.pidfd_open(pid),))
             cleared = channel.receive().data
         if not cleared:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-    except BaseException:  # nothing may return into the job's code
+    except BaseException:  # no exception may return into the job's code
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(0)
 
 
 def _spawn(command: list[str], environment: dict[str, str], device: int, said: int) -> int:
-    """Start the engine, with nothing of ours but the device and what it says its errors on;
-    returns its process id.
+    """Start the engine, with no descriptors but the device and the file for its messages; return
+    its process id.
 
     Raises:
-        OSError: ENOENT: it is not there.
+        OSError: ENOENT if it is not installed.
     """
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.set_inheritable(device, True)
     always = {"PATH": f"{_PROGRAMS}:{SEARCH_PATH}", "LC_ALL": "C.UTF-8"}
-    return os.posix_spawn(  # which copies no memory, as a fork would
+    return os.posix_spawn(  # it copies no memory, unlike fork
         find_program(command[0]) or command[0],
         command,
         always | environment,
@@ -201,10 +202,11 @@ def _spawn(command: list[str], environment: dict[str, str], device: int, said: i
 
 
 def _wait_for_mount(bare: int, server: int, caller: int) -> bool:
-    """Wait until something is mounted, or the server (a pidfd) has given up, or the caller has.
+    """Wait until something is mounted. Return False if the server (a pidfd) or the caller has
+    ended.
 
     Args:
-        bare: the device number that the mount point has while nothing is mounted there.
+        bare: the device number of the mount point while nothing is mounted there.
     """
     with open("/proc/self/mountinfo", "rb", buffering=0) as mounts:
         poller = select.poll()
@@ -220,7 +222,7 @@ def _wait_for_mount(bare: int, server: int, caller: int) -> bool:
 def _wait_for_server(server: Server, caller: int) -> bool:
     """Wait until the server has the connection; as :func:`_wait_for_mount`.
 
-    What our fusermount has mounted can be seen a moment before it has passed the connection on.
+    A mount by our fusermount is visible a moment before the connection has been passed on.
     """
     poller = select.poll()
     poller.register(server.pidfd, select.POLLIN)
@@ -228,7 +230,7 @@ def _wait_for_server(server: Server, caller: int) -> bool:
     while True:
         try:
             os.close(connection_of(server.pidfd, server.pid))
-        except OSError:  # not yet; or no longer, and then its end is seen
+        except OSError:  # not yet, or not any more; then the poll detects its end
             if poller.poll(_INTERVAL):
                 return False
         else:

@@ -1,4 +1,4 @@
-"""Superblocks of FUSE through the new mount API, in the namespaces where a job is."""
+"""Creating superblocks of FUSE with the new mount API, in the namespaces of a job."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SB_FLAGS = {
 def fuse_context(
     fuse: int, source: str, subtype: str, sb_flags: int = 0, *, allow_other: bool = True
 ) -> int:
-    """A context that has the superblock of an open /dev/fuse, for one fsmount(2).
+    """Return a context with the superblock of an open /dev/fuse, for one fsmount(2).
 
-    The superblock is made if there is none yet; if there is, only ``source`` counts.
+    The superblock is created if it does not exist; if it does, only ``source`` has an effect.
 
     Args:
         sb_flags: MS_*.
-        allow_other: for all users of this user namespace; otherwise for the user whom it has as
-            root, in all user namespaces.
+        allow_other: give access to all users of this user namespace; otherwise to the user that is
+            its root, in all user namespaces.
     Raises:
         OSError: as fsopen(2) and fsconfig(2).
     """
@@ -44,7 +44,7 @@ def fuse_context(
 
 
 def set_sb_flags(context: int, flags: int, mask: int) -> None:
-    """Set, or clear, those MS_* ``flags`` of a context that are in ``mask``."""
+    """Set or clear the MS_* ``flags`` of a context that are in ``mask``."""
     for flag, (name, opposite) in _SB_FLAGS.items():
         word = name if flags & flag else opposite
         if mask & flag and word is not None:
@@ -52,17 +52,17 @@ def set_sb_flags(context: int, flags: int, mask: int) -> None:
 
 
 def disconnected(connection: int) -> bool:
-    """The superblock of a /dev/fuse is gone."""
+    """Return whether the superblock of a /dev/fuse does not exist any more."""
     poller = select.poll()
     poller.register(connection, 0)
     return bool(poller.poll(0))  # POLLERR
 
 
 def connection_of(pidfd: int, pid: int) -> int:
-    """A duplicate of the /dev/fuse that a process serves.
+    """Return a duplicate of the /dev/fuse that a process serves.
 
     Raises:
-        OSError: the process is gone; ENOENT: it has none.
+        OSError: the process has ended; ENOENT if it has none.
     """
     directory = f"/proc/{pid}/fd"
     for name in os.listdir(directory):
@@ -70,5 +70,5 @@ def connection_of(pidfd: int, pid: int) -> int:
             if os.readlink(f"{directory}/{name}") == "/dev/fuse":
                 return syscalls.pidfd_getfd(pidfd, int(name))
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), directory)

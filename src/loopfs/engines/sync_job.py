@@ -1,8 +1,9 @@
-"""The job that has in the image what an engine serves, and tells of every error.
+"""The job that makes an engine write its data to the image, and reports every error.
 
-What a program has written is in the pages of the mount (by a mapping), in the engine's memory and
-in the pages of the engine's device; they are written in this order. A process of its own does it,
-for closing a file of a FUSE mount waits for the mount's server, and that one for the supervisor.
+Data of a program is in the pages of the mount (written through a mapping), in the engine's memory
+and in the pages of the engine's device; these are written in this order. A separate process does
+this, because closing a file of a FUSE mount waits for the mount's server, which in turn waits for
+the supervisor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from loopfs.engines.superblock import disconnected, fuse_context
 from loopfs.uapi.sched import CLONE_NEWNS
 from loopfs.uapi.syscalls import abis
 
-DRAINED_WITHIN = 30.0  # seconds, of an engine that has no idle moment
+DRAINED_WITHIN = 30.0  # seconds, for an engine that is never idle
 _PAUSE = 0.001  # seconds
 _NATIVE = abis()[0].numbers
 
@@ -40,22 +41,23 @@ def _sync(
     number: int,
     by_itself: bool,
 ) -> None:
-    """fsync(2), fdatasync(2), syncfs(2) of a caller's descriptor ``number``, or sync(2) of a mount.
+    """Carry out fsync(2), fdatasync(2) or syncfs(2) of a caller's descriptor ``number``, or sync(2)
+    of a mount.
 
-    Answers with what the call returns, ENOTCONN when the engine has ended; NOT_OURS when the
-    descriptor is another's meanwhile or cannot be duplicated. Before, DRAIN is an answer too.
+    Answers with the result of the call, ENOTCONN if the engine has ended; NOT_OURS if the
+    descriptor now refers to another file or cannot be duplicated. DRAIN can be sent before.
 
     Args:
         fds: a pidfd of the engine, its user namespace, a duplicate of its /dev/fuse; a pidfd of
-            the caller, but for sync(2).
-        pid: the engine's.
-        fstype, device: type and device number (st_dev) of what it serves.
-        by_itself: it syncs its device when it is asked to sync, and cannot be looked into.
+            the caller, except for sync(2).
+        pid: the engine's process id.
+        fstype, device: type and device number (st_dev) of its filesystem.
+        by_itself: whether the engine itself syncs its device, and cannot be inspected.
     """
     _, namespace, connection, *caller = fds
-    # The lowest that is free, so below the caller's file: a process that is killed closes it first.
-    # The engine may have been killed too, and as long as its connection is open anywhere, closing a
-    # file of its mount waits for an answer. So no such file is closed here before it.
+    # Use the lowest free number, below the caller's file, because a killed process closes it first.
+    # The engine may have been killed too: as long as its connection is open anywhere, closing a
+    # file of its mount waits for an answer. So no such file may be closed here before it.
     connection = _moved_down(connection)
     try:
         own = syscalls.pidfd_getfd(caller[0], number) if caller else None
@@ -68,12 +70,12 @@ def _sync(
     enter_user(namespace)
     syscalls.unshare(CLONE_NEWNS)
     root = _root(connection, fstype)
-    if root is None:  # the kernel's syncfs(2) of what is left would be 0
+    if root is None:  # the kernel's syncfs(2) of the remaining mount would return 0
         answer(channel, errno.ENOTCONN)
         return
     drain = partial(_have_drained, channel) if by_itself else partial(_drain, pid)
     code = _write_all(None if by_itself else pid, call, root, own, drain)
-    # Before the answer: until then nobody expects the last umount to end the engine.
+    # Before the answer, after which the caller expects its last umount to end the engine.
     os.close(root)
     if own is not None:
         _close(own)
@@ -88,7 +90,7 @@ def _moved_down(fd: int) -> int:
 
 
 def _close(fd: int) -> None:
-    """An error of the caller's own file is reported to the caller, and stays with the file."""
+    """Close a descriptor; an error of the caller's file is reported through the caller's own."""
     try:
         os.close(fd)
     except OSError:
@@ -96,18 +98,18 @@ def _close(fd: int) -> None:
 
 
 def _root(connection: int, fstype: str) -> int | None:
-    """The root of a mount of ours of what an engine serves, for reading and writing whatever the
-    caller's mount is for; None when it has ended. The connection is closed."""
+    """Return the root of a private mount of an engine's filesystem, which is writable even if the
+    caller's mount is not; None if the engine has ended. The connection is closed."""
     try:
         if disconnected(connection):
             return None
         context = fuse_context(connection, "loopfs", fstype)
     except OSError:
-        if disconnected(connection):  # meanwhile
+        if disconnected(connection):  # in the meantime
             return None
         raise
     finally:
-        os.close(connection)  # and only then ask the engine anything
+        os.close(connection)  # before any request to the engine
     tree = syscalls.fsmount(context, 0)
     os.close(context)
     root = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tree)
@@ -122,31 +124,31 @@ def _write_all(
     own: int | None,
     drain: Callable[[], None],
 ) -> int:
-    """0, or the errno of the first step that failed; none keeps those that follow from being made,
-    so that the kernel has told each of its errors to the description that is to get it.
+    """Return 0, or the errno of the first step that failed. All steps are made even after an error,
+    so that the kernel reports each of its errors to the description that is to receive it.
 
     Args:
-        pid: of an engine whose device is synced from outside.
-        drain: returns once the engine has answered what was queued before.
+        pid: the engine, if its device is synced from outside.
+        drain: returns when the engine has answered all requests queued before.
     """
     codes = []
 
     def attempt(step: Callable[..., None], *arguments: object) -> None:
         try:
             step(*arguments)
-        except (FileNotFoundError, ProcessLookupError):  # the engine ends
+        except (FileNotFoundError, ProcessLookupError):  # the engine has ended
             codes.append(errno.ENOTCONN)
         except OSError as problem:
             codes.append(problem.errno or errno.EIO)
 
     if call in ("syncfs", "sync"):
-        attempt(syscalls.syncfs, root)  # which neither waits nor tells (FUSE of Linux 6.18)
+        attempt(syscalls.syncfs, root)  # it neither waits nor reports errors (FUSE of Linux 6.18)
         attempt(drain)
-        attempt(os.fsync, root)  # for which engines write their memory; not fuse2fs
+        attempt(os.fsync, root)  # makes engines write their memory, except fuse2fs
     else:
         attempt(os.fsync if call == "fsync" else os.fdatasync, own)
     if pid is not None and _program(pid) == fuse2fs.PROGRAM:
-        attempt(fuse2fs_flush.flush, root, own)  # and it syncs its device
+        attempt(fuse2fs_flush.flush, root, own)  # it also syncs its device
     elif pid is not None:
         attempt(_sync_device, pid)
     if call == "syncfs":
@@ -155,25 +157,25 @@ def _write_all(
 
 
 def _program(pid: int) -> str:
-    """What an engine runs."""
+    """Return the name of the engine's program."""
     with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
         return file.read().rstrip("\n")
 
 
-# --- what the kernel has queued for the engine ---------------------------------------
+# --- requests queued for the engine --------------------------------------------------
 
 
 def _have_drained(channel: Channel) -> None:
-    """As :func:`_drain`, of an engine that only the supervisor can ask."""
+    """As :func:`_drain`, for an engine that only the supervisor can ask."""
     answer(channel, DRAIN)
     channel.receive()
 
 
 def _drain(pid: int) -> None:
-    """Return once an engine has answered all requests that were queued before.
+    """Return when an engine has answered all requests that were queued before.
 
-    Under constant load it never has answered all there are. Requests wait in the order of their
-    arrival, so after a while it has answered those.
+    Under constant load the queue is never empty. Requests are processed in the order of their
+    arrival, so after some time those have been answered.
     """
     end = monotonic() + DRAINED_WITHIN
     idle = 0
@@ -183,10 +185,10 @@ def _drain(pid: int) -> None:
 
 
 def is_idle(pid: int) -> bool:
-    """Every thread of a process waits for a FUSE request, or for another thread.
+    """Return whether every thread of a process waits for a FUSE request or for another thread.
 
-    Who waits for a request while there is one is awake, so the queue is empty then, and all are
-    answered.
+    A thread that waits for a request is woken when there is one. So the queue is empty then, and
+    all requests have been answered.
     """
     return all(_waits(pid, int(tid)) for tid in os.listdir(f"/proc/{pid}/task"))
 
@@ -195,7 +197,7 @@ def _waits(pid: int, tid: int) -> bool:
     try:
         with open(f"/proc/{pid}/task/{tid}/syscall", "rb", buffering=0) as file:
             fields = file.read(256).split()
-    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+    except (FileNotFoundError, ProcessLookupError):  # the thread has just ended
         return True
     if len(fields) < 7:
         return fields[:1] != [b"running"]
@@ -214,7 +216,7 @@ def _waits(pid: int, tid: int) -> bool:
 def _sync_device(pid: int) -> None:
     """Sync the file that an engine has open for writing: its device.
 
-    By a description of our own, so that the engine's gets its errors too.
+    A separate open file description is used, so that the engine's own still reports the errors.
     """
     for name in os.listdir(f"/proc/{pid}/fd"):
         path = f"/proc/{pid}/fd/{name}"
@@ -222,7 +224,7 @@ def _sync_device(pid: int) -> None:
             info = syscalls.descriptor_info(pid, int(name))
             regular = stat.S_ISREG(os.stat(path).st_mode)
         except FileNotFoundError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
         if regular and info.flags & os.O_ACCMODE != os.O_RDONLY:
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -1,4 +1,4 @@
-"""Whose turn it is to mount a device: two engines cannot have it."""
+"""Turns: only one mount of a device can be in progress, since it can have only one engine."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import os
 import threading
 from collections.abc import Callable, Hashable
 
-_LOOK = 1.0  # seconds, after which a waiting thread checks whether its caller still waits
+_LOOK = 1.0  # seconds between checks whether the caller of a waiting thread still waits
 
 
 class Turn:
-    """The right to mount one device, until it is given back."""
+    """The right to mount a device, until it is released."""
 
     def __init__(self, turns: Turns, device: Hashable) -> None:
         self._turns = turns
         self._device: Hashable | None = device
 
     def give_back(self) -> None:
-        """Let the next one mount the device. Nothing happens the second time."""
+        """Let the next mount of the device begin. A second call has no effect."""
         device, self._device = self._device, None
         if device is not None:
             self._turns.give_back(device)
 
 
 class Turns:
-    """Those of all devices of a sandbox."""
+    """The turns of all devices of a sandbox."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -35,9 +35,9 @@ class Turns:
         """Wait for the turn of a device.
 
         Args:
-            wanted: the caller still waits.
+            wanted: returns whether the caller still waits.
         Raises:
-            OSError: EINTR: it does not any more.
+            OSError: EINTR if the caller does not wait any more.
         """
         with self._changed:
             while device in self._taken:
@@ -48,7 +48,7 @@ class Turns:
         return Turn(self, device)
 
     def give_back(self, device: Hashable) -> None:
-        """The turn is over."""
+        """Release the turn of a device."""
         with self._changed:
             self._taken.remove(device)
             self._changed.notify_all()

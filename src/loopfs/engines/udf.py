@@ -1,7 +1,7 @@
 """UDF by a filesystem of our own (loopfs.udf), as an engine.
 
-The job that mounts it serves it. Where the device's file cannot be lent, it is a program that is
-started as others are.
+The job that mounts it becomes the engine. If the device's backing file cannot be lent, the engine
+is a program that is started as others are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ TYPES = frozenset({"udf"})
 
 
 class Udf(Engine):
-    """The row of the table; the options are checked by the parser that acts on them."""
+    """The engine; the options are checked by the parser of loopfs.udf."""
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.udf.options import Options
@@ -41,7 +41,7 @@ def _installed(fstype: str) -> None:
 
 
 def _check(device: int, fstype: str) -> None:
-    """What it holds depends on the options: the program says what is wrong with it."""
+    """Check nothing: that depends on the options, so the program reports errors."""
 
 
 def _command(launch: Launch) -> list[str]:

@@ -10,24 +10,24 @@ from loopfs.mountinfo import Mount
 from loopfs.sandbox.own_sysfs import attach
 from loopfs.uapi import mount as uapi
 
-PART_TYPES = ("sysfs", "fuse.sysfs")  # of what the sandbox has mounted in its /sys
+PART_TYPES = ("sysfs", "fuse.sysfs")  # of the sandbox's mounts in its /sys
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
 def mount_table(own: int) -> list[Mount]:
-    """The mounts of the namespace that we are in, below our root."""
+    """Return the mounts of our mount namespace, below our root."""
     fd = os.open("mountinfo", os.O_RDONLY | os.O_CLOEXEC, dir_fd=own)
     with open(fd, "rb") as file:
         return mountinfo.parse(file)
 
 
 class Umount:
-    """umount2(2) of what can have mounts in it that are no mounts to its user.
+    """umount2(2) of a mount that can have mounts in it that its user does not know of.
 
     Args:
-        own: our directory in a /proc that shows us.
-        sysfs, devs: st_dev of what has them.
-        of_trees: and so can all others have, for trees of mounts have been bound.
+        own: our directory in a /proc in which we are visible.
+        sysfs, devs: st_dev of the mounts that have them.
+        of_trees: trees of mounts were bind-mounted, so that any mount can have them.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class Umount:
         self._of_trees = of_trees
 
     def concerns(self, number: int) -> bool:
-        """It is for us to unmount what has this st_dev."""
+        """Return whether a mount with this st_dev is to be unmounted by us."""
         return self._of_trees or number in self._devs or number in self._sysfs
 
     def __call__(self, name: str, flags: int) -> None:
         """Unmount what is at ``name`` in the working directory. Raises OSError as umount2(2).
 
-        What is locked in a tree that was bound is left for the umount of the tree.
+        A locked mount in a tree that was bind-mounted is ignored until the tree is unmounted.
         """
         number = syscalls.statx_dev(uapi.AT_FDCWD, name)
         mount = syscalls.mount_id(uapi.AT_FDCWD, name)
@@ -76,8 +76,8 @@ class Umount:
             raise busy
 
     def _is_part(self, mount: int) -> bool:
-        """A mount is locked, in a tree that was bound: the topmost of these is not locked, and
-        neither is it the root of the namespace."""
+        """Return whether a mount is locked in a tree that was bind-mounted: the topmost mount of
+        such a tree is not locked, and is not the root of the namespace either."""
         table = {each.mount_id: each for each in mount_table(self._own)}
         first = mount
         while (each := table.get(mount)) is not None:
@@ -88,10 +88,10 @@ class Umount:
 
 
 def _umount_with(name: str, flags: int, inner: list[str]) -> None:
-    """Unmount what is at ``name`` and has ``inner`` mounts, or nothing of it if one is busy.
+    """Unmount what is at ``name`` and the ``inner`` mounts in it; nothing if one is busy.
 
     Args:
-        inner: places, each before those that are in it.
+        inner: paths, each before those below it.
     """
     taken: dict[str, int] = {}
     try:
@@ -108,21 +108,22 @@ def _umount_with(name: str, flags: int, inner: list[str]) -> None:
 
 
 def _devices_in(inner: list[Mount], table: list[Mount]) -> list[Mount]:
-    """What a view of ours has mounted in it: directories of the host's devices."""
+    """Return the mounts in our views: directories of the host's devices."""
     views = {each.mount_id for each in inner if each.fstype == PART_TYPES[1]}
     return [each for each in table if each.parent in views and each.fstype == PART_TYPES[0]]
 
 
 def _is_locked(path: str) -> bool:
-    """MNT_LOCKED, of which the kernel speaks before it looks whether a mount has expired.
+    """Return whether a mount is locked (MNT_LOCKED), which the kernel checks before its expiry
+    mark.
 
-    Who looks at the mount removes its mark, so that it does not expire because of us.
+    An access to the mount removes its mark, so that it does not expire because of this check.
     """
     _look_at(path)
     try:
         syscalls.umount2(path, uapi.MNT_EXPIRE | uapi.UMOUNT_NOFOLLOW)
     except OSError as problem:
-        if problem.errno != errno.EAGAIN:  # there is no mark
+        if problem.errno != errno.EAGAIN:  # EAGAIN: it had no mark
             return problem.errno == errno.EINVAL
     _look_at(path)
     return False

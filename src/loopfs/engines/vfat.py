@@ -1,7 +1,7 @@
 """FAT12, FAT16 and FAT32 by a filesystem of our own (loopfs.fat), as an engine.
 
-The job that mounts it serves it. Where the device's file cannot be lent, it is a program that is
-started as others are.
+The job that mounts it becomes the engine. If the device's backing file cannot be lent, the engine
+is a program that is started as others are.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OF_CHECK = (
 
 
 class Vfat(Engine):
-    """The row of the table; vfat's options are checked by the parser that acts on them."""
+    """The engine; the options are checked by the parser of loopfs.fat."""
 
     def translated(self, data: str, fstype: str = "") -> tuple[str, ...]:
         from loopfs.fat.options import Options
@@ -47,7 +47,8 @@ def _installed(fstype: str) -> None:
 
 
 def _check(device: int, fstype: str) -> None:
-    """Refuse what is no FAT filesystem, or is damaged where it cannot be. Raises OSError EINVAL."""
+    """Check the filesystem. Raises OSError EINVAL if it is not FAT, or damaged in essential
+    places."""
     from loopfs.fat.options import Options
     from loopfs.fat.volume import Volume
     from loopfs.file_device import FileDevice
@@ -88,11 +89,11 @@ def _serve(connection: int, filesystem: Filesystem) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Serve. An error before ends the program with a sentence, and the mount is refused.
+    """Serve. After an error at start the program exits with a message, and the mount is refused.
 
     Args:
-        argv: device, mount point, type; "ro" or "rw", MS_* as Mounter has them; uid, gid and umask
-            of who mounts; vfat's options.
+        argv: device, mount point, type; "ro" or "rw"; MS_* flags as in Mounter; uid, gid and umask
+            of the process that mounts; the options.
     """
     try:
         connection, filesystem = _mount(*argv[1:])

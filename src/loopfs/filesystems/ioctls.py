@@ -84,7 +84,7 @@ class Ioctl:
             if self._cmd == BLKRRPART:
                 raise
             # The kernel also logs a message and continues (loop_reread_partitions).
-            print(f"loopfs: no partitions were read: {problem.strerror}", file=sys.stderr)
+            print(f"loopfs: cannot read the partition table: {problem.strerror}", file=sys.stderr)
             result = 0
         finally:
             self._caller.close()

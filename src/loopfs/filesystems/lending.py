@@ -23,8 +23,8 @@ STAT = 0  # pseudo-command of CONTROL: return the stat(2) of the inode
 REMOUNT = 1  # likewise: 1 read-only, 0 writable again; (ANSWER, errno, whether that was a change)
 FREEZE = 2  # likewise: 1 hold back requests that change something (FIFREEZE), 0 go on (FITHAW)
 MAKES = 12  # a FIFO that a process creates is to be a device: process, S_IF* type (0: end), number
-# Requests of the engine: sync the image, or drop the pages of other openers after the engine has
-# synced it; both carry its I/O counts. (SYNCED, errno) is the answer.
+# Requests of the engine: sync the image and drop the pages of other openers, or only drop these
+# pages since the engine has synced it; both carry its I/O counts. (SYNCED, errno) is the answer.
 SYNC = 5
 WRITTEN = 9
 SYNCED = 6

@@ -123,7 +123,7 @@ def _begin_engine(
     if choice.engine and outcome[0] != NOT_OURS:
         call.note(engine=choice.engine)
     if choice.without_effect and outcome[0] != NOT_OURS:
-        call.note(why=f"without effect here: {shown(','.join(choice.without_effect))}")
+        call.note(why=f"these options have no effect: {shown(','.join(choice.without_effect))}")
     if choice.why and outcome == (choice.refused, True):
         # This device has this filesystem. Without this check mount(8), which may try all types,
         # would cause messages.

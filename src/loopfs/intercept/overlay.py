@@ -1,9 +1,9 @@
 """Mounts of overlayfs, which in a user namespace needs the option userxattr.
 
-overlayfs marks what it hides of the lower layers by attributes ``trusted.*``, which only the
-initial user namespace may set. Without them a directory of a lower layer cannot be removed (EIO),
-and no FUSE filesystem can be the upper layer (EINVAL). With userxattr (Linux 5.11) the attributes
-are ``user.*``.
+overlayfs marks hidden entries of the lower layers by attributes ``trusted.*``, which can only be
+set in the initial user namespace. Without them a directory of a lower layer cannot be removed
+(EIO), and the upper layer cannot be on a FUSE filesystem (EINVAL). With userxattr (Linux 5.11) the
+attributes are ``user.*``.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from loopfs.process import Process
 
 TYPE = "overlay"
 _USERXATTR = "userxattr"
-_NEED_TRUSTED = ("redirect_dir", "metacopy", "verity")  # conflict with userxattr, mostly
+_NEED_TRUSTED = ("redirect_dir", "metacopy", "verity")  # may conflict with userxattr
 _INITIAL = 0xEFFFFFFD  # USER_NS_INIT_INO of <linux/nsfs.h>
-_OWN = ("/proc/", "/dev/fd/")  # what leads to another place in the job's process
+_OWN = ("/proc/", "/dev/fd/")  # paths that lead to another place in the job's process
 _PAGE = 4096
 
 
 def is_initial(process: Process) -> bool:
-    """Whether a process may set attributes ``trusted.*``, as far as its user namespace matters."""
+    """Return whether a process is in the initial user namespace, which can set ``trusted.*``."""
     return process.namespace("user") == _INITIAL
 
 
 def with_userxattr(data: str) -> str | None:
-    """The options of a mount with userxattr; None if they are to stay as they are."""
-    bare = data.replace("\\\\", "").replace("\\,", "")  # in a path a comma is escaped
+    """Return the options of a mount with userxattr added; None if they must not be changed."""
+    bare = data.replace("\\\\", "").replace("\\,", "")  # a comma in a path is escaped
     words = [word.partition("=")[0] for word in bare.split(",")]
     if "upperdir" not in words or _USERXATTR in words or not set(words).isdisjoint(_NEED_TRUSTED):
         return None
@@ -44,7 +44,7 @@ def mount_overlay(
     """Carry out mount(2) with userxattr.
 
     Returns:
-        an errno, 0, or NOT_OURS if the kernel is to carry it out as it is.
+        an errno, 0, or NOT_OURS if the call is left to the kernel.
     """
     options = with_userxattr(data)
     leads_here = not any(part in text for part in _OWN for text in (target, data))
@@ -59,10 +59,10 @@ def mount_overlay(
 
 
 def open_overlay(mounts: Mounts, call: Call, *, cloexec: bool) -> bool:
-    """Carry out fsopen(2): the context has userxattr from the start.
+    """Carry out fsopen(2), and set userxattr on the new context.
 
     Returns:
-        whether the call is answered; else the kernel is to carry it out.
+        whether the call has been answered; if not, it is left to the kernel.
     Raises:
         OSError: as fsopen(2).
     """

@@ -65,7 +65,8 @@ class UmountHandler:
         ours = (*(e.device for e in engines), *self._mounts.instances.device_numbers())
         copies = self._mounts.copies
         known = {*ours, *copies.device_numbers()}
-        # A detached mount takes the mounts in it along. Only if the kernel allows it to the caller.
+        # Detaching a mount detaches the mounts in it as well. Only if the kernel itself allows that
+        # to the caller: an agent also serves others.
         tree = bool(flags & MNT_DETACH and engines) and may_mount(process)
         elsewhere = (
             not tree

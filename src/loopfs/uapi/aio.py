@@ -1,4 +1,4 @@
-"""include/uapi/linux/aio_abi.h."""
+"""include/uapi/linux/aio_abi.h: struct iocb and its commands."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ FLOCK = struct.Struct("=hh4xqqi4x")
 
 
 class Flock(NamedTuple):
-    """``start`` and ``len`` are bytes; a ``len`` of 0 reaches as far as a file can."""
+    """``start`` and ``len`` are in bytes; a ``len`` of 0 means up to the largest possible
+    offset."""
 
     type: int
     start: int

@@ -1,4 +1,4 @@
-"""include/uapi/linux/landlock.h."""
+"""include/uapi/linux/landlock.h: flags and structures of Landlock."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""linux/netlink.h: what uevents are received and sent by."""
+"""linux/netlink.h: constants for receiving and sending uevents."""
 
 import struct
 

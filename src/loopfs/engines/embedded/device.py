@@ -1,4 +1,4 @@
-"""A device as the file that the parsers read."""
+"""A device as the file object that the parsers read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from loopfs.file_device import FileDevice
 
 
 class DeviceFile(io.RawIOBase):
-    """What is beyond its end is the end of the file."""
+    """A device as a file object; the end of the device is the end of the file."""
 
     def __init__(self, device: FileDevice) -> None:
         self._device = device

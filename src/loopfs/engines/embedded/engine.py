@@ -1,4 +1,4 @@
-"""The embedded engine as the policy sees it."""
+"""The embedded engine as an entry of the policy's table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _missing(fstype: str) -> str | None:
         found = None
     if found is not None:
         return None
-    return f"{parser} is not installed (which reads it only); run: pip install {parser}"
+    return f"{parser} (read-only support) is not installed; run: pip install {parser}"
 
 
 def _command(launch: Launch) -> list[str]:
@@ -54,7 +54,7 @@ def _prepare(device: Lent, launch: Launch) -> Serve:
         return serving(file, launch.fstype, launch.options)
     except LoopfsError:
         raise
-    except Exception:  # whatever a parser stumbles over
+    except Exception:  # any error of a parser
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL)) from None
 
 

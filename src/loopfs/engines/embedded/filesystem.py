@@ -1,4 +1,4 @@
-"""A volume as a filesystem of FUSE that can only be read."""
+"""A volume as a read-only FUSE filesystem."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loopfs.fuse.operations import Buffer, Entry, Operations, Statfs
 from loopfs.fuse.session import Request
 from loopfs.uapi.fuse import FOPEN_KEEP_CACHE, FUSE_ROOT_ID, Attr, encode_dev
 
-VALID = 3600  # seconds for which the kernel may remember names: nothing changes
+VALID = 3600  # seconds for which the kernel may cache names: nothing changes
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @contextmanager
 def _input() -> Iterator[None]:
-    """Whatever a parser stumbles over is an error of the medium."""
+    """Convert any exception of a parser to EIO."""
     try:
         yield
     except Exception:
@@ -41,7 +41,7 @@ def _reading(method: Callable[P, T]) -> Callable[P, T]:
 
 
 class ReadOnlyFilesystem(Operations):
-    """Node ids are given to files as they are looked up, and stay theirs."""
+    """A read-only filesystem. A file gets a permanent node id at its first lookup."""
 
     def __init__(self, volume: Volume) -> None:
         self._volume = volume

@@ -1,4 +1,4 @@
-"""NTFS, by dissect.ntfs; what begins with "$" in the root is the filesystem's own."""
+"""NTFS, by dissect.ntfs; the system files are hidden."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dissect.ntfs import ntfs
 from loopfs.engines.embedded.volume import Inode, Ownership, Volume
 
 ROOT = 5  # FILE_Root
-FIRST_USER = 24  # the records below it are the filesystem's
+FIRST_USER = 24  # the records below this number are system files
 FILE_NAME_DOS = 2
 
 
@@ -44,7 +44,7 @@ class NtfsFile(NamedTuple):
         for entry in self.record.iterdir(ignore_dos=True):
             record = entry.dereference()
             if record.segment >= FIRST_USER:
-                # A name need not be UTF-16 but for its units (as ntfs-3g has it).
+                # A name need not be valid UTF-16, only 16-bit units (encoded as by ntfs-3g).
                 name = entry.attribute.file_name.encode("utf-8", "surrogatepass")
                 yield name, NtfsFile(record, self.owner)
 

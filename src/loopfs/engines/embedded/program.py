@@ -1,4 +1,4 @@
-"""The program: serves the filesystem on a device until it is unmounted."""
+"""The program that serves the filesystem on a device until it is unmounted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loopfs.lean import Sequence
 from loopfs.uapi.fuse import FUSE_ROOT_ID
 from loopfs.uapi.mount import MS_RDONLY
 
-# For each filesystem type the module that reads it.
+# The module that reads each filesystem type.
 READERS = {
     "btrfs": "btrfs",
     "xfs": "xfs",
@@ -26,13 +26,13 @@ READERS = {
 
 
 def command(device: str, mountpoint: str, fstype: str, options: tuple[str, ...]) -> list[str]:
-    """How it is started, with what this interpreter can import."""
+    """Return the command that starts the program with the modules of this interpreter."""
     code = f"import sys; sys.path[:] = {sys.path!r}\nfrom {__name__} import main; main(sys.argv)"
     return [sys.executable, "-SEc", code, device, mountpoint, fstype, ",".join(options)]
 
 
 def serving(file: BinaryIO, fstype: str, options: Sequence[str]) -> Serve:
-    """What is to serve the filesystem in a file. Whatever it raises refuses the mount."""
+    """Return a function that serves the filesystem in a file. An exception refuses the mount."""
     reader = importlib.import_module(f"loopfs.engines.embedded.{READERS[fstype]}")
     filesystem = ReadOnlyFilesystem(reader.volume(file, list(options)))
     filesystem.getattr(FUSE_ROOT_ID)
@@ -40,8 +40,8 @@ def serving(file: BinaryIO, fstype: str, options: Sequence[str]) -> Serve:
 
 
 def main(argv: list[str]) -> None:
-    """Device, mountpoint, type and options. An error ends it with a sentence, and the mount is
-    refused."""
+    """Serve. The arguments are device, mount point, type and options. After an error it exits with
+    a message, and the mount is refused."""
     _, device, mountpoint, fstype, options = argv
     with open(device, "rb") as file:
         try:

@@ -32,8 +32,8 @@ class SquashFile(NamedTuple):
             rdev = os.makedev((raw.rdev & 0xFFF00) >> 8, raw.rdev & 0xFF | raw.rdev >> 12 & 0xFFF00)
         size = node.size or 0
         if stat.S_ISDIR(node.mode):
-            size = max(size - 3, 0)  # which stand for "." and ".."
-        # A plain file has one name and no count of them.
+            size = max(size - 3, 0)  # the size includes 3 for "." and ".."
+        # A basic inode of a regular file has no link count: it has one name.
         nlink = getattr(raw, "nlink", 1)
         times = (time, time, time)
         return Inode(node.inode_number, node.mode, size, times, nlink, node.uid, node.gid, rdev)

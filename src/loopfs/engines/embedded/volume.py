@@ -1,4 +1,4 @@
-"""What a parser has to tell of a filesystem."""
+"""The interface between a parser and the embedded engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Times = tuple[int, int, int]  # access, modification, change: nanoseconds since 
 
 
 class Inode(NamedTuple):
-    """The attributes of a file; ``size`` in bytes, ``rdev`` as makedev(3) gives it."""
+    """The attributes of a file; ``size`` is in bytes, ``rdev`` as returned by makedev(3)."""
 
     ino: int
     mode: int
@@ -23,22 +23,22 @@ class Inode(NamedTuple):
 
 
 class File(Protocol):
-    """A file of any kind. Whatever a method raises, the caller is told EIO."""
+    """A file of any type. Any exception of a method becomes EIO."""
 
     @property
     def key(self) -> object:
-        """The same for all names of the file, and for no other."""
+        """A key that is the same for all names of the file, and differs from that of others."""
 
     def inode(self) -> Inode: ...
 
     def names(self) -> Iterator[tuple[bytes, File]]:
-        """What a directory holds, without "." and ".."."""
+        """Iterate over the entries of a directory, without "." and ".."."""
 
     def target(self) -> bytes:
-        """Where a symbolic link leads."""
+        """Return the target of a symbolic link."""
 
     def open(self) -> BinaryIO:
-        """The data of a regular file."""
+        """Open the data of a regular file."""
 
 
 def _as_it_is(name: bytes) -> bytes:
@@ -46,9 +46,9 @@ def _as_it_is(name: bytes) -> bytes:
 
 
 class Volume(NamedTuple):
-    """A filesystem: its root, its size and that of its blocks in bytes.
+    """A filesystem: its root, its size and its block size in bytes.
 
-    ``fold`` makes names alike that mean the same file.
+    ``fold`` maps all names of a file, for example in upper and lower case, to the same key.
     """
 
     root: File
@@ -58,7 +58,7 @@ class Volume(NamedTuple):
 
 
 class Ownership(NamedTuple):
-    """Of filesystems that know none: the options uid=, gid=, umask=, fmask= and dmask=."""
+    """Owner and modes on a filesystem without them: uid=, gid=, umask=, fmask= and dmask=."""
 
     uid: int = 0
     gid: int = 0
@@ -67,7 +67,7 @@ class Ownership(NamedTuple):
 
     @classmethod
     def of_options(cls, options: list[str]) -> Ownership:
-        """Raises ValueError for what is no number."""
+        """Return those of mount options. Raises ValueError if a value is not a number."""
         values = dict(option.split("=", 1) for option in options if "=" in option)
         umask = values.get("umask", "022")
         return cls(
