@@ -1,6 +1,6 @@
 """The pytest plugin: tests in sandboxes (docs/python.md).
 
-Every run of pytest imports this, so what it needs is imported where it is used.
+Every run of pytest imports this module, so other modules are imported only where they are used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MKFS_OPTIONS = {
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tell of the marker."""
+    """Register the marker."""
     config.addinivalue_line(
         "markers",
         f"{MARKER}(**options): run the test's function inside a sandbox of its own;"
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test that has the marker."""
+    """Run a test in a sandbox if it has the marker."""
     mark = item.get_closest_marker(MARKER)
     if mark is None:
         return None
@@ -47,7 +47,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture
 def loopfs_sandbox() -> Iterator[Sandbox]:
-    """A sandbox, which ends with the test."""
+    """A sandbox that ends with the test."""
     from loopfs import Sandbox
 
     with Sandbox() as box:
@@ -56,7 +56,8 @@ def loopfs_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def loopfs_image(tmp_path: Path) -> Callable[..., Path]:
-    """Make a formatted image: ``loopfs_image(fstype="ext4", size=16 << 20)``; its path."""
+    """A function that makes a formatted image and returns its path:
+    ``loopfs_image(fstype="ext4", size=16 << 20)``."""
 
     def make(fstype: str = "ext4", size: int = 16 * MEBIBYTE) -> Path:
         from loopfs.sandbox.init import root_path
@@ -83,8 +84,8 @@ def loopfs_image(tmp_path: Path) -> Callable[..., Path]:
 def loopfs_mounted(
     request: pytest.FixtureRequest, loopfs_image: Callable[..., Path]
 ) -> Callable[..., Mount]:
-    """Mount a formatted image, made as by loopfs_image: in the sandbox of a test that has the
-    marker, else in loopfs_sandbox."""
+    """A function that makes an image as loopfs_image does and mounts it: in the sandbox of a test
+    that has the marker, else in loopfs_sandbox."""
     if request.node.get_closest_marker(MARKER) is None:
         box: Sandbox = request.getfixturevalue("loopfs_sandbox")
         return lambda **kind: box.mount(loopfs_image(**kind))

@@ -1,4 +1,4 @@
-"""The settings of a sandbox: from the command line, or from a file for all sandboxes.
+"""The settings of a sandbox, from the command line and from the user's configuration file.
 
 The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
 
@@ -24,23 +24,23 @@ MAX_DEVICES = MINORMASK + 1
 
 
 class SettingsError(LoopfsError):
-    """Settings that are wrong; the sentence is for the person."""
+    """An error in the settings; the sentence is shown to the person."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(errno.EINVAL, sentence)
 
 
 class Settings(NamedTuple):
-    """Of one sandbox.
+    """The settings of one sandbox.
 
     Args:
-        bare: it begins without an instance.
-        engines: for a filesystem type the engine that mounts it, or "deny".
-        number_from: of the first loop device; None: after the host's.
+        bare: start without an instance.
+        engines: the engine for each filesystem type, or "deny".
+        number_from: the number of the first loop device; None: after the host's.
         log: the path of a file for a record of each trapped call.
-        verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
-        max_devices: that its user namespace and those within may have, together; None: any number.
-        reserve_devices: of these, those that only its own instances may have; None: a quarter.
+        verbose: calls shown on standard error: 0 none, 1 those that mount, 2 all.
+        max_devices: the limit for its user namespace with its descendants; None: no limit.
+        reserve_devices: how many of these only its own instances may have; None: a quarter.
     """
 
     bare: bool = False
@@ -52,12 +52,12 @@ class Settings(NamedTuple):
     reserve_devices: int | None = None
 
     def devices(self) -> tuple[int, int | None]:
-        """The limit and the reserve of devices."""
+        """Return the limit and the reserve of devices."""
         most = MAX_DEVICES if self.max_devices is None else self.max_devices
         return most, self.reserve_devices
 
     def for_the_outer_one(self) -> str | None:
-        """What was chosen that a sandbox inside another has no say in."""
+        """Return a chosen option that a sandbox inside another one cannot have; None if none is."""
         chosen = {
             "--engine": bool(self.engines),
             "--number-from": self.number_from is not None,
@@ -69,8 +69,8 @@ class Settings(NamedTuple):
         return next((option for option, is_chosen in chosen.items() if is_chosen), None)
 
     def checked(self) -> Settings:
-        """Itself. Raises SettingsError for an engine that there is not."""
-        if self.engines:  # what is imported here costs a start something
+        """Check the engines and return the settings. Raises SettingsError for an unknown engine."""
+        if self.engines:  # otherwise the import is not needed: it would slow the start
             from loopfs.engines.policy import Policy
 
             Policy(self.engines)
@@ -78,23 +78,23 @@ class Settings(NamedTuple):
 
 
 def default_path(environment: Mapping[str, str]) -> str:
-    """Where the file is looked for when none is named."""
+    """Return the path of the file that is read if none is named."""
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return f"{home}/loopfs/config.toml"
 
 
 def read(path: str, *, required: bool) -> Settings:
-    """The settings of a file.
+    """Read the settings of a file.
 
     Args:
-        required: it must be there.
+        required: the file must exist.
     Raises:
         SettingsError: it cannot be read, is not TOML, or has an unknown key or value.
     """
     try:
-        file = open(path, "rb")  # noqa: SIM115 - the import between is for those who have one
+        file = open(path, "rb")  # noqa: SIM115 - tomllib is imported only if there is a file
     except (FileNotFoundError, NotADirectoryError, PermissionError) as problem:
-        if not required:  # what cannot be reached is another user's
+        if not required:  # a file that is not accessible belongs to another user
             return Settings()
         raise SettingsError(f"{path} cannot be read: {problem.strerror}") from None
     except OSError as problem:
@@ -134,7 +134,7 @@ def _is_count(value: object) -> bool:
 
 
 def engine_choice(word: str) -> tuple[str, str]:
-    """TYPE=ENGINE, taken apart. Raises SettingsError."""
+    """Split TYPE=ENGINE. Raises SettingsError."""
     fstype, equals, engine = word.partition("=")
     if not (fstype and equals and engine):
         raise SettingsError(f"--engine needs TYPE=ENGINE, as in ext4=fuse2fs, not '{word}'")
@@ -142,7 +142,7 @@ def engine_choice(word: str) -> tuple[str, str]:
 
 
 def number(option: str, word: str, most: int) -> int:
-    """The value of an option, 0 to ``most``. Raises SettingsError."""
+    """Parse the value of an option, 0 to ``most``. Raises SettingsError."""
     if not (word.isascii() and word.isdigit() and int(word) <= most):
         raise SettingsError(f"{option} needs a number from 0 to {most}, not '{word}'")
     return int(word)
@@ -159,10 +159,10 @@ def of_user(
     max_devices: int | None = None,
     reserve_devices: int | None = None,
 ) -> Settings:
-    """The command line over the file.
+    """Return the settings of the command line and of the file; the command line takes precedence.
 
     Args:
-        config: the file's path; None for the default, which need not be there.
+        config: the file's path; None for the default file, which may be missing.
     Raises:
         SettingsError: as :func:`read`.
     """
