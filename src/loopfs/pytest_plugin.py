@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Run a test with the marker."""
+    """Run a test in a sandbox if it has the marker."""
     mark = item.get_closest_marker(MARKER)
     if mark is None:
         return None
@@ -56,8 +56,8 @@ def loopfs_sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def loopfs_image(tmp_path: Path) -> Callable[..., Path]:
-    """A function that makes a formatted image, ``loopfs_image(fstype="ext4", size=16 << 20)``, and
-    returns its path."""
+    """A function that makes a formatted image and returns its path:
+    ``loopfs_image(fstype="ext4", size=16 << 20)``."""
 
     def make(fstype: str = "ext4", size: int = 16 * MEBIBYTE) -> Path:
         from loopfs.sandbox.init import root_path

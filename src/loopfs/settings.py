@@ -1,4 +1,4 @@
-"""The settings of a sandbox: from the command line, and from a file for all sandboxes.
+"""The settings of a sandbox, from the command line and from the user's configuration file.
 
 The file is $XDG_CONFIG_HOME/loopfs/config.toml (by default in ~/.config)::
 
@@ -24,7 +24,7 @@ MAX_DEVICES = MINORMASK + 1
 
 
 class SettingsError(LoopfsError):
-    """The settings are wrong. The user gets the sentence."""
+    """An error in the settings; the sentence is shown to the person."""
 
     def __init__(self, sentence: str) -> None:
         super().__init__(errno.EINVAL, sentence)
@@ -58,7 +58,7 @@ class Settings(NamedTuple):
         return most, self.reserve_devices
 
     def for_the_outer_one(self) -> str | None:
-        """Return an option that was set, but that a sandbox inside another one cannot set."""
+        """Return a chosen option that a sandbox inside another one cannot have; None if none is."""
         chosen = {
             "--engine": bool(self.engines),
             "--number-from": self.number_from is not None,
@@ -70,7 +70,7 @@ class Settings(NamedTuple):
         return next((option for option, is_chosen in chosen.items() if is_chosen), None)
 
     def checked(self) -> Settings:
-        """Return the settings. Raises SettingsError for an engine that does not exist."""
+        """Check the engines and return the settings. Raises SettingsError for an unknown engine."""
         if self.engines:  # the import takes time at the start
             from loopfs.engines.policy import Policy
 
@@ -79,13 +79,13 @@ class Settings(NamedTuple):
 
 
 def default_path(environment: Mapping[str, str]) -> str:
-    """Return the path of the file that is read by default."""
+    """Return the path of the file that is read if none is named."""
     home = environment.get("XDG_CONFIG_HOME") or f"{environment.get('HOME', '')}/.config"
     return f"{home}/loopfs/config.toml"
 
 
 def read(path: str, *, required: bool) -> Settings:
-    """Read the settings from a file.
+    """Read the settings of a file.
 
     Args:
         required: the file must exist.
@@ -143,7 +143,7 @@ def engine_choice(word: str) -> tuple[str, str]:
 
 
 def number(option: str, word: str, most: int) -> int:
-    """Return the value of an option, 0 to ``most``. Raises SettingsError."""
+    """Parse the value of an option, 0 to ``most``. Raises SettingsError."""
     if not (word.isascii() and word.isdigit() and int(word) <= most):
         raise SettingsError(f"{option} needs a number from 0 to {most}, not '{word}'")
     return int(word)
@@ -160,7 +160,7 @@ def of_user(
     max_devices: int | None = None,
     reserve_devices: int | None = None,
 ) -> Settings:
-    """Return the settings of the command line and the file. The command line takes precedence.
+    """Return the settings of the command line and of the file; the command line takes precedence.
 
     Args:
         config: the file's path; None for the default, which need not exist.

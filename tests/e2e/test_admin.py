@@ -117,7 +117,7 @@ def test_a_device_is_detached_and_a_sandbox_ended(started: Start, loopfs: Loopfs
     assert (result.returncode, "at its last close" in result.stderr) == (0, True)
     result = loopfs("detach", pid, second.removeprefix("loop"))
     assert (result.returncode, result.stderr) == (0, "")
-    for name, sentence in ((second, "bound to nothing"), ("loop999", "has no loop999")):
+    for name, sentence in ((second, "not bound to a file"), ("loop999", "has no loop999")):
         result = loopfs("detach", pid, name)
         assert (result.returncode, sentence in result.stderr) == (1, True)
     assert process.stdin is not None
@@ -216,7 +216,7 @@ def test_who_only_connects_keeps_nobody_waiting(started: Start, loopfs: Loopfs) 
     with open("/dev/null", "rb") as file:
         for sock in kept[-3:]:
             socket.send_fds(sock, [b"list"], [file.fileno()])
-            assert b"only who has started" in sock.recv(200)
+            assert b"only root and the user" in sock.recv(200)
     for sock in kept:
         sock.close()
 

@@ -21,7 +21,7 @@ umount mnt; losetup -f; id -u; dd if=disk.img of=copy.img status=none
 
 ONE_ID = (
     "loopfs: in the sandbox there is only your own user and group:"
-    " newuidmap can do nothing under no_new_privs\n"
+    " newuidmap does not work under no_new_privs\n"
 )
 
 

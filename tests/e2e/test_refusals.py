@@ -39,7 +39,7 @@ def sentence(result: Result) -> str:
 # What else it prints where /etc/subuid has ids for the user: who refuses calls has no_new_privs.
 ONE_ID = (
     "loopfs: in the sandbox there is only your own user and group: "
-    "newuidmap can do nothing under no_new_privs\n"
+    "newuidmap does not work under no_new_privs\n"
 )
 
 

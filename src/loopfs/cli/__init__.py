@@ -1,7 +1,7 @@
 """The command ``loopfs``.
 
-The command line of ``run`` is parsed by hand: it starts often, and argparse would cost a quarter
-of its start-up time.
+The command line of ``run`` is parsed by hand: ``run`` is started often, and argparse would add a
+quarter to its start-up time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loopfs.errors import LoopfsError
     from loopfs.intercept.log import Log
 
-_NUMBERS = {  # options, and the highest value of each
+_NUMBERS = {  # options with the highest value of each
     "--number-from": settings.MINORMASK,
     "--max-devices": settings.MAX_DEVICES,
     "--reserve-devices": settings.MAX_DEVICES,
@@ -28,7 +28,7 @@ CANNOT_RUN = 125
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line ``argv`` (sys.argv's by default); return the exit status."""
+    """Run the command line ``argv`` (default: that of sys.argv) and return the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     command, rest = (arguments[0], arguments[1:]) if arguments else ("", [])
     if command == "run":
@@ -79,17 +79,16 @@ def _run(arguments: list[str]) -> int:
         from loopfs.sandbox.run import run
     except LoopfsError as problem:
         return _cannot_run(str(problem.strerror))
-    except KeyError as problem:  # there is no table of system calls for this machine
+    except KeyError as problem:  # no table of system calls for this machine
         return _cannot_run(_cause(problem))
     try:
         status = run(command, chosen, log)
     except LoopfsError as problem:
         return _cannot_run(_cause(problem))
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # it was closed from the start
+        if stream is not None:  # None: it was closed at the start
             stream.flush()
-    # Threads that serve the sandbox may still wait in the kernel; nothing of theirs is
-    # left to do.
+    # Threads that serve the sandbox may still be blocked in the kernel; they have no work left.
     os._exit(status)
 
 
@@ -99,17 +98,17 @@ def _cannot_run(sentence: str) -> int:
 
 
 def _cause(problem: LoopfsError | KeyError) -> str:
-    """Why no sandbox can be made, and what to do, in a sentence."""
+    """Return one sentence with the reason why no sandbox can be made, and the remedy."""
     try:
         from loopfs.cli import doctor
-    except (OSError, MemoryError):  # nothing is left for its modules
+    except (OSError, MemoryError):  # not even the modules of doctor can be loaded
         limits = "raise the limits of open files and of memory (ulimit -n, ulimit -v)"
         return f"{problem.args[-1]}; {limits}"
     return doctor.cause(problem)
 
 
 def log_of(chosen: Settings, command: list[str]) -> Log | None:
-    """The log that the settings ask for. Raises SetupError."""
+    """Open the log that the settings request; None if they request none. Raises SetupError."""
     if chosen.log is None and not chosen.verbose:
         return None
     from loopfs.intercept.log import Log
@@ -118,7 +117,7 @@ def log_of(chosen: Settings, command: list[str]) -> Log | None:
 
 
 def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
-    """The options of ``run``, and the command after them. Raises SettingsError."""
+    """Parse the options of ``run`` and the command after them. Raises SettingsError."""
     bare, config, log, verbose = False, None, None, 0
     engines: dict[str, str] = {}
     numbers: dict[str, int] = {}
@@ -153,10 +152,12 @@ def _settings_and_command(arguments: list[str]) -> tuple[Settings, list[str]]:
 
 
 def reserve_standard_streams() -> None:
-    """Let no descriptor of ours get the number of a closed one; the command finds it closed.
+    """Open /dev/null as each closed standard stream, so that no other descriptor gets its number.
+
+    The command finds the stream closed.
 
     Raises:
-        SetupError: there is no /dev/null, without which few programs work.
+        SetupError: /dev/null cannot be opened; few programs work without it.
     """
     try:
         while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
@@ -171,7 +172,7 @@ def reserve_standard_streams() -> None:
 
 
 def _misused(sentence: str, command: str = "") -> int:
-    """Say what is wrong with the command line in one line, and where to read on."""
+    """Report an error in the command line in one line, with a reference to the help."""
     hint = f"see '{' '.join(filter(None, ('loopfs', command, '--help')))}'"
     print(f"loopfs: {shown(sentence)}; {hint}", file=sys.stderr)
     return USAGE_ERROR

@@ -1,4 +1,4 @@
-"""``loopfs ls``, ``kill`` and ``detach``: the sandboxes of this machine, from outside."""
+"""``loopfs ls``, ``kill`` and ``detach``: list and control the sandboxes of this machine."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from loopfs.cli.sandboxes import Answer, Sandbox
 from loopfs.errors import LoopfsError
 from loopfs.text import shown, unicode
 
-PATIENCE = 10.0  # seconds that a sandbox has for its end
+PATIENCE = 10.0  # seconds to wait for the end of a sandbox
 SILENT = "does not answer"
 
 
 def main(command: str, argv: list[str]) -> int:
-    """A subcommand; returns the exit status: 1 when it could not be done.
+    """Run a subcommand and return the exit status: 1 if it has failed.
 
     Args:
         command: ls, kill or detach.
-        argv: the arguments behind it.
+        argv: the arguments after it.
     """
     operation, about = _COMMANDS[command]
     options = Parser(about).parse_args(argv)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as other programs that list
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `loopfs ls | head` ends without a traceback
     try:
         return operation(options)
     except LoopfsError as problem:
@@ -53,7 +53,7 @@ def _list(options: argparse.Namespace) -> int:
     for sandbox in found:
         try:
             records.append(_record(sandbox, answers.get(sandbox.pid, {})))
-        except FileNotFoundError:  # it has just ended
+        except FileNotFoundError:  # the sandbox has just ended
             continue
     if options.json:
         print(json.dumps(_unicode(records), indent=2))
@@ -64,7 +64,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _record(sandbox: Sandbox, answer: Answer) -> Answer:
-    """What there is to tell of a sandbox."""
+    """Return the record of a sandbox that is printed."""
     answers = sandboxes.fits(answer, sandboxes.STATE)
     about = {
         "pid": sandbox.pid,
@@ -126,7 +126,7 @@ def _words(words: Sequence[str]) -> str:
 
 
 def _unicode(value: Any) -> Any:
-    """The same with what is no UTF-8 in its strings as \\xNN."""
+    """Return ``value`` with bytes that are not UTF-8 in its strings replaced by \\xNN."""
     if isinstance(value, str):
         return unicode(value)
     if isinstance(value, list):
@@ -136,11 +136,11 @@ def _unicode(value: Any) -> Any:
     return value
 
 
-# --- what acts on one -------------------------------------------------------------------
+# --- kill and detach --------------------------------------------------------------------
 
 
 def _one(pid: int) -> Sandbox:
-    """A sandbox of this user's; for root, of any user's. Raises LoopfsError ESRCH."""
+    """Find a sandbox of this user; for root, of any user. Raises LoopfsError ESRCH."""
     for sandbox in sandboxes.find(everybodys=os.geteuid() == 0):
         if sandbox.pid == pid:
             return sandbox
@@ -150,7 +150,7 @@ def _one(pid: int) -> Sandbox:
 def _kill(options: argparse.Namespace) -> int:
     pidfd = _one(options.pid).pidfd
     if pidfd is None:
-        sentence = f"the process {options.pid} says nothing that shows it to be a sandbox"
+        sentence = f"the process {options.pid} does not answer as a sandbox does; try again"
         raise LoopfsError(errno.EAGAIN, sentence)
     number = signal.SIGKILL if options.force else signal.SIGTERM
     try:
@@ -158,12 +158,12 @@ def _kill(options: argparse.Namespace) -> int:
     except ProcessLookupError:
         return 0
     except PermissionError:
-        raise LoopfsError(errno.EPERM, f"the sandbox {options.pid} is another user's") from None
+        raise LoopfsError(errno.EPERM, f"sandbox {options.pid} belongs to another user") from None
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     if poller.poll(1000 * PATIENCE):
         return 0
-    remedy = "" if options.force else "; --force ends it at once, and loses what is not yet written"
+    remedy = "" if options.force else "; --force ends it at once, and unwritten data is lost"
     raise LoopfsError(errno.EBUSY, f"the sandbox {options.pid} has not ended yet{remedy}")
 
 

@@ -1,4 +1,4 @@
-"""``loopfs agent``: serves containers whose seccomp profile names its socket."""
+"""``loopfs agent``: serve containers whose seccomp profile names its socket."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CANNOT_RUN = 125
 
 
 def main(argv: list[str]) -> int:
-    """The subcommand; returns the exit status: 0 when a signal has ended it, 125 when it cannot
+    """Run the subcommand and return the exit status: 0 if a signal has ended it, 125 if it cannot
     listen.
 
     Args:
-        argv: the arguments behind that word.
+        argv: the arguments after the word ``agent``.
     """
     parser = Parser(usage.AGENT)
     path = parser.parse_args(argv).socket

@@ -1,4 +1,4 @@
-"""``loopfs doctor``: can loopfs run here, and if not, what to do."""
+"""``loopfs doctor``: check whether loopfs can run here, and print remedies."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ WIDTH = 100  # columns of the table
 
 
 def main(argv: list[str]) -> int:
-    """The subcommand.
+    """Run the subcommand.
 
     Args:
-        argv: the arguments behind the word ``doctor``.
+        argv: the arguments after the word ``doctor``.
     Returns:
-        an exit status: 1 when something is missing that ``loopfs run`` cannot do without.
+        the exit status: 1 if something that ``loopfs run`` needs is missing.
     """
     options = Parser(usage.DOCTOR).parse_args(argv)
     try:
@@ -44,16 +44,16 @@ def main(argv: list[str]) -> int:
 
 
 def _why(problem: OSError | MemoryError) -> str:
-    """Why nothing can be found out."""
+    """Return the reason why no check can be made, with a remedy."""
     if isinstance(problem, MemoryError) or problem.errno in (errno.EAGAIN, errno.ENOMEM):
         return str(no_room().strerror)
     return f"{problem.strerror}; {remedies.refused('', problem.errno or 0)}"
 
 
 def examine() -> Iterator[Finding]:
-    """Look at one thing after the other, and last at a sandbox, if nothing is missing for one.
+    """Make each check, and at last make a sandbox, if nothing that it needs is missing.
 
-    What rests on a thing that is missing is left out: its answer would name the wrong remedy.
+    Checks that depend on something missing are left out: they would name the wrong remedy.
     """
     ready = True
     for finding in _parts():
@@ -104,10 +104,10 @@ def _parts() -> Iterator[Finding]:
 
 
 def _printable(finding: Finding) -> Finding:
-    """A finding that standard output takes: what it says can have an account's name."""
+    """Return a finding that can be written to standard output: it may contain a user name."""
 
     def printable(word: str) -> str:
-        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding  # it is closed
+        encoding = "utf-8" if sys.stdout is None else sys.stdout.encoding  # None: it is closed
         return shown(word).encode(encoding, "backslashreplace").decode(encoding)
 
     consequence, remedy = printable(finding.consequence), printable(finding.remedy)
@@ -115,23 +115,23 @@ def _printable(finding: Finding) -> Finding:
 
 
 def missing() -> Finding | None:
-    """The first thing missing that loopfs cannot run without; for a run that failed to start.
+    """Return the first missing thing that loopfs needs; for a run that has failed to start.
 
     Raises:
-        OSError: a process for looking cannot be made.
+        OSError: a process for a check cannot be made.
     """
     return next((f for f in _parts() if f.required and not f.ok), None)
 
 
 def cause(problem: LoopfsError | KeyError) -> str:
-    """Why no sandbox can be made, and what to do about it, in one sentence.
+    """Return one sentence with the reason why no sandbox can be made, and the remedy.
 
     Args:
-        problem: what a start has failed with; KeyError: there is no table of system calls.
+        problem: the error of the start; KeyError: there is no table of system calls.
     """
     code = problem.code if isinstance(problem, LoopfsError) else 0
-    if code != errno.EAGAIN:  # looking starts processes
-        with suppress(OSError):  # then we can look as little as a sandbox can be made
+    if code != errno.EAGAIN:  # the checks start processes
+        with suppress(OSError):  # the checks cannot be made either
             is_known = isinstance(problem, LoopfsError)  # the machine
             lacking = _missing_after_a_start() if is_known else missing()
             if lacking is not None:
@@ -144,12 +144,12 @@ def cause(problem: LoopfsError | KeyError) -> str:
 def _missing_after_a_start() -> Finding | None:
     from loopfs import syscalls
 
-    syscalls.set_dumpable(True)  # who is not can write no map of ids
+    syscalls.set_dumpable(True)  # a process that is not dumpable cannot write its id maps
     return missing()
 
 
 def sentence(finding: Finding) -> str:
-    """What is wrong and what to do about it, in one sentence."""
+    """Return one sentence with the consequence and the remedy."""
     return f"{finding.consequence}; {finding.remedy}"
 
 
@@ -163,7 +163,7 @@ def as_json(found: list[Finding]) -> str:
 
 
 def as_table(found: list[Finding]) -> str:
-    """A line for each finding; below a no, what follows from it and what to do."""
+    """Return a line for each finding; below a "no", its consequence and its remedy."""
     column = max(len(f.name) for f in found) + 2
     lines = []
     for finding in found:

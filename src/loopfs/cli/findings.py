@@ -1,7 +1,7 @@
-"""What a doctor finds: a yes or a no, what follows from a no, and how to mend it.
+"""The findings of ``loopfs doctor``: yes or no, the consequence of a no, and its remedy.
 
-Here is what can be seen without asking the kernel for anything; the rest is in ``probes``,
-which cannot even be imported on a machine that has no table of system calls.
+This module has the checks that need no special system calls; the others are in ``probes``, which
+cannot even be imported on a machine that has no table of system calls.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loopfs.uapi.syscalls import MACHINES
 
 
 class Finding(NamedTuple):
-    """One thing that loopfs needs or can use.
+    """The result of a check for one thing that loopfs needs or can use.
 
     ``required``: nothing runs without it. ``consequence`` and ``remedy`` are clauses without a
     full stop, for a no; both are empty for a yes.
@@ -32,7 +32,7 @@ class Finding(NamedTuple):
 
 
 def machine() -> Finding:
-    """There is a table of system calls for this machine, and Python uses that table."""
+    """Check that there is a table of system calls for this machine, and that Python is 64-bit."""
     name = platform.machine()
     if name not in MACHINES:
         known = ", ".join(MACHINES)
@@ -45,9 +45,9 @@ def machine() -> Finding:
 
 
 def proc() -> Finding:
-    """/proc is there, and its process ids are those that system calls give us."""
+    """Check that /proc exists, and that it is that of our pid namespace."""
     remedy = "mount one: unshare --mount-proc, where unshare made the pid namespace"
-    if container():  # a sandbox in a sandbox there
+    if container():  # perhaps a sandbox inside a sandbox in the container
         remedy = f"{remedy}; {covered_proc()}"
     try:
         if os.readlink("/proc/self") == str(os.getpid()):
@@ -59,7 +59,7 @@ def proc() -> Finding:
 
 
 def null() -> Finding:
-    """/dev/null is there, without which few programs work."""
+    """Check that /dev/null can be opened; few programs work without it."""
     try:
         os.close(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
     except OSError as problem:
@@ -69,7 +69,7 @@ def null() -> Finding:
 
 
 def id_ranges() -> tuple[range, range] | Finding:
-    """The subordinate user and group ids of this user, or why there are none to use."""
+    """Return the subordinate user and group ids of this user, or a finding if there are none."""
     if os.geteuid() == 0:  # root maps all ids as themselves
         return Finding(SUBORDINATE_IDS, True, False)
     for tool in ("newuidmap", "newgidmap"):
@@ -87,8 +87,8 @@ def id_ranges() -> tuple[range, range] | Finding:
 
 
 def _example(path: str) -> tuple[int, int]:
-    """The first and the last id of a range that might be free, which is for the administrator to
-    say; in a container, of those that it has."""
+    """Return the first and the last id of an example range. Only the administrator knows whether
+    it is free. In a container the range is within the container's ids."""
     kind = path.removeprefix("/etc/sub")
     with open(f"/proc/self/{kind}_map", encoding="ascii") as file:
         end = max(int(first) + int(count) for first, _, count in map(str.split, file))
@@ -97,10 +97,10 @@ def _example(path: str) -> tuple[int, int]:
 
 
 def no_ids(why: str, remedy: str) -> Finding:
-    """The finding that only the user's own id can be mapped."""
+    """Return the finding that only the user's own id can be mapped."""
     consequence = (
         f"{why}, so only your own user and group exist in the sandbox: "
-        "other owners show as nobody, and chown to them fails with EINVAL"
+        "other owners are shown as nobody, and chown to them fails with EINVAL"
     )
     return Finding(SUBORDINATE_IDS, False, False, consequence, remedy)
 
@@ -109,7 +109,7 @@ SUBORDINATE_IDS = "subordinate ids"
 
 
 def _subordinate(path: str) -> range:
-    """The first range that subuid(5) or subgid(5) gives this user; empty when there is none."""
+    """Return the first range of this user in subuid(5) or subgid(5); empty if there is none."""
     owners = {str(os.getuid()), _user_name()}
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
@@ -126,5 +126,5 @@ def _subordinate(path: str) -> range:
 def _user_name() -> str:
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a uid without an account, as containers have
+    except KeyError:  # a uid without an account, as in containers
         return str(os.getuid())

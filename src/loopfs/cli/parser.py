@@ -1,4 +1,4 @@
-"""argparse for the commands but ``run``: a wrong command line is one line."""
+"""The parser of all commands except ``run``; it reports an error in one line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ USAGE_ERROR = 2
 
 
 class Parser(argparse.ArgumentParser):
-    """Of one command, with what :mod:`loopfs.cli.usage` lists of it."""
+    """The parser of one command, with the options that :mod:`loopfs.cli.usage` lists."""
 
     def __init__(self, command: Command) -> None:
         prog = f"loopfs {command.name}"
@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(operand.name, type=kind, help=operand.purpose)
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and where the help is."""
+        """Report the error with a reference to the help, and exit."""
         _, _, command = self.prog.partition(" ")
         hint = f"see '{self.prog} --help'"
         self.exit(USAGE_ERROR, f"loopfs: {command}: {shown(message)}; {hint}\n")

@@ -1,8 +1,8 @@
-"""What the kernel lets this user do, found out by doing it.
+"""Checks of ``loopfs doctor`` that try what the kernel permits to this user.
 
-A version number or a setting says little about it: distributions patch, containers filter,
-security modules refuse. So each probe tries the very thing in a forked child; settings are
-looked at only afterwards, to name the remedy.
+Version numbers and settings are not reliable: distributions patch kernels, containers filter
+calls, security modules refuse them. So each probe makes the calls in a forked child; settings are
+read only afterwards, to name the remedy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from loopfs.uapi.landlock import LANDLOCK_SCOPE_SIGNAL, RULESET_ATTR
 from loopfs.uapi.syscalls import abis
 
 PR_SET_NO_NEW_PRIVS = 38
-TRIAL_WITHIN = 60  # seconds
+TRIAL_WITHIN = 60  # seconds: the time limit of the test in a sandbox
 # struct seccomp_notif_addfd: id, flags, srcfd, newfd, newfd_flags
 NOTIF_ADDFD = struct.Struct("=QIIII")
 
@@ -40,18 +40,18 @@ NOTIF_ADDFD = struct.Struct("=QIIII")
 
 
 def user_namespaces() -> Finding:
-    """unshare(CLONE_NEWUSER | CLONE_NEWNS) and an id map succeed."""
+    """Check that unshare(CLONE_NEWUSER | CLONE_NEWNS) and an id map succeed."""
     code, call = _attempt(_enter)
     if not code:
         return Finding("user namespaces", True, True)
     why = f"no user namespace can be made on this system ({call}: {os.strerror(code)})"
     if call == MAP and remedies.lacks_setfcap():
-        why = "root lacks CAP_SETFCAP here, without which it can make no user namespace for root"
+        why = "root has no CAP_SETFCAP here, so it cannot make a user namespace that has a root"
     return Finding("user namespaces", False, True, why, _namespace_remedy(code, call))
 
 
 def pid_namespace() -> Finding:
-    """A pid namespace can be made and its own /proc mounted."""
+    """Check that a pid namespace can be made and its own /proc be mounted."""
 
     def probe() -> None:
         _enter(sched.CLONE_NEWPID)
@@ -70,7 +70,7 @@ def pid_namespace() -> Finding:
 
 
 def fuse_device() -> Finding:
-    """/dev/fuse is there, and this user may open it for reading and writing."""
+    """Check that this user may open /dev/fuse for reading and writing."""
     try:
         os.close(os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC))
     except OSError as problem:
@@ -80,7 +80,7 @@ def fuse_device() -> Finding:
 
 
 def fuse_mount() -> Finding:
-    """A FUSE filesystem can be mounted in a user namespace (Linux 4.18)."""
+    """Check that a FUSE filesystem can be mounted in a user namespace (Linux 4.18)."""
     code, call = _attempt(_mount_fuse)
     if not code:
         return Finding("FUSE mounts", True, True)
@@ -90,7 +90,7 @@ def fuse_mount() -> Finding:
 
 
 def subordinate_ids() -> Finding:
-    """newuidmap and newgidmap map this user's ranges of ids."""
+    """Check that newuidmap and newgidmap can map this user's ranges of ids."""
     ranges = id_ranges()
     if isinstance(ranges, Finding):
         return ranges
@@ -134,11 +134,11 @@ def _mount_proc() -> None:
 
 def _mount_fuse() -> None:
     _enter()
-    # Who mounts must have opened the device in the same user namespace (fs/fuse/inode.c).
+    # The device must have been opened in the user namespace that mounts (fs/fuse/inode.c).
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={fd},rootmode=40000,user_id=0,group_id=0"
     flags = uapi_mount.MS_NOSUID | uapi_mount.MS_NODEV
-    # Over any directory that every system has: nobody else sees this mount.
+    # /dev exists on every system, and no other process sees this mount.
     syscalls.mount("loopfs-doctor", "/dev", "fuse", flags, options)
 
 
@@ -157,7 +157,7 @@ def _namespace_remedy(code: int, call: str) -> str:
 
 
 def user_notification() -> Finding:
-    """seccomp(2) can hand a system call to a supervisor (Linux 5.0)."""
+    """Check that seccomp(2) has user notification (Linux 5.0)."""
     code = _filter_flags_refused(seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER)
     if not code:
         return Finding("seccomp notification", True, True)
@@ -169,14 +169,14 @@ def user_notification() -> Finding:
 
 
 def listener() -> Finding:
-    """This process may become the supervisor of its children."""
+    """Check that this process can install a seccomp listener for its children."""
     code = _try(_listen)
     if not code:
         return Finding("seccomp listener", True, True)
     if code == errno.EBUSY and not _try(_find_supervisor):
         return Finding("seccomp listener", True, True)
     if code == errno.EBUSY:
-        why = "this process has a seccomp listener already, and the kernel allows no second one"
+        why = "this process already has a seccomp listener, and the kernel allows only one"
         remedy = "start loopfs run outside of the sandbox (loopfs run or a container) you are in"
     else:
         why = f"no seccomp listener can be installed ({os.strerror(code)})"
@@ -185,14 +185,15 @@ def listener() -> Finding:
 
 
 def _find_supervisor() -> None:
-    """A loopfs run is around us, whose supervisor serves those within."""
+    """Check that we are in a sandbox of loopfs, whose supervisor serves inner sandboxes too."""
     _enter()
     if not is_nested():
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
 
 def add_descriptor() -> Finding:
-    """A supervisor can put a descriptor into a process (SECCOMP_IOCTL_NOTIF_ADDFD, Linux 5.9)."""
+    """Check that a supervisor can add a file descriptor to a process (SECCOMP_IOCTL_NOTIF_ADDFD,
+    Linux 5.9)."""
 
     def probe() -> None:
         fd = _listen()
@@ -200,17 +201,17 @@ def add_descriptor() -> Finding:
             request = NOTIF_ADDFD.pack(0, 0, fd, 0, 0)
             fcntl.ioctl(fd, seccomp.SECCOMP_IOCTL_NOTIF_ADDFD, request)
         except OSError as problem:
-            if problem.errno != errno.ENOENT:  # which says that no call waits: it was understood
+            if problem.errno != errno.ENOENT:  # ENOENT: no call waits, but the ioctl is known
                 raise
 
-    if _try(probe) in (0, errno.EBUSY):  # who listens already can
+    if _try(probe) in (0, errno.EBUSY):  # EBUSY: the outer sandbox's listener can
         return Finding("seccomp descriptors", True, True)
-    why = "this kernel cannot put a descriptor into a supervised process"
+    why = "this kernel cannot add a file descriptor to a supervised process"
     return Finding("seccomp descriptors", False, True, why, "use Linux 5.9 or newer")
 
 
 def landlock() -> Finding:
-    """Landlock can scope signals (Linux 6.12)."""
+    """Check that Landlock can scope signals (Linux 6.12)."""
 
     def probe() -> None:
         ruleset = RULESET_ATTR.pack(0, 0, LANDLOCK_SCOPE_SIGNAL)
@@ -220,7 +221,7 @@ def landlock() -> Finding:
     if not code:
         return Finding("Landlock", True, False)
     why = (
-        "processes of the sandbox can send signals to yours outside of it, and look into"
+        "processes of the sandbox can send signals to your processes outside of it, and trace"
         f" the programs that mount for them (landlock_create_ruleset: {os.strerror(code)})"
     )
     remedy = "use Linux 6.12 or newer"
@@ -230,7 +231,7 @@ def landlock() -> Finding:
 
 
 def killable_wait() -> Finding:
-    """SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)."""
+    """Check for SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (Linux 5.19)."""
     flags = seccomp.SECCOMP_FILTER_FLAG_NEW_LISTENER
     flags |= seccomp.SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV
     if not _filter_flags_refused(flags):
@@ -240,30 +241,30 @@ def killable_wait() -> Finding:
 
 
 def synchronous_wake_up() -> Finding:
-    """SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)."""
+    """Check for SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (Linux 6.6)."""
 
     def probe() -> None:
         flags = seccomp.SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
         fcntl.ioctl(_listen(), seccomp.SECCOMP_IOCTL_NOTIF_SET_FLAGS, flags)
 
-    if _try(probe) in (0, errno.EBUSY):  # who listens already has asked for it
+    if _try(probe) in (0, errno.EBUSY):  # EBUSY: the outer sandbox's supervisor has set it
         return Finding("fast traps", True, False)
-    why = "a trapped system call takes about 65 instead of 8 microseconds"
+    why = "a trapped system call takes about 65 microseconds instead of 8"
     return Finding("fast traps", False, False, why, "use Linux 6.6 or newer")
 
 
 def _listen() -> int:
-    """Install a filter that allows everything, return its listener."""
+    """Install a filter that allows every call, and return its listener."""
     syscalls.prctl(PR_SET_NO_NEW_PRIVS, 1)
     allow = seccomp.SOCK_FILTER.pack(seccomp.BPF_RET_K, 0, 0, seccomp.SECCOMP_RET_ALLOW)
     return syscalls.seccomp_listener(allow, 0)
 
 
 def _filter_flags_refused(flags: int) -> int:
-    """0 when the kernel knows these SECCOMP_FILTER_FLAG_*, else the errno that it refuses with.
+    """Return 0 if the kernel knows these SECCOMP_FILTER_FLAG_*, else the errno of seccomp(2).
 
-    The flags are looked at before the program, and there is none: so EFAULT means that they
-    are known (seccomp(2)), and nothing is installed.
+    The flags are checked before the program, which is NULL: EFAULT means that they are known, and
+    nothing is installed.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     numbers = (abis()[0].numbers["seccomp"], seccomp.SECCOMP_SET_MODE_FILTER, flags)
@@ -276,9 +277,9 @@ def _filter_flags_refused(flags: int) -> int:
 
 
 def reach() -> Finding:
-    """A supervisor may take the descriptors (Linux 5.6) and use the memory of a sandboxed child.
+    """Check that a supervisor may access the descriptors (Linux 5.6) and memory of its child.
 
-    Both need what ptrace(2) calls PTRACE_MODE_ATTACH.
+    Both require PTRACE_MODE_ATTACH, see ptrace(2).
     """
     try:
         with _waiting_child(_enter) as pid:
@@ -317,7 +318,7 @@ def _reach_remedy(problem: OSError) -> str:
 
 
 def mount_calls() -> Finding:
-    """What a mount of a device is made of can be done in the namespaces of a child."""
+    """Check that the calls that mount a device succeed in the namespaces of a child."""
     code, call = _attempt(_mount_by_parts)
     if not code:
         with _waiting_child(_enter) as pid:
@@ -326,13 +327,13 @@ def mount_calls() -> Finding:
 
 
 def mount_api() -> Finding:
-    """A superblock can be made by the new mount API (Linux 5.2)."""
+    """Check that a superblock can be made by the new mount API (Linux 5.2)."""
     code, call = _attempt(_mount_by_context)
     return _of_calls("mount API", "mounting vfat, an instance or a context fails", code, call)
 
 
 def change_of_root() -> Finding:
-    """chroot(2) works in a user namespace of ours."""
+    """Check that chroot(2) works in a user namespace of ours."""
 
     def probe() -> None:
         _enter()
@@ -343,7 +344,7 @@ def change_of_root() -> Finding:
 
 
 def sandbox() -> Finding:
-    """A sandbox can be made, a device bound, a filesystem and an instance mounted: by doing it."""
+    """Make a sandbox, and in it bind a device and mount a filesystem and an instance."""
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     path = ":".join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     python = [sys.executable, "-m"]
@@ -364,8 +365,8 @@ def sandbox() -> Finding:
         failed, said = True, f"it did not end within {TRIAL_WITHIN} seconds"
     if not failed:
         return Finding("a sandbox", True, True)
-    why = f"a sandbox in which all this was tried failed ({said.splitlines()[-1] if said else ''})"
-    remedy = "run: loopfs run -vv -- mount -o loop FILE DIRECTORY (it says which call failed)"
+    why = f"the test in a sandbox failed ({said.splitlines()[-1] if said else ''})"
+    remedy = "run: loopfs run -vv -- mount -o loop FILE DIRECTORY (it shows which call failed)"
     return Finding("a sandbox", False, True, why, remedy)
 
 
@@ -405,7 +406,7 @@ def _of_calls(name: str, what: str, code: int, call: str, *, required: bool = Tr
 
 
 def _try(action: Callable[[], object]) -> int:
-    """Do ``action`` in a forked child: 0 when it succeeds, else the errno that it fails with."""
+    """Call ``action`` in a forked child; return 0 if it succeeds, else its errno."""
     return _attempt(action)[0]
 
 
@@ -419,7 +420,7 @@ def _attempt(action: Callable[[], object]) -> tuple[int, str]:
         os.close(tells)
         call = said.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    # A filter may answer a system call with death.
+    # A seccomp filter may kill the process that makes a call.
     return (status, call) if status >= 0 else (errno.EPERM, call)
 
 
@@ -434,10 +435,11 @@ def _told(action: Callable[[], object], tells: int) -> int:
 
 @contextmanager
 def _waiting_child(action: Callable[[], object]) -> Iterator[int]:
-    """The pid of a forked child that has done ``action`` and waits; it ends with the context.
+    """Yield the pid of a forked child that has called ``action`` and waits; it ends with the
+    context.
 
     Raises:
-        OSError: as ``action`` did in the child.
+        OSError: as ``action`` in the child.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -458,12 +460,12 @@ def _waiting_child(action: Callable[[], object]) -> Iterator[int]:
 
 def _report_and_wait(parent: socket.socket, action: Callable[[], object]) -> int:
     parent.send(bytes((_errno_of(action),)))
-    parent.recv(1)  # which returns when the parent closes its end, or dies
+    parent.recv(1)  # it returns when the parent closes its end, or dies
     return 0
 
 
 def _leave_with(status: Callable[[], int]) -> NoReturn:
-    """End a forked child without running what the parent has registered for its own end."""
+    """Exit from a forked child without calling the parent's exit handlers."""
     try:
         os._exit(status())
     finally:

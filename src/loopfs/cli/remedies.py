@@ -1,4 +1,4 @@
-"""What to do about a call that the kernel refuses, in the terms of the container that we are in."""
+"""Remedies for system calls that the kernel refuses, in the terms of the container runtime."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loopfs.uapi.sched import CAP_SETFCAP
 NO_DEV_NULL = "give the container a /dev (bwrap: --dev /dev)"
 
 PROFILE = "`loopfs seccomp-profile` prints one"
-# How a container gets a seccomp profile.
+# How to give a container a seccomp profile.
 _SECCOMP = {
     "podman": f"start the container with --security-opt seccomp=FILE ({PROFILE})",
     "docker": f"start the container with --security-opt seccomp=FILE ({PROFILE})",
@@ -61,7 +61,7 @@ _PROC = {
     " docker: --security-opt systempaths=unconfined)",
 }
 
-# What the manager of a container puts there.
+# Files by which the manager of a container is recognized.
 _OF_MANAGERS = {
     "/run/.containerenv": "podman",
     "/.dockerenv": "docker",
@@ -91,14 +91,14 @@ _FORBIDDEN = (*_REFUSED, errno.ENOSPC, errno.EUSERS)
 
 
 def container() -> str:
-    """The runtime of the container that we are in: podman, docker, kubernetes, systemd-nspawn, lxc,
-    incus, lxd; empty if we are in none, or if it is not known."""
+    """Return the runtime of the container that we are in: podman, docker, kubernetes,
+    systemd-nspawn, lxc, incus, lxd; empty if we are in none, or if it is not known."""
     if "KUBERNETES_SERVICE_HOST" in os.environ or os.path.isdir("/run/secrets/kubernetes.io"):
         return "kubernetes"
     for path, manager in _OF_MANAGERS.items():
         if os.path.exists(path):
             return manager
-    named = os.environ.get("container", "")  # noqa: SIM112 - so systemd and podman call it
+    named = os.environ.get("container", "")  # noqa: SIM112 - the name that systemd and podman use
     if not named:
         try:
             with open("/run/host/container-manager", encoding="utf-8") as file:
@@ -109,10 +109,10 @@ def container() -> str:
 
 
 def refused(call: str, code: int) -> str:
-    """What to do where the kernel refuses a system call that a sandbox is made with.
+    """Return the remedy if the kernel refuses a system call that making a sandbox needs.
 
     Args:
-        call: its name; empty: not known.
+        call: its name; empty if it is not known.
         code: the errno.
     """
     if code in (errno.EMFILE, errno.ENFILE):
@@ -136,7 +136,7 @@ def refused(call: str, code: int) -> str:
 
 
 def lacks_setfcap() -> bool:
-    """We are root without the capability to map root (Linux 5.12; user_namespaces(7))."""
+    """Whether we are root without the capability to map root (Linux 5.12; user_namespaces(7))."""
     if os.geteuid():
         return False
     with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -145,34 +145,34 @@ def lacks_setfcap() -> bool:
 
 
 def ids(tool: str, code: int | None = None) -> str:
-    """What to do where newuidmap or newgidmap may not write a map of subordinate ids.
+    """Return the remedy if newuidmap or newgidmap may not write a map of subordinate ids.
 
     Args:
-        code: the errno, if it cannot even be executed.
+        code: the errno, if the tool cannot be executed.
     """
     if no_new_privs():
         return "nothing can be done under no_new_privs (allowPrivilegeEscalation: false)"
-    if code == errno.EPERM:  # the file has a capability that the bounding set has not
+    if code == errno.EPERM:  # the file has a capability that is not in the bounding set
         return "let the container have the capabilities SETUID and SETGID (--cap-add SETUID,SETGID)"
     if container():
-        # The kernel asks for a capability over the new namespace, which set-user-id gives to no
-        # other than its owner: capabilities of the file do.
+        # The kernel requires a capability over the new namespace. A set-user-id program gets it
+        # only if its owner is the namespace's owner; file capabilities have no such condition.
         kind = "gid" if "gid" in tool else "uid"
         return (
             f"in the image, run: chmod u-s /usr/bin/{tool} && setcap cap_set{kind}=ep"
             f" /usr/bin/{tool}; and let /etc/sub{kind} name ids that the container has"
         )
-    return f"let {tool} have its privilege (in a container, by file capabilities); see {tool}(1)"
+    return f"give {tool} its privilege (in a container, by file capabilities); see {tool}(1)"
 
 
 def fuse_device(code: int | None) -> str:
-    """What to do where /dev/fuse cannot be opened, by the errno."""
+    """Return the remedy if /dev/fuse cannot be opened, by the errno."""
     if code in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
         return _here(_DEVICE)
     if code == errno.EACCES:
         return (
             "run: sudo chmod 0666 /dev/fuse (the udev rule "
-            """KERNEL=="fuse", MODE="0666" keeps it so)"""
+            """KERNEL=="fuse", MODE="0666" makes it permanent)"""
         )
     if container() in ("", "systemd-nspawn"):
         return "in a container, let its device policy allow /dev/fuse (--device /dev/fuse)"
@@ -180,22 +180,22 @@ def fuse_device(code: int | None) -> str:
 
 
 def covered_proc() -> str:
-    """What to do where no /proc can be mounted."""
+    """Return the remedy if no /proc can be mounted."""
     return _here(_PROC)
 
 
 def forbidding_setting() -> str | None:
-    """What to do about a setting of the machine that forbids user namespaces; None if none does."""
+    """Return the remedy for a setting that forbids user namespaces; None if no setting does."""
     for name, forbids, remedy in _SETTINGS:
         if setting(name) == forbids:
-            in_podman = "apparmor" in name and shutil.which("podman")  # which may make them
+            in_podman = "apparmor" in name and shutil.which("podman")  # podman may make them
             first = "run: podman unshare loopfs run ...; or " if in_podman else ""
-            return f"{first}{remedy} (a file in /etc/sysctl.d keeps a setting)"
+            return f"{first}{remedy} (a file in /etc/sysctl.d makes a setting permanent)"
     return None
 
 
 def setting(name: str) -> str | None:
-    """The text of a file below /proc/sys; None when the kernel has no such setting."""
+    """Return the text of a file below /proc/sys; None if the kernel has no such setting."""
     try:
         with open(f"/proc/sys/{name}", encoding="utf-8") as file:
             return file.read().strip()

@@ -1,8 +1,8 @@
-"""The sandboxes that there are, as they are found from outside, and what they say.
+"""Find the running sandboxes from outside, and send requests to them.
 
-Nothing is kept of them anywhere: they are found by their sockets in /proc/net/unix, of our network
-namespace, and for root of all others. The kernel says who listens (SO_PEERCRED), also where that
-hangs.
+No state is stored anywhere: sandboxes are found by their sockets in /proc/net/unix, of our network
+namespace, and for root of all network namespaces. The kernel identifies the listener of a socket
+(SO_PEERCRED), even if it hangs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from loopfs.sandbox.control_socket import (
 from loopfs.text import to_str
 from loopfs.uapi.sched import CLONE_NEWNET
 
-PATIENCE = 2.0  # seconds that all of them have together for an answer
+PATIENCE = 2.0  # seconds to wait for the answers of all sandboxes
 MAX_MESSAGE = 1 << 16  # bytes
 MAX_ANSWER = 64 << 20  # bytes
 _READ = os.O_RDONLY | os.O_CLOEXEC
 
 Answer = dict[str, Any]
 
-# What a sandbox answers to "list": a list is of as many as there are, a tuple of alternatives.
+# The form of an answer to "list": a list stands for any number of items, a tuple for alternatives.
 _SOME_TEXT, _SOME_NUMBER = (str, type(None)), (int, type(None))
 _PARTITION = {"name": str, "start": int, "size": int, "openers": int}
 _DEVICE = {
@@ -80,7 +80,7 @@ STATE = {
 
 
 def fits(value: object, form: object) -> bool:
-    """An answer has the form of a sandbox's answers."""
+    """Whether an answer has the given form."""
     if isinstance(form, dict):
         same = isinstance(value, dict) and value.keys() == form.keys()
         return same and all(fits(value[key], form[key]) for key in form)  # type: ignore[index]
@@ -92,9 +92,15 @@ def fits(value: object, form: object) -> bool:
 
 
 class Sandbox(NamedTuple):
-    """One that is there: the process id of its supervisor, the user (a uid) who has started it, and
-    a connection to it, with a pidfd of who listens. Without a connection nothing but a name says
-    that it is one: so many have asked it that there is no room for another."""
+    """A running sandbox.
+
+    Args:
+        pid: the process id of its supervisor.
+        uid: the user who has started it.
+        pidfd: of the process that listens; None without a connection.
+        connection: to its socket; None if the backlog is full. Then only the name of the socket
+            suggests that it is a sandbox.
+    """
 
     pid: int
     uid: int
@@ -102,7 +108,7 @@ class Sandbox(NamedTuple):
     connection: socket.socket | None = None
 
     def since(self) -> float:
-        """When it was started, in seconds since the epoch."""
+        """Return its start time in seconds since the epoch."""
         with open(f"/proc/{self.pid}/stat", "rb") as file:
             ticks = int(file.read().rpartition(b")")[2].split()[19])
         with open("/proc/uptime", "rb") as file:
@@ -110,7 +116,7 @@ class Sandbox(NamedTuple):
         return time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
     def command_line(self) -> list[str]:
-        """That of the supervisor, which has the command at its end."""
+        """Return the command line of the supervisor, which ends with that of the command."""
         with open(f"/proc/{self.pid}/cmdline", "rb") as file:
             return [to_str(word) for word in file.read().removesuffix(b"\0").split(b"\0")]
 
@@ -121,10 +127,10 @@ class Sandbox(NamedTuple):
 
 
 def find(*, everybodys: bool = False) -> list[Sandbox]:
-    """One's own sandboxes, in the order of their process ids.
+    """Return the caller's own sandboxes, ordered by process id.
 
     Args:
-        everybodys: those of other users, too: for root.
+        everybodys: also return those of other users; for root.
     """
     found = {}
     for namespace in _network_namespaces():
@@ -140,12 +146,12 @@ def find(*, everybodys: bool = False) -> list[Sandbox]:
 
 
 def ask(sandboxes: Sequence[Sandbox], *words: str) -> dict[int, Answer]:
-    """Ask them all, and wait for the answers for a while.
+    """Send a request to all sandboxes, and wait up to PATIENCE for the answers.
 
     Args:
         words: ``list``, or ``detach`` and a device's name.
     Returns:
-        the answers of those who have given one, by process id; what is refused or fails has
+        the answers received, by process id; the answer to a request that is refused or fails has
         ``errno`` and ``error``.
     """
     question = " ".join(words).encode("ascii", "replace")
@@ -161,7 +167,7 @@ def ask(sandboxes: Sequence[Sandbox], *words: str) -> dict[int, Answer]:
     while waiting and (left := deadline - monotonic()) > 0:
         for fd, _ in poller.poll(max(1, int(1000 * left))):
             pid, connection = waiting[fd]
-            try:  # without room for descriptors, which any process could send
+            try:  # recv(), which receives no descriptors: any process could send some
                 data = connection.recv(MAX_MESSAGE)
             except OSError:
                 data = b""
@@ -175,12 +181,13 @@ def ask(sandboxes: Sequence[Sandbox], *words: str) -> dict[int, Answer]:
 
 
 def _send(sandbox: Sandbox, question: bytes) -> bool:
-    """Ask, with a descriptor of the sandbox's user namespace if we can have one: it shows that we
-    are root. Who listens gets that of his own namespace, whoever he is. False: he has ended."""
+    """Send a request, with a descriptor of the sandbox's user namespace if it can be opened: this
+    proves that we are root. A listener of any kind receives only a descriptor of its own namespace.
+    Return False if the sandbox has ended."""
     assert sandbox.connection is not None
     assert sandbox.pidfd is not None
     tokens: list[int] = []
-    with suppress(OSError):  # of a process that does not let us look at it
+    with suppress(OSError):  # we may not access the process
         tokens.append(os.open(f"/proc/{sandbox.pid}/ns/user", _READ))
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd)) for fd in tokens]
     try:
@@ -197,13 +204,16 @@ def _send(sandbox: Sandbox, question: bytes) -> bool:
 def _answer(data: bytes) -> Answer | None:
     try:
         answer = json.loads(data)
-    except ValueError:  # it has ended meanwhile, or is no sandbox
+    except ValueError:  # it has ended meanwhile, or is not a sandbox
         return None
     return answer if isinstance(answer, dict) else None
 
 
 def _network_namespaces() -> Iterator[int | None]:
-    """Our own (None), and a descriptor of each other that we may enter, open until the next one."""
+    """Yield None for our own, and a descriptor of each other network namespace that can be opened.
+
+    The descriptor is closed at the next step.
+    """
     yield None
     seen = {Process(os.getpid()).namespace("net")}
     for name in os.listdir("/proc"):
@@ -222,7 +232,7 @@ def _network_namespaces() -> Iterator[int | None]:
 
 
 def _within(namespace: int | None, call: Any) -> Any:
-    """Call something in a network namespace; None where we may not enter it."""
+    """Return the result of a call in a network namespace; None if we may not enter it."""
     if namespace is None:
         return call()
     results = []
@@ -239,7 +249,7 @@ def _within(namespace: int | None, call: Any) -> Any:
 
 
 def _names(namespace: int | None) -> list[str]:
-    """The abstract names of sandboxes' sockets."""
+    """Return the abstract names of the sockets of sandboxes."""
 
     def read() -> list[str]:
         with open("/proc/thread-self/net/unix", "rb") as file:
@@ -251,7 +261,7 @@ def _names(namespace: int | None) -> list[str]:
 
 
 def _connect(name: str, namespace: int | None) -> Sandbox | None:
-    """None if nobody listens any more whom we could name."""
+    """Connect to a sandbox's socket; None if its listener has ended or cannot be identified."""
 
     def connect() -> socket.socket | int:
         made = socket.socket(FAMILY, KIND | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
@@ -270,7 +280,7 @@ def _connect(name: str, namespace: int | None) -> Sandbox | None:
     pid, uid, _ = peer_credentials(connection)
     try:
         pidfd = peer_pidfd(connection)
-    except OSError:  # who has made it has ended
+    except OSError:  # the process that made the socket has ended
         pidfd = None
     if pidfd is None:
         connection.close()
@@ -279,7 +289,7 @@ def _connect(name: str, namespace: int | None) -> Sandbox | None:
 
 
 def _by_name(name: str) -> Sandbox | None:
-    """What the name of a socket says, which any process can have made."""
+    """Return the sandbox that the name of a socket claims; any process can make such a name."""
     pid = name.removeprefix(PREFIX).partition("/")[0]
     try:
         return Sandbox(int(pid), int(Process(int(pid)).status()["Uid"].split()[0]))

@@ -1,6 +1,7 @@
-"""What `loopfs doctor` runs in a sandbox: a device, a mount and an instance, of an image in memory.
+"""The test that `loopfs doctor` runs in a sandbox: a device, a mount and an instance.
 
-It prints what fails first, as STEP: ERROR, and touches nothing outside of the sandbox.
+The image is a file in memory. The first failure is printed as STEP: ERROR. Nothing outside of the
+sandbox is changed.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ SECTOR, SECTORS = 512, 128
 
 
 def image() -> int:
-    """A file in memory with an empty FAT12 filesystem."""
+    """Make a file in memory with an empty FAT12 filesystem, and return its descriptor."""
     fd = os.memfd_create("loopfs-doctor", os.MFD_CLOEXEC)
-    # One sector: reserved, of each of two FATs, of the root directory, for a cluster.
+    # One sector each: reserved sectors, the two FATs, the root directory, a cluster.
     numbers = SECTOR, 1, 1, 2, 16, SECTORS, 0xF8, 1, 1, 1, 0, 0
     boot = b"\xeb\x3c\x90loopfs  " + struct.pack("<HBHBHHBHHHII", *numbers)
     boot += struct.pack("<BBBI11s8s", 0x80, 0, 0x29, 0, b"NO NAME    ", b"FAT12   ")
@@ -32,7 +33,7 @@ def image() -> int:
 
 
 def main() -> int:
-    """Try it; returns an exit status."""
+    """Run the test and return the exit status."""
     step = "opening /dev/loop-control"
     try:
         control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)

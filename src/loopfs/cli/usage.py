@@ -1,7 +1,7 @@
-"""The commands, their options and the configuration file in words.
+"""Descriptions of the commands, their options and the configuration file.
 
-The one source of the help, of the parsers of all commands but ``run``, and, by ``python3 -m
-manual``, of the manual pages and of the completions of shells.
+The help, the parsers of all commands except ``run`` and, by ``python3 -m manual``, the manual
+pages and the completions of shells are made from this module.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class Option(NamedTuple):
     """An option of a command.
 
     Args:
-        name: with its dashes.
-        value: the name of its value; empty: it has none.
+        name: including its dashes.
+        value: the name of its value; empty if it has none.
         completes: what a shell offers as its value: "file", "engine" or nothing.
     """
 
@@ -25,10 +25,10 @@ class Option(NamedTuple):
 
 
 class Operand(NamedTuple):
-    """An argument that is no option.
+    """A positional argument.
 
     Args:
-        name: "pid" of a sandbox, or "device" of it.
+        name: "pid" (of a sandbox) or "device" (of a sandbox).
     """
 
     name: str
@@ -41,7 +41,7 @@ class Command(NamedTuple):
     Args:
         arguments: its synopsis.
         purpose: a line for the list of commands.
-        about: what its help begins with.
+        about: the first paragraph of its help.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Key(NamedTuple):
     Args:
         table: the name of its table.
         name: of the key.
-        value: of what kind.
+        value: the type of its value.
     """
 
     table: str
@@ -78,12 +78,12 @@ RUN = Command(
         Option(
             "--bare",
             "",
-            "begin without loop devices; mount -t loop none DIRECTORY makes an instance",
+            "start without loop devices; mount -t loop none DIRECTORY makes an instance",
         ),
         Option(
             "--engine",
             "TYPE=ENGINE",
-            "have ENGINE mount filesystems of TYPE; deny refuses them. Can be given several times",
+            "mount filesystems of TYPE by ENGINE; deny refuses them. Can be given several times",
             "engine",
         ),
         Option(
@@ -116,7 +116,7 @@ LS = Command(
     "list your sandboxes with their devices and mounts",
     "List your sandboxes, with their instances, devices and mounts.",
     (
-        Option("--json", "", "print all that is known, as JSON"),
+        Option("--json", "", "print all information as JSON"),
         Option("--all", "", "list the sandboxes of all users; for root"),
         HELP,
     ),
@@ -126,10 +126,10 @@ KILL = Command(
     "kill",
     "[--force] PID",
     "end a sandbox",
-    "End a sandbox of yours, or for root a sandbox of any user, by SIGTERM, which is passed on"
+    "End one of your sandboxes, or for root a sandbox of any user, by SIGTERM, which is passed on"
     " to its command. Wait at most 10 seconds for the end.",
     (
-        Option("--force", "", "end it at once by SIGKILL; what is not yet written is lost"),
+        Option("--force", "", "end it at once by SIGKILL; data that is not yet written is lost"),
         HELP,
     ),
     (_PID,),
@@ -145,8 +145,8 @@ DETACH = Command(
 DOCTOR = Command(
     "doctor",
     "[--json]",
-    "check what loopfs needs, and say what to do about what is missing",
-    "Say whether loopfs can run here, and what to do if not.",
+    "check whether loopfs can run here",
+    "Check whether loopfs can run here, and print a remedy for each missing feature.",
     (Option("--json", "", "print the findings as JSON"), HELP),
 )
 SECCOMP_PROFILE = Command(
@@ -182,7 +182,7 @@ AGENT = Command(
     "agent",
     "--socket PATH",
     "give loop devices to containers without loopfs (experimental)",
-    "Give loop devices to containers whose seccomp profile is that of"
+    "Give loop devices to containers that have the seccomp profile of"
     " `loopfs seccomp-profile --agent PATH`, until SIGTERM, SIGINT or SIGHUP (experimental).",
     (Option("--socket", "PATH", "the socket to listen on for container runtimes", "file"), HELP),
 )
@@ -201,7 +201,7 @@ KEYS = (
 
 EXIT_STATUSES = (
     ("N", "the command has exited with N"),
-    ("128+N", "signal N has ended the command"),
+    ("128+N", "the command was killed by signal N"),
     ("2", "an option or the configuration file is wrong"),
     ("125", "no sandbox can be made, or the log cannot be opened"),
     ("126", "the command cannot be executed"),
@@ -214,7 +214,7 @@ _INDENT = 26
 
 
 def overview() -> str:
-    """The text of ``loopfs --help``."""
+    """Return the text of ``loopfs --help``."""
     lines = ["usage: loopfs COMMAND [ARGUMENT...]", ""]
     for command in COMMANDS:
         lines += [f"  loopfs {command.name} {command.arguments}", f"      {command.purpose}"]
@@ -225,7 +225,7 @@ def overview() -> str:
 
 
 def run_help() -> str:
-    """The text of ``loopfs run --help``."""
+    """Return the text of ``loopfs run --help``."""
     from textwrap import wrap
 
     lines = [f"usage: loopfs run {RUN.arguments}", "", *wrap(RUN.about, _WIDTH), ""]

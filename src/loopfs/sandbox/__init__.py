@@ -1,12 +1,12 @@
-"""The sandbox: namespaces, id maps, /dev, and the life of the command in it.
+"""The sandbox: namespaces, id maps, /dev, start and end of the command.
 
-Who is who::
+The processes::
 
     supervisor   this process, in the caller's namespaces; serves FUSE and notifications
     └ child      makes the namespaces, then only waits          (sandbox.child)
-      └ init     pid 1 of the sandbox; reaps, ends the rest       (sandbox.init)
+      └ init     process 1 of the sandbox; reaps, kills the rest  (sandbox.init)
         └ the command
 
-Each has a parent-death signal, and the end of pid 1 ends its namespace, so that nothing
-outlives the supervisor however it ends.
+Each has a parent-death signal, and the end of process 1 ends its pid namespace, so no process
+outlives the supervisor, however the supervisor ends.
 """

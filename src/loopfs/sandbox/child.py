@@ -1,4 +1,4 @@
-"""The child: makes the namespaces and waits for the command's end.
+"""The child: the process that makes the namespaces and waits for the end of the command.
 
 It runs in a fork of the supervisor and never returns.
 """
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 class _Found(NamedTuple):
-    """What only the caller's /proc tells: whether a sandbox is around us, whose supervisor serves
-    us too; the path of our terminal; and where something is mounted below /sys."""
+    """Data that only the caller's /proc has: whether we are in a sandbox, whose supervisor then
+    serves us too; the path of our terminal; and the mount points below /sys."""
 
     is_nested: bool
     terminal: str | None
@@ -33,13 +33,13 @@ class _Found(NamedTuple):
 
 
 def main(channel: Channel, command: Command, mask: set[int], settings: Settings) -> int:
-    """Be the child. Returns the exit status.
+    """Run the child and return the exit status of the command.
 
     Args:
         channel: to the supervisor.
-        command: as of :func:`loopfs.sandbox.init.main`.
+        command: as in :func:`loopfs.sandbox.init.main`.
         mask: the signals that the caller had blocked.
-        settings: what was chosen for the sandbox.
+        settings: the settings of the sandbox.
     """
     try:
         pid = _make_sandbox(channel, command, mask, settings)
@@ -51,7 +51,7 @@ def main(channel: Channel, command: Command, mask: set[int], settings: Settings)
 
 
 def _make_sandbox(channel: Channel, command: Command, mask: set[int], settings: Settings) -> int:
-    """Make it; returns the process id of its process 1, which has begun with the command."""
+    """Make the sandbox; return the pid of its process 1, which has begun to start the command."""
     parent, ids = os.getppid(), (os.geteuid(), os.getegid())
     syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
     die_with_parent(parent)
@@ -70,14 +70,14 @@ def _make_sandbox(channel: Channel, command: Command, mask: set[int], settings: 
     )
 
     _await_answer(channel)
-    # What asks the caller's /proc for ourselves comes before there is another.
+    # These read the caller's /proc about ourselves, so they come before another one is mounted.
     found = _Found(nested.is_nested(), dev.terminal(), own_sysfs.mounted_below())
     environment = init.command_environment(*ids)
     syscalls.mount("none", "/", None, uapi.MS_REC | uapi.MS_SLAVE, None)
     copy = proc.copy_for_another()
-    syscalls.set_dumpable(False)  # and so is process 1
+    syscalls.set_dumpable(False)  # process 1 inherits it
     gate, inits = Channel.pair()
-    # Those that we mount send process ids of the supervisor's namespace, where we stay.
+    # Our FUSE mounts send process ids of the supervisor's pid namespace, in which we stay.
     syscalls.unshare(CLONE_NEWPID)
     pid = fork()
     if pid == 0:
@@ -105,14 +105,14 @@ def _be_init(
     try:
         from loopfs.sandbox import init, proc
 
-        die_with_parent(0)  # as what a parent outside the namespace appears
+        die_with_parent(0)  # the process id of a parent outside of the pid namespace
         try:
             proc.mount_proc(copy)
             namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             gate.send(messages.OK, (namespace,))
             os.close(namespace)
             _await_start(gate)
-        except BrokenPipeError:  # the child is killed, and so are we
+        except BrokenPipeError:  # the child was killed, and we will be
             os._exit(1)
         except OSError as problem:
             messages.fail(channel, problem)
@@ -132,7 +132,7 @@ def _enter_mounts_of_init(gate: Channel) -> None:
 
 
 def _build(channel: Channel, gate: Channel, found: _Found, settings: Settings) -> None:
-    """Mount what the sandbox has of its own, and tell the supervisor.
+    """Make the mounts of the sandbox, and report them to the supervisor.
 
     Args:
         gate: to process 1.
@@ -147,11 +147,11 @@ def _build(channel: Channel, gate: Channel, found: _Found, settings: Settings) -
         host.build()
         channel.send(messages.MOUNTED)
         return
-    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    # A descriptor of /dev/fuse can be mounted only in the user namespace that has opened it.
     fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     has_own_sysfs = own_sysfs.replace(found.below_sys)
     hosts = sysfs.keep_hosts(loops=settings.number_from is None)
-    views = sysfs.mount_views()  # while there is a /dev/fuse
+    views = sysfs.mount_views()  # before /dev is replaced: it needs /dev/fuse
     host.build()
     served = {}
     if hosts:
@@ -168,7 +168,7 @@ def _build(channel: Channel, gate: Channel, found: _Found, settings: Settings) -
     if not settings.bare:
         dev.furnish(kept)
     sysfs.place_hosts(hosts)
-    gate.send(messages.OK)  # what is looked up from now on waits for the supervisor
+    gate.send(messages.OK)  # from now on lookups wait for the supervisor
     root = os.open("/dev", os.O_PATH | os.O_CLOEXEC)
     fds = root, *(fd for _, fd in views.values())
     words = f"{','.join(kept)} {','.join(hosts)} {sysfs.described(views, has_own_sysfs)}"
@@ -178,10 +178,10 @@ def _build(channel: Channel, gate: Channel, found: _Found, settings: Settings) -
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the parent ends, even if it has ended already.
+    """Arrange to be killed when the parent ends; exit if it has already ended.
 
     Args:
-        parent: its process id as we see it.
+        parent: its process id in our pid namespace.
     """
     syscalls.set_parent_death_signal(signal.SIGKILL)
     if os.getppid() != parent:
@@ -189,7 +189,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def _await_start(gate: Channel) -> None:
-    """Wait until the sandbox is built; meanwhile, answer for its /dev and /sys when told to."""
+    """Wait until the sandbox is built; meanwhile serve its /dev and /sys when requested."""
     from loopfs.sandbox import furnishing
 
     message = gate.receive()
@@ -206,4 +206,4 @@ def _await_start(gate: Channel) -> None:
 
 def _await_answer(channel: Channel) -> None:
     if not channel.receive().data:
-        os._exit(1)  # the other is gone, or has said what is wrong
+        os._exit(1)  # the other process has ended, or has reported its failure

@@ -1,17 +1,19 @@
-"""What a sandbox answers who asks from outside: the other end of ``loopfs ls`` and ``detach``.
+"""The sandbox's side of ``loopfs ls`` and ``detach``: requests from outside of the sandbox.
 
-The supervisor has a listening socket with an abstract name (unix(7)), which ends with it whatever
-ends it. Everybody in its network namespace can connect, the workload too. Who is answered
+The supervisor has a listening socket with an abstract name (unix(7)), which is removed when the
+supervisor ends. Every process in its network namespace can connect, also the workload. A process
+is answered if it
 
-- is in no sandbox: what is in one is in a pid namespace within ours (NSpid of /proc/PID/status),
-  or in another one, of which we see no process ids;
-- and is the user who has started this one, by the ids that the kernel has noted (SO_PEERCRED), or
-  shows a descriptor of its user namespace. That none can open but itself, its owner and who has
-  CAP_SYS_PTRACE around it. So root is told from other users, none of whom has an id in the sandbox,
-  and from who is in another sandbox, if we see no process id of his.
+- is in no sandbox: processes of a sandbox are in a pid namespace below ours (NSpid of
+  /proc/PID/status), or in another one, whose process ids we cannot see;
+- and belongs to the user who has started this sandbox, by the ids that the kernel has recorded
+  (SO_PEERCRED), or passes a descriptor of the sandbox's user namespace. Only the namespace itself,
+  its owner and processes with CAP_SYS_PTRACE over it can open that. It distinguishes root from
+  other users, none of whom has an id in the sandbox, and from processes of another sandbox, if we
+  cannot see their process ids.
 
 A device of ``loopfs.attach`` answers in the same way. Its server is in the user namespace of its
-user, of which everybody has a descriptor: so the ids alone count there.
+user, which every process can open: so only the ids count there.
 """
 
 from __future__ import annotations
@@ -46,11 +48,11 @@ from loopfs.uapi.loop import (
     LO_FLAGS_READ_ONLY,
 )
 
-PENDING = 16  # connections that have not said anything yet
-PATIENCE = 2.0  # seconds for each of them
-PAUSE = 0.1  # seconds, until there may be room again
+PENDING = 16  # connections that have not sent a request yet
+PATIENCE = 2.0  # seconds that each of them has
+PAUSE = 0.1  # seconds to wait when no descriptor is free
 MAX_REQUEST = 256  # bytes
-CHUNK = 1 << 15  # bytes of an answer that are one message
+CHUNK = 1 << 15  # bytes: the size of a message of an answer
 FLAGS = {  # as losetup(8) calls them
     "ro": LO_FLAGS_READ_ONLY,
     "autoclear": LO_FLAGS_AUTOCLEAR,
@@ -63,14 +65,14 @@ Answer = dict[str, Any]
 
 
 class _Connection(NamedTuple):
-    """One that has not said anything yet."""
+    """A connection that has not sent a request yet."""
 
     peer: socket.socket
     deadline: float
 
 
 class Served(Protocol):
-    """What is mounted, and the instances: :class:`~loopfs.engines.mounts.Mounts`."""
+    """The mounts and the instances: :class:`~loopfs.engines.mounts.Mounts`."""
 
     instances: Instances
 
@@ -78,13 +80,13 @@ class Served(Protocol):
 
 
 class Control:
-    """Answers who may ask.
+    """The server of requests from outside.
 
     Args:
-        mounts: what is mounted in the sandbox, and its instances.
+        mounts: the mounts of the sandbox, and its instances.
         argv: its command.
-        user: besides root, the user id that may ask; None: who shows our user namespace may, which
-            is one that only its owner can open.
+        user: the user id that is answered besides root; None: a process that passes a descriptor of
+            our user namespace, which only its owner can open.
     """
 
     def __init__(self, mounts: Served, argv: Sequence[str], user: int | None = None) -> None:
@@ -94,14 +96,14 @@ class Control:
         own = os.stat("/proc/self/ns/user")
         self._namespace = Place(own.st_dev, own.st_ino)
         self._pending: deque[_Connection] = deque()
-        # Descriptors of others' files that are not closed: a close may never return.
+        # Received descriptors whose close has not returned: it may block forever.
         self._closing = 0
 
     def serve(self, fd: int) -> None:
-        """Answer for as long as the sandbox lives. Nobody who connects can keep us from others.
+        """Answer requests until the sandbox ends. No connection can delay the others.
 
         Args:
-            fd: the listening socket; ours from now on.
+            fd: the listening socket; it is owned by this object from now on.
         """
         listener = socket.socket(fileno=fd)
         while True:
@@ -127,7 +129,7 @@ class Control:
     def _accept(self, listener: socket.socket) -> None:
         try:
             peer, _ = listener.accept()
-        except OSError as problem:  # it is gone, or we have no room
+        except OSError as problem:  # the peer has ended, or no descriptor is free
             if problem.errno == errno.EMFILE:
                 sleep(PAUSE)
             return
@@ -137,20 +139,20 @@ class Control:
 
     def _handle(self, peer: socket.socket) -> None:
         with peer:
-            peer.settimeout(PATIENCE)  # for who may ask: all others get one short message
+            peer.settimeout(PATIENCE)  # a peer that may not ask gets only one short message
             try:
                 words, token = self._received(peer)
                 answer = self._answer(words) if self._may_ask(peer, token) else _REFUSED
                 data = json.dumps(answer).encode()
                 for start in range(0, len(data), CHUNK):
                     peer.sendall(data[start : start + CHUNK])
-            except OSError:  # it is gone, or does not want to know
+            except OSError:  # the peer has ended, or does not read
                 return
-            except Exception:  # a bug of ours: one asker's loss
+            except Exception:  # a bug of ours: only this request fails
                 sys.excepthook(*sys.exc_info())
 
     def _received(self, peer: socket.socket) -> tuple[list[str], Place | None]:
-        """The words of a question, and the file whose descriptor came along."""
+        """Receive the words of a request, and the file whose descriptor was passed with it."""
         room = socket.CMSG_SPACE(_INT.size) if self._closing < PENDING else 0
         data, control, _, _ = peer.recvmsg(MAX_REQUEST, room, socket.MSG_CMSG_CLOEXEC)
         token = None
@@ -161,7 +163,7 @@ class Control:
         return data.decode("ascii", "replace").split(), token
 
     def _close(self, fd: int, place: Place) -> None:
-        """Close a descriptor that was received; the close may wait for its file's server."""
+        """Close a received descriptor; the close may wait for the server of the file."""
         if place.device == self._namespace.device:
             os.close(fd)
             return
@@ -194,7 +196,7 @@ class Control:
         except Exception as problem:
             return _failure(errno_of(problem), str(problem))
 
-    # --- what there is -----------------------------------------------------------
+    # --- list --------------------------------------------------------------------
 
     def _state(self) -> Answer:
         instances, places = self._mounts.instances, _places()
@@ -241,7 +243,7 @@ class Control:
             about["read_only"] = engine.served.read_only
         return about
 
-    # --- what is done ------------------------------------------------------------
+    # --- detach ------------------------------------------------------------------
 
     def _detach(self, name: str) -> Answer:
         """Detach a device, at its last close if it is open."""
@@ -253,8 +255,8 @@ class Control:
 
 
 def _process_ids(peer: socket.socket) -> list[str]:
-    """The process id of who has connected, as we see it, and those in pid namespaces within ours;
-    none if it is in another one.
+    """Return the process ids of the peer in our pid namespace and in those below; none if it is
+    in another one.
 
     Raises:
         OSError: it has ended.
@@ -271,14 +273,14 @@ def _process_ids(peer: socket.socket) -> list[str]:
         os.close(pidfd)
 
 
-Places = dict[int, list[str]]  # where each st_dev is mounted, as who sees it has it
+Places = dict[int, list[str]]  # the mount points of each st_dev, as its processes see them
 
 
 def _failure(code: int, sentence: str) -> Answer:
     return {"errno": code, "error": sentence}
 
 
-_REFUSED = _failure(errno.EPERM, "only who has started a sandbox, and root, may ask it")
+_REFUSED = _failure(errno.EPERM, "only root and the user who has started a sandbox may use this")
 
 
 def _device(device: LoopDevice) -> Answer:
@@ -304,7 +306,7 @@ def _openers(device: BlockDevice) -> int:
 
 
 def _program(pid: int) -> str | None:
-    """What an engine is called; None if it has just ended."""
+    """Return the program name of an engine; None if it has just ended."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return to_str(file.read().removesuffix(b"\n"))
@@ -313,7 +315,7 @@ def _program(pid: int) -> str | None:
 
 
 def _memory(pid: int) -> int | None:
-    """Bytes of memory that a process has, of its own and shared (VmRSS)."""
+    """Return the resident memory of a process in bytes (VmRSS); None if it has ended."""
     try:
         return 1024 * int(Process(pid).status()["VmRSS"].split()[0])
     except (OSError, KeyError):  # it has ended
@@ -323,7 +325,7 @@ def _memory(pid: int) -> int | None:
 def _detached(filesystem: LoopFilesystem, device: LoopDevice) -> Answer:
     def detach() -> Answer:
         if device.backing is None:
-            return _failure(errno.ENXIO, f"{device.name} is bound to nothing")
+            return _failure(errno.ENXIO, f"{device.name} is not bound to a file")
         device.detach_when_unused()
         return {"detached": device.backing is None, "openers": device.open_count}
 
@@ -331,7 +333,7 @@ def _detached(filesystem: LoopFilesystem, device: LoopDevice) -> Answer:
 
 
 def _places() -> Places:
-    """Where filesystems are mounted, in all mount namespaces in which we may look at a process."""
+    """Return the mount points in all mount namespaces that have a process we may examine."""
     ours = Process(os.getpid())
     userns, places, seen = ours.namespace("user"), Places(), {ours.namespace("mnt")}
     for name in os.listdir("/proc"):
@@ -344,7 +346,7 @@ def _places() -> Places:
             seen.add(process.namespace("mnt"))
             with open(process.path("mountinfo"), "rb") as table:
                 mounts = mountinfo.parse(table)
-        except OSError:  # it is another's, or has ended
+        except OSError:  # it belongs to another user, or has ended
             continue
         for mount in mounts:
             found = places.setdefault(mount.device, [])

@@ -1,4 +1,4 @@
-"""The socket by which a sandbox is found: of the supervisor, and of who looks for it."""
+"""The socket by which a sandbox is found, for the supervisor and for ``loopfs ls``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import errno
 import os
 import struct
 
-PREFIX = "loopfs/"  # of the abstract name; what follows is of no meaning, and not to be guessed
+PREFIX = "loopfs/"  # of the abstract name; the process id and random digits follow
 BACKLOG = _socket.SOMAXCONN
 SO_PEERPIDFD = 77  # asm-generic/socket.h, Linux 6.5
 _UCRED = struct.Struct("=iII")
@@ -15,7 +15,7 @@ FAMILY, KIND = _socket.AF_UNIX, _socket.SOCK_SEQPACKET
 
 
 def listen() -> _socket.socket:
-    """A listening socket with a name that nobody can have taken."""
+    """Return a listening socket with a name that no other process can have taken."""
     listener = _socket.socket(FAMILY, KIND | _socket.SOCK_CLOEXEC)
     listener.bind(f"\0{PREFIX}{os.getpid()}/{os.urandom(8).hex()}")
     listener.listen(BACKLOG)
@@ -23,19 +23,19 @@ def listen() -> _socket.socket:
 
 
 def peer_credentials(sock: _socket.socket) -> tuple[int, int, int]:
-    """Process, user and group id of who has connected or listens, as we see them (unix(7))."""
+    """Return process, user and group id of the peer in our namespaces (SO_PEERCRED, unix(7))."""
     data = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(data)
     return pid, uid, gid
 
 
 def peer_pidfd(sock: _socket.socket) -> int | None:
-    """A pidfd of who has connected or listens; None if we see no process id of his.
+    """Return a pidfd of the peer; None if its process id is not visible here.
 
-    Before Linux 6.5 it can be of another one, who has got the process id meanwhile.
+    Before Linux 6.5 it can refer to another process, if the process id has been reused meanwhile.
 
     Raises:
-        OSError: he has ended.
+        OSError: the peer has ended.
     """
     pid, _, _ = peer_credentials(sock)
     if not pid:
@@ -49,7 +49,7 @@ def peer_pidfd(sock: _socket.socket) -> int | None:
 
 
 def has_ended(pidfd: int) -> bool:
-    """The process has: what was read of its process id since may be another's."""
+    """Whether a process has ended: then data read by its process id may be of another process."""
     import select
 
     poller = select.poll()

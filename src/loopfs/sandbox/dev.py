@@ -1,6 +1,6 @@
-"""The sandbox's /dev: the first instance, with the host's harmless nodes mounted over its own.
+"""The sandbox's /dev: the first instance, with harmless nodes of the host mounted in it.
 
-Without an instance, and in a sandbox in a sandbox, it is a tmpfs.
+With --bare, and in a sandbox inside a sandbox, it is a tmpfs.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 
 
 def keep(terminal: str | None) -> dict[str, int]:
-    """What the host's /dev has for ours: names, and mounts that are nowhere yet.
+    """Clone the nodes of the host's /dev that ours will have: names, and detached mounts.
 
     Args:
-        terminal: the path of what is to be /dev/console.
+        terminal: the path of the terminal that becomes /dev/console.
     """
     paths = {name: f"/dev/{name}" for name in NODES + TREES}
     if terminal is not None:
@@ -65,9 +65,9 @@ def build(kept: Mapping[str, int]) -> None:
 
 
 def mount_instance(fuse: int) -> None:
-    """Replace /dev by an instance, to be served through ``fuse``.
+    """Mount an instance on /dev, which is served through ``fuse``.
 
-    It stays nodev: the special nodes must never lead to a device of the host.
+    The mount is nodev: its block special files must never open a device of the host.
     """
     flags = uapi.MS_NODEV | uapi.MS_NOSUID
     data = f"fd={fuse},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
@@ -80,14 +80,14 @@ def furnish(kept: Mapping[str, int]) -> None:
     Args:
         kept: see :func:`keep`; closed.
     Raises:
-        OSError: the kernel refused a mount, or nobody serves us.
+        OSError: the kernel refused a mount, or the instance is not served.
     """
     for name, tree in kept.items():
         _place(name, tree)
     syscalls.mount(INSTANCE, INSTANCE, None, uapi.MS_BIND, None)  # stays when /dev is read-only
     _mount_terminals()
     for place in (WHOLE_PROC, WHOLE_SYSFS):
-        os.stat(place)  # so process 1 need not ask, who answers
+        os.stat(place)  # process 1, which serves these lookups, finds the names cached
 
 
 def _clone(path: str) -> int | None:
@@ -100,8 +100,8 @@ def _clone(path: str) -> int | None:
 
 
 def _mount_terminals() -> None:
-    """A devpts of its own, where terminals can be made; the host's lets its ptmx be opened
-    only where it was mounted."""
+    """Mount a devpts of its own, where terminals can be made; the host's ptmx can be opened only
+    in the mount namespace of the host's devpts."""
     flags = uapi.MS_NOSUID | uapi.MS_NOEXEC
     options = "newinstance,ptmxmode=0666,mode=0620"
     try:
@@ -113,7 +113,7 @@ def _mount_terminals() -> None:
 
 
 def terminal() -> str | None:
-    """The path of the terminal that we were started at. Asks the /proc that shows us."""
+    """Return the path of our terminal. It needs a /proc that shows this process."""
     for fd in (0, 1, 2):
         try:
             return os.ttyname(fd)
@@ -123,8 +123,8 @@ def terminal() -> str | None:
 
 
 def mount_nested_instance() -> None:
-    """Mount an instance on /dev/loopfs, with links to its nodes in /dev, where a supervisor around
-    us serves what is of type loop."""
+    """Mount an instance on /dev/loopfs, with links to its nodes in /dev, in a sandbox inside a
+    sandbox: the outer supervisor serves it."""
     os.mkdir(INSTANCE, 0o755)
     name, target = CONTROL_LINK
     os.symlink(target, f"/dev/{name}")

@@ -1,7 +1,7 @@
-"""What signals to ``loopfs run`` find when something does not end: the command, or what it left.
+"""Find the processes that keep a sandbox from ending after a signal to ``loopfs run``.
 
-A process that waits for an answer of a filesystem cannot be killed, and what waits for its end in
-turn (process 1, and so the whole sandbox) waits with it.
+A process that waits for an answer of a filesystem cannot be killed, and process 1, and so the whole
+sandbox, waits for its end.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from contextlib import suppress
 from loopfs.lean import signal
 
 ENDERS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
-PATIENCE = 1.0  # seconds that a signal may take to end what it is to end
-_NAMED = 5  # processes
+PATIENCE = 1.0  # seconds within which a signal should take effect
+_NAMED = 5  # processes that a message names
 
 
 class Command:
     """The command of a sandbox.
 
     Args:
-        pid: its process id as we see it.
+        pid: its process id in our pid namespace.
     """
 
     def __init__(self, pid: int) -> None:
@@ -44,12 +44,13 @@ class Command:
                 signal.pidfd_send_signal(self._pidfd, number)
 
     def hangs(self) -> bool:
-        """It has ended and others have not; or it waits in the kernel and takes no signal."""
+        """Whether it has ended and others have not, or it is blocked in the kernel and does not
+        react to signals."""
         return self.ended() or any(map(_is_deaf, _threads(self._pid)))
 
 
 def _threads(pid: int) -> list[str]:
-    """The directories in /proc of a process's threads."""
+    """Return the directories in /proc of the threads of a process."""
     try:
         return [f"/proc/{pid}/task/{tid}" for tid in os.listdir(f"/proc/{pid}/task")]
     except FileNotFoundError:
@@ -57,7 +58,7 @@ def _threads(pid: int) -> list[str]:
 
 
 def _is_deaf(thread: str) -> bool:
-    """A signal that would end it, or that it wants to know of, is pending."""
+    """Whether a signal that would end the thread, or that it handles, is pending."""
     try:
         with open(f"{thread}/status", encoding="utf-8", errors="replace") as file:
             fields = dict(line.split(":", 1) for line in file)
@@ -71,7 +72,7 @@ def _is_deaf(thread: str) -> bool:
 
 
 def remaining(child: int) -> str:
-    """The names of the processes that are left in the sandbox whose namespaces ``child`` made."""
+    """Return the names of the processes that remain in the sandbox of ``child``."""
     found, parents = [], [child]
     while parents:
         parent = parents.pop()

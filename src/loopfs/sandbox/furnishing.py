@@ -1,8 +1,9 @@
-"""Serves /dev and the view of /sys/devices/virtual/block while the child puts there what is the
-host's.
+"""Serve /dev and the view of /sys/devices/virtual/block while the child mounts the host's nodes
+and directories there.
 
-Somebody must answer when it looks up the names to mount them on. The supervisor still imports what
-it needs then, and process 1 has nothing to do: it answers for the files that both know.
+The child's mounts cause lookups, which must be answered. The supervisor is still importing its
+modules at that time, and process 1 is idle: so process 1 answers for the files that exist from the
+start.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from loopfs.uapi import fuse as uapi
 
 
 class Served(NamedTuple):
-    """What is to be answered for: the open /dev/fuse that it is mounted with, its files, and for
-    how many seconds the kernel may remember their names."""
+    """A mount to serve: its open /dev/fuse, its files, and for how many seconds the kernel may
+    cache their names."""
 
     fuse: int
     files: list[File]
@@ -38,7 +39,7 @@ class Served(NamedTuple):
 
 
 def understood(words: Iterable[str], fds: Iterable[int]) -> list[Served]:
-    """What messages.SERVE says."""
+    """Parse the message messages.SERVE."""
     served = []
     for word, fuse in zip(words, fds, strict=False):
         what, _, joined = word.partition(":")
@@ -51,7 +52,7 @@ def understood(words: Iterable[str], fds: Iterable[int]) -> list[Served]:
 
 
 def serve_until_told(gate: Channel, served: Iterable[Served]) -> None:
-    """Answer until there is a message in a channel, or its other end is closed."""
+    """Answer requests until a message arrives in a channel, or its other end is closed."""
     servers = {each.fuse: _Server(each.files, each.valid) for each in served}
     poller = select.poll()
     for fd in (gate.fileno(), *servers):

@@ -1,4 +1,5 @@
-"""What of the host's a root would have as its own: /run, a home, the rules of sudo, mount.fuse."""
+"""Files of the host that the sandbox's root has versions of its own of: /run, a home directory,
+the rules of sudo, mount.fuse."""
 
 from __future__ import annotations
 
@@ -12,9 +13,9 @@ from loopfs.uapi import mount as uapi
 
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC | uapi.AT_RECURSIVE
 RUN = "/run"
-# Directories that begin empty, and their modes: what tools of root keep there is the sandbox's.
+# Directories that are empty at first, and their modes: root's tools keep the sandbox's state there.
 OWN = {
-    "mount": 0o755,  # of mount(8): loop mounts (utab)
+    "mount": 0o755,  # mount(8) records loop mounts there (utab)
     "lock": 0o1777,
     "cryptsetup": 0o700,
     "lvm": 0o700,
@@ -24,13 +25,13 @@ OWN = {
     "systemd/transient": 0o755,
     "loopfs": 0o755,
 }
-# Directories of ours with the host's entries: udev's has the database of the host's devices.
+# Directories of the sandbox with the host's entries: udev has the database of the host's devices.
 OPENED = ("udev", "systemd")
 STORE = f"{RUN}/loopfs"
 HOME = "/root"
 
 SUDOERS = "root ALL=(ALL:ALL) NOPASSWD: ALL\n"
-# What sudo(8) and sudo-rs refuse to read as long as it belongs to the host's root.
+# Files that sudo(8) and sudo-rs refuse to read if they belong to the host's root.
 COVERED = {
     "/etc/sudoers": (SUDOERS, 0o440),
     "/etc/sudoers-rs": (SUDOERS, 0o440),
@@ -38,7 +39,7 @@ COVERED = {
 }
 SUDOERS_DIRECTORY = "/etc/sudoers.d"
 FUSE_HELPERS = ("/sbin/mount.fuse", "/sbin/mount.fuse3")
-# mount(8) calls it to remount what is of a type that begins with fuse, and it cannot do that.
+# mount(8) calls mount.fuse to remount types that begin with fuse, and mount.fuse cannot do that.
 WRAPPER = """#!/bin/sh
 next= opts= type=
 for word; do
@@ -56,7 +57,7 @@ exec REAL "$@"
 
 
 def build() -> None:
-    """Arrange it in this mount namespace, as far as the host has it.
+    """Make these mounts in this mount namespace, as far as the host has the files.
 
     Raises:
         OSError: the kernel refused a mount.
@@ -75,19 +76,19 @@ def build() -> None:
 
 
 def _share_home() -> None:
-    """The caller's home is root's as well, where the host's root lets nobody into his: what sudo
-    and su start looks there, and git, gpg and others give up where they may not look."""
+    """Bind the caller's home directory to /root, if /root is not accessible: programs started by
+    sudo and su use it, and git, gpg and others fail if they cannot access it."""
     own = os.environ.get("HOME", "")
     if not os.path.isdir(HOME) or os.access(HOME, os.X_OK):
         return
     if os.path.isabs(own) and own.strip("/") and os.access(own, os.R_OK | os.W_OK | os.X_OK):
-        with suppress(PermissionError):  # something below is unbindable, and locked here
+        with suppress(PermissionError):  # a mount below it is unbindable, and locked here
             syscalls.mount(own, HOME, None, uapi.MS_BIND | uapi.MS_REC, None)
 
 
 def _build_run() -> None:
-    """A tmpfs with the host's entries bound in, so that its sockets answer. What the host makes in
-    its /run later is not seen."""
+    """Mount a tmpfs with the host's entries bound in, so that its sockets work. Entries that the
+    host adds later are not visible."""
     kept: list[tuple[str, bool, str | int | None]] = []
     for entry in os.scandir(RUN):
         inside = _entries(entry) if entry.name in OPENED else None
@@ -107,7 +108,7 @@ def _build_run() -> None:
 
 
 def _entries(directory: os.DirEntry[str]) -> list[tuple[str, os.DirEntry[str]]] | None:
-    """Those of a directory of /run; None when it is none, or closed to us."""
+    """Return the entries of a directory of /run; None if it is not a directory or not readable."""
     if not directory.is_dir(follow_symlinks=False):
         return None
     try:
@@ -117,7 +118,8 @@ def _entries(directory: os.DirEntry[str]) -> list[tuple[str, os.DirEntry[str]]] 
 
 
 def _clone(entry: os.DirEntry[str]) -> str | int | None:
-    """A mount of an entry, or where it leads as a symbolic link; None when it is gone or closed."""
+    """Return a detached mount of an entry, or the target of a symbolic link; None if it is gone or
+    not accessible."""
     try:
         if entry.is_symlink():
             return os.readlink(entry.path)
@@ -131,7 +133,7 @@ def _clone(entry: os.DirEntry[str]) -> str | int | None:
 def _place(path: str, is_directory: bool, tree: int) -> None:
     if not is_directory:
         _write(path, "", 0o600)
-    elif not os.path.isdir(path):  # one that is opened, but closed to us, is as the host has it
+    elif not os.path.isdir(path):  # one of OPENED that we cannot read is bound as a whole
         os.mkdir(path)
     place = os.open(path, os.O_PATH | os.O_CLOEXEC)
     syscalls.move_mount(tree, place)
@@ -159,7 +161,7 @@ def _copy(program: str, path: str) -> None:
 
 
 def _cover(path: str, text: str, mode: int) -> None:
-    """Mount a file of ours over one of the host's, if there is one."""
+    """Mount a file of the sandbox over a file of the host, if that exists."""
     if os.path.isfile(path):
         own = f"{STORE}/{os.path.basename(path)}"
         _write(own, text, mode)
@@ -168,7 +170,7 @@ def _cover(path: str, text: str, mode: int) -> None:
 
 def _make(path: str, mode: int) -> None:
     os.mkdir(path)
-    os.chmod(path, mode)  # whatever the umask is
+    os.chmod(path, mode)  # independent of the umask
 
 
 def _write(path: str, text: str, mode: int) -> None:

@@ -1,4 +1,4 @@
-"""Which ids the sandbox's user namespace has, and how the kernel is told.
+"""The id maps of the sandbox's user namespace, and how they are written.
 
 Source: user_namespaces(7), newuidmap(1), subuid(5).
 """
@@ -14,7 +14,7 @@ from loopfs.errors import SetupError
 from loopfs.lean import Callable, NamedTuple
 
 SUBORDINATE = {"uid": "/etc/subuid", "gid": "/etc/subgid"}
-MAP = "uid_map"  # stands for the name of the call that writes it
+MAP = "uid_map"  # used in place of the name of the call that writes it
 TOOLS = {"uid": "newuidmap", "gid": "newgidmap"}
 
 
@@ -27,7 +27,7 @@ class Extent(NamedTuple):
 
 
 def identity(own_map: str) -> list[Extent]:
-    """Every id that this process's own namespace has, as itself (for its root).
+    """Return a map of every id of this process's own namespace to itself (for its root).
 
     Args:
         own_map: the text of /proc/self/uid_map or gid_map.
@@ -40,7 +40,7 @@ def identity(own_map: str) -> list[Extent]:
 
 
 def subordinate(text: str, name: str, uid: int) -> list[tuple[int, int]]:
-    """The ranges (start, count) that a user has in the text of /etc/subuid or subgid."""
+    """Return the ranges (start, count) of a user in the text of /etc/subuid or subgid."""
     ranges = []
     for line in text.splitlines():
         owner, _, numbers = line.partition(":")
@@ -51,7 +51,7 @@ def subordinate(text: str, name: str, uid: int) -> list[tuple[int, int]]:
 
 
 def with_ranges(own: int, ranges: list[tuple[int, int]]) -> list[Extent]:
-    """The caller as id 0, its subordinate ids from 1 on."""
+    """Return a map with the caller's id as 0, and its subordinate ids from 1 on."""
     extents = [Extent(0, own, 1)]
     following = 1
     for start, count in ranges:
@@ -61,18 +61,19 @@ def with_ranges(own: int, ranges: list[tuple[int, int]]) -> list[Extent]:
 
 
 def write_maps(pid: int) -> Callable[[], None]:
-    """Begin to give process ``pid``, alone in a new user namespace, its ids.
+    """Begin to write the id maps of process ``pid``, which is alone in a new user namespace.
 
-    Root maps all ids it has; others themselves as root, with their subordinate ids where
-    newuidmap and newgidmap allow it.
+    Root maps all ids that it has. Other users map themselves as root, and their subordinate ids
+    if newuidmap and newgidmap succeed.
 
     Returns:
-        what waits for these two and makes up for their failure; it must be called.
+        a function that waits for these two, and maps only the user's own id where they have failed;
+        it must be called.
     Raises:
-        SetupError: the kernel refused (so does the function that is returned).
+        SetupError: the kernel refused (the returned function raises it, too).
     """
     uid, gid = os.geteuid(), os.getegid()
-    lost: dict[str, str] = {}  # the kinds of ids that there should be, and why not
+    lost: dict[str, str] = {}  # the kinds of ids that are missing, with the reason
     if uid == 0:
         for kind in ("uid", "gid"):
             with open(f"/proc/self/{kind}_map", encoding="utf-8") as file:
@@ -92,10 +93,10 @@ def write_maps(pid: int) -> Callable[[], None]:
 
 
 def write_own(uid: int, gid: int) -> None:
-    """Be root, with no other ids, of the new user namespace that this process has made.
+    """Map only root in the new user namespace that this process has made.
 
     Args:
-        uid, gid: its ids before.
+        uid, gid: the ids of the process before.
     Raises:
         SetupError: the kernel refused.
     """
@@ -105,7 +106,7 @@ def write_own(uid: int, gid: int) -> None:
 
 
 def _write_all_or_root(pid: int, kind: str, extents: list[Extent], lost: dict[str, str]) -> None:
-    """Map all ids; root alone where it lacks CAP_SETUID or CAP_SETGID, as in some containers."""
+    """Map all ids; only root where it lacks CAP_SETUID or CAP_SETGID, as in some containers."""
     try:
         _write(pid, kind, extents)
         return
@@ -115,12 +116,12 @@ def _write_all_or_root(pid: int, kind: str, extents: list[Extent], lost: dict[st
     if kind == "gid":
         _deny_groups(pid)
     _write(pid, kind, [Extent(0, 0, 1)])
-    lost[kind] = f"root here has not CAP_SET{kind.upper()}, with which it maps other ids"
+    lost[kind] = f"root here lacks CAP_SET{kind.upper()}, which mapping other ids requires"
 
 
 def _start_tool(kind: str, pid: int, own: int, lost: dict[str, str]) -> int | None:
-    """The process that writes a map; None where there is no tool or no subordinate id, or the tool
-    can do nothing."""
+    """Start the process that writes a map; None if there is no tool or no subordinate id, or the
+    tool cannot work."""
     uid = os.geteuid()
     try:
         name = pwd.getpwuid(uid).pw_name
@@ -137,7 +138,7 @@ def _start_tool(kind: str, pid: int, own: int, lost: dict[str, str]) -> int | No
     if not ranges:
         return None
     if no_new_privs():
-        lost[kind] = f"{TOOLS[kind]} can do nothing under no_new_privs"
+        lost[kind] = f"{TOOLS[kind]} does not work under no_new_privs"
         return None
     numbers = [str(n) for extent in with_ranges(own, ranges) for n in extent]
     try:
@@ -145,18 +146,18 @@ def _start_tool(kind: str, pid: int, own: int, lost: dict[str, str]) -> int | No
             TOOLS[kind],
             [TOOLS[kind], str(pid), *numbers],
             os.environ,
-            # Its failure has a remedy, and `loopfs doctor` speaks of it.
+            # `loopfs doctor` reports its error with a remedy.
             file_actions=[(os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0)],
         )
     except FileNotFoundError:
         return None
-    except OSError as problem:  # one with file capabilities that the container has not
+    except OSError as problem:  # it has file capabilities that the container lacks
         lost[kind] = f"{TOOLS[kind]} cannot be executed ({problem.strerror})"
         return None
 
 
 def no_new_privs() -> bool:
-    """No program that we execute gets privileges from its file (PR_SET_NO_NEW_PRIVS)."""
+    """Whether execve(2) gives no privileges (PR_SET_NO_NEW_PRIVS)."""
     with open("/proc/self/status", "rb") as status:
         return any(line.split() == [b"NoNewPrivs:", b"1"] for line in status)
 
@@ -165,13 +166,13 @@ def _succeeded(kind: str, tool: int | None, lost: dict[str, str]) -> bool:
     if tool is None:
         return False
     if os.waitpid(tool, 0)[1]:
-        lost[kind] = f"{TOOLS[kind]} fails, of which `loopfs doctor` says more"
+        lost[kind] = f"{TOOLS[kind]} fails; `loopfs doctor` shows its error"
         return False
     return True
 
 
 def _tell(lost: dict[str, str]) -> None:
-    """Say in one line which ids the sandbox lacks, if any."""
+    """Report in one line which ids the sandbox lacks, if any."""
     if lost:
         whose = " and ".join({"uid": "user", "gid": "group"}[kind] for kind in lost)
         why = next(iter(lost.values()))

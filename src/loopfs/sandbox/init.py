@@ -1,4 +1,4 @@
-"""Process 1 of the sandbox: starts the command, reaps, and ends with it."""
+"""Process 1 of the sandbox: it starts the command, reaps processes, and ends with the command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 CONTAINER_TOOLS = ("podman", "buildah")
-# Where the tools of root are; an ordinary user's PATH need not have them.
+# The directories of root's tools; an ordinary user's PATH may lack them.
 ROOT_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -36,11 +36,11 @@ def main(
     """Run the command to its end; return its exit status, 128+n for signal n.
 
     Args:
-        channel: to the supervisor; closed before anything of the workload runs.
+        channel: to the supervisor; it is closed before the workload runs.
         command: its words; or a function, which returns an exit status and is called in a fork.
-        environment: what it is started with.
-        mask: the signals that it starts with blocked.
-        nested: a sandbox is around this one, whose supervisor traps our system calls too.
+        environment: of the command.
+        mask: the signals that are blocked when the command starts.
+        nested: this is a sandbox inside a sandbox, whose supervisor traps our system calls too.
     """
     try:
         proc.mount_whole_proc()
@@ -70,11 +70,11 @@ def main(
 
 
 def _end_the_rest() -> None:
-    """Kill what the command has left behind: nobody keeps a mounted filesystem busy."""
+    """Kill the remaining processes, so that no mounted filesystem stays busy."""
     try:
         os.kill(-1, signal.SIGKILL)
     except ProcessLookupError:
-        return  # as nearly always
+        return  # none remains: the usual case
     try:
         while True:
             os.wait()
@@ -83,8 +83,10 @@ def _end_the_rest() -> None:
 
 
 def _unmount_all() -> None:
-    """Unmount all that can be, the latest first, for it may lie above others; a call for what
-    an engine serves returns when the image is complete."""
+    """Unmount everything that can be unmounted, the latest mount first, as it may cover others.
+
+    umount2(2) of a filesystem that an engine serves returns when the image is complete.
+    """
     with open("/proc/self/mountinfo", "rb") as file:
         mounts = [line.split() for line in file]
     for fields in reversed(mounts):
@@ -92,8 +94,8 @@ def _unmount_all() -> None:
         try:
             syscalls.umount2(place, uapi.MNT_DETACH)
         except OSError as problem:
-            # What came from around us is locked, what was below another is gone with it, and
-            # the way to a place can be closed to us.
+            # Mounts of the outer namespaces are locked, mounts below another are detached with
+            # it, and the path of a mount point can be inaccessible.
             if problem.errno not in (errno.EINVAL, errno.ENOENT, errno.EACCES):
                 raise
 
@@ -108,7 +110,7 @@ def _execute(
     from loopfs.intercept.filter import install
 
     if not callable(command):
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python sets them to be ignored
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -120,7 +122,7 @@ def _execute(
     channel.close()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     if callable(command):
-        syscalls.set_dumpable(True)  # as an exec does: the supervisor reads its arguments
+        syscalls.set_dumpable(True)  # as execve(2) does: the supervisor reads its arguments
         os.environ.update(environment)
         return command()
     try:
@@ -142,10 +144,11 @@ def _busy() -> SetupError:
 
 
 def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
-    """execvpe(3). That of os imports a module, and each file that it opens would be trapped now.
+    """Do execvpe(3). os.execvpe() imports a module, whose files would cause trapped calls now.
 
     Raises:
-        OSError: what the last directory said, or the first where the command is no program.
+        OSError: the error in the last directory, or in the first one where the file exists but
+            cannot be executed.
     """
     if "/" in argv[0]:
         _exec_file(argv[0], argv, environment)
@@ -161,7 +164,7 @@ def _exec(argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
 
 
 def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> NoReturn:
-    """execve(2); a script that names no interpreter is for the shell, as with execvp(3)."""
+    """Do execve(2); a script without an interpreter is executed by the shell, as by execvp(3)."""
     try:
         os.execve(path, list(argv), environment)
     except OSError as problem:
@@ -171,11 +174,11 @@ def _exec_file(path: str, argv: Sequence[str], environment: dict[str, str]) -> N
 
 
 def command_environment(uid: int, gid: int) -> dict[str, str]:
-    """Ours with root's directories on PATH, without the LC_CTYPE that Python sets in the locale C
-    (PEP 538). To be called by who may look at itself: it is dumpable, and /proc shows it.
+    """Return our environment with the sbin directories in PATH, and without the LC_CTYPE that
+    Python sets in the locale C (PEP 538). The process must be dumpable and visible in /proc.
 
     Args:
-        uid, gid: the caller's.
+        uid, gid: of the caller.
     """
     environment = dict(os.environ)
     environment["PATH"] = root_path(environment.get("PATH", os.defpath))
@@ -188,8 +191,8 @@ def command_environment(uid: int, gid: int) -> dict[str, str]:
         for directory in environment["PATH"].split(":")
         for tool in CONTAINER_TOOLS
     ):
-        # As podman itself sets them in a user namespace that it has made: who is root there
-        # without them is taken for the host's root (containers/storage, unshare_linux.go).
+        # podman sets these itself in a user namespace that it has made; without them it takes
+        # root of the namespace for the host's root (containers/storage, unshare_linux.go).
         environment.setdefault("_CONTAINERS_USERNS_CONFIGURED", "done")
         environment.setdefault("_CONTAINERS_ROOTLESS_UID", str(uid))
         environment.setdefault("_CONTAINERS_ROOTLESS_GID", str(gid))
@@ -197,6 +200,6 @@ def command_environment(uid: int, gid: int) -> dict[str, str]:
 
 
 def root_path(path: str) -> str:
-    """``path`` with the directories of root's tools after all others."""
+    """Return ``path`` with the directories of root's tools appended."""
     have = path.split(":")
     return ":".join([*have, *(entry for entry in ROOT_PATH if entry not in have)])

@@ -1,8 +1,8 @@
-"""kpartx(8) where there is no device-mapper: what it calls maps are the disk's partitions.
+"""A replacement of kpartx(8) without device-mapper: its maps are the partitions of the disk.
 
-Builders call it for nodes of partitions, read their names from its output, and use
+Image builders call kpartx for nodes of partitions, read their names from its output, and use
 /dev/mapper/loopNpM. The script adds the partitions as partx(8) does, and makes links to them there.
-As dmsetup(8) it removes these maps, and has nothing to do for ``mknodes``.
+As dmsetup(8) it removes these maps; ``mknodes`` has no effect.
 """
 
 from __future__ import annotations

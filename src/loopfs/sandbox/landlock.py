@@ -1,9 +1,10 @@
-"""The workload is kept from processes outside of the sandbox by Landlock, where the kernel has it.
+"""Restrict the workload's access to processes outside of the sandbox by Landlock, if available.
 
-An engine is a program that runs as root of the workload's own user namespace, so no rule on
-credentials keeps the workload from it. A process in a Landlock domain may neither trace
-(ptrace(2), /proc/PID/mem, pidfd_getfd(2) and all else that asks ptrace_may_access()) nor, by this
-scope, signal one that is not in it. Files, mounts and the network are not restricted.
+An engine that is a program runs as root of the workload's own user namespace, so its credentials do
+not protect it from the workload. A process in a Landlock domain may neither trace processes outside
+of the domain (ptrace(2), /proc/PID/mem, pidfd_getfd(2) and everything else that calls
+ptrace_may_access()) nor, by this scope, signal them. Files, mounts and the network are not
+restricted.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import os
 from loopfs import syscalls
 from loopfs.uapi.landlock import LANDLOCK_SCOPE_SIGNAL, RULESET_ATTR
 
-# Not built in, switched off; without the scope: before 6.7, before 6.12; refused by a container.
+# ENOSYS: not built in; EOPNOTSUPP: disabled; E2BIG, EINVAL: no scopes, before 6.7 and 6.12; EPERM:
+# refused by a container.
 _ABSENT = (errno.ENOSYS, errno.EOPNOTSUPP, errno.E2BIG, errno.EINVAL, errno.EPERM)
 
 
 def restrict() -> bool:
-    """Put this process and all that it will start into a domain; whether there is one.
+    """Put this process and its descendants into a domain; return whether that was possible.
 
     The caller needs CAP_SYS_ADMIN in its user namespace.
     """
@@ -32,7 +34,7 @@ def restrict() -> bool:
     try:
         syscalls.landlock_restrict_self(ruleset)
     except OSError as problem:
-        if problem.errno != errno.E2BIG:  # in as many domains as can be: sandboxes in sandboxes
+        if problem.errno != errno.E2BIG:  # nested in the maximum number of domains
             raise
         return False
     finally:

@@ -1,5 +1,5 @@
-"""A sandbox in a sandbox: the kernel lets only one supervisor trap a process's system calls, so
-the one around us serves us too."""
+"""A sandbox inside a sandbox: the kernel permits only one supervisor to trap the system calls of a
+process, so the outer supervisor serves the inner sandbox too."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from loopfs import syscalls
 
 
 def is_nested() -> bool:
-    """Our system calls are trapped by a loopfs: it alone knows a filesystem of type loop.
+    """Whether our system calls are trapped by a loopfs: only then there is a filesystem type loop.
 
-    It is asked only if there is a seccomp filter, for the kernel looks for a module when a type
-    is unknown. The caller needs CAP_SYS_ADMIN over its mount namespace.
+    The test is made only if there is a seccomp filter, because the kernel tries to load a module
+    for an unknown type. The caller needs CAP_SYS_ADMIN over its mount namespace.
     """
     with open("/proc/self/status", "rb") as status:
         if any(line.split() == [b"Seccomp:", b"0"] for line in status):

@@ -1,9 +1,9 @@
-"""The sandbox's /sys: a sysfs of its own, in which nothing is locked.
+"""The sandbox's /sys: a sysfs of its own, in which no mount is locked.
 
-What was mounted below /sys when the sandbox was made is locked to it (mount_namespaces(7)), and a
-tree with locked mounts can be neither bound nor unmounted. So a new sysfs is mounted over it, of a
-network namespace that the sandbox's user namespace owns: only then the kernel allows it. It is the
-same as the old one but for the network interfaces, whose directories are bound over it from there.
+Mounts below the caller's /sys are locked (mount_namespaces(7)), and a tree with locked mounts can
+be neither bound nor unmounted. So a new sysfs is mounted over it, of a network namespace that the
+sandbox's user namespace owns: the kernel permits no other. It shows the same as the old one, except
+for network interfaces, whose directories are bound from the old one.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNET
 
 SYS = "/sys"
-WHOLE_SYSFS = "/dev/.loopfs/sys"  # as WHOLE_PROC, for the same reason
+WHOLE_SYSFS = "/dev/.loopfs/sys"  # like proc.WHOLE_PROC
 CLASSES = ("net", "ieee80211")  # whose devices belong to network namespaces
 _CLONE = uapi.OPEN_TREE_CLONE | uapi.OPEN_TREE_CLOEXEC
 _LASTING = os.ST_RDONLY | os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC  # as MOUNT_ATTR_*
 
 
 def mounted_below() -> list[str]:
-    """Where something is mounted below /sys. Asks the /proc that shows us."""
+    """Return the mount points below /sys. It needs a /proc that shows this process."""
     with open("/proc/self/mountinfo", "rb") as table:
         mounts = mountinfo.parse(table)
     return [mount.place for mount in mounts if mount.place.startswith(f"{SYS}/")]
 
 
 def replace(below: Iterable[str]) -> bool:
-    """Mount it, with what the old one has mounted below it, in a network namespace that is ours
-    from then on. False where the kernel refuses: parts of /sys are covered, as in some containers,
-    or there are no more network namespaces.
+    """Mount a new sysfs on /sys, with the mounts below the old one, and enter a new network
+    namespace. Return False if the kernel refuses: parts of /sys are covered, as in some containers,
+    or the limit of network namespaces is reached.
 
     Args:
-        below: what :func:`mounted_below` has found.
+        below: the result of :func:`mounted_below`.
     """
     try:
         attributes = os.statvfs(SYS).f_flag & _LASTING
@@ -45,7 +45,7 @@ def replace(below: Iterable[str]) -> bool:
         tree = new_sysfs(attributes)
     except OSError:
         return False
-    kept: dict[str, int] = {}  # later than the tree, as the mount table has them in that order
+    kept: dict[str, int] = {}  # cloned after the tree, so they follow it in the mount table
     for place in below:
         if not any(place.startswith(f"{other}/") for other in kept):
             _keep(kept, place)
@@ -60,11 +60,13 @@ def replace(below: Iterable[str]) -> bool:
 
 
 def new_sysfs(attributes: int = 0) -> int:
-    """A detached mount of the sysfs of our network namespace, with MOUNT_ATTR_* ``attributes``.
+    """Return a detached mount of the sysfs of our network namespace.
 
+    Args:
+        attributes: MOUNT_ATTR_*.
     Raises:
-        OSError: EPERM: our user namespace does not own it, or all sysfs that is mounted here is
-            covered in part.
+        OSError: EPERM: our user namespace does not own the network namespace, or every sysfs that
+            is mounted here is partly covered.
     """
     context = syscalls.fsopen("sysfs")
     try:
@@ -76,7 +78,7 @@ def new_sysfs(attributes: int = 0) -> int:
 
 
 def network_directories() -> list[str]:
-    """The directories of /sys whose entries are network interfaces of one namespace."""
+    """Return the directories of /sys whose entries are the interfaces of a network namespace."""
     found = []
     for name in CLASSES:
         directory = f"{SYS}/class/{name}"
@@ -97,7 +99,7 @@ def network_directories() -> list[str]:
 
 
 def attach(tree: int, path: str, clone: int) -> None:
-    """Mount a detached ``clone`` on ``path`` below the mount ``tree``, if that is there."""
+    """Mount a detached ``clone`` on ``path`` below the mount ``tree``, if the path exists."""
     try:
         place = os.open(path, os.O_PATH | os.O_CLOEXEC, dir_fd=tree)
     except FileNotFoundError:
@@ -114,13 +116,13 @@ def _keep(kept: dict[str, int], place: str) -> None:
             kept[place] = syscalls.open_tree(uapi.AT_FDCWD, place, flags)
             return
         except OSError as problem:
-            if problem.errno != errno.EINVAL:  # it has locked mounts, which must come along
-                return  # it is closed to us
+            if problem.errno != errno.EINVAL:  # EINVAL: locked mounts, which must be cloned too
+                return  # not accessible
 
 
 def mount_whole_sysfs() -> None:
-    """Mount one of which nothing is covered: only who sees all of some sysfs may mount one in a
-    user namespace of theirs. To be called when there is a /dev."""
+    """Mount a sysfs of which nothing is covered: the kernel permits a new sysfs in a descendant
+    user namespace only if one is completely visible. /dev must exist."""
     try:
         tree = syscalls.open_tree(uapi.AT_FDCWD, SYS, _CLONE)
     except OSError:

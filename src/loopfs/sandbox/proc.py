@@ -1,9 +1,9 @@
-"""The sandbox's /proc: of its own pid namespace, and what it covers cannot be uncovered.
+"""The sandbox's /proc: it shows its own pid namespace, and cannot be unmounted.
 
-Below it is the caller's /proc, with the supervisor, its jobs and its engines in it. A mount is
-locked to what it covers when its mount namespace is copied for another user namespace
-(mount_namespaces(7)). So /proc is mounted in a copy of the mounts that belongs to a user namespace
-within ours, where only this is done, and the sandbox lives in a copy of that copy.
+It covers the caller's /proc, which shows the supervisor, its jobs and its engines. Mounts are
+locked when their mount namespace is copied for another user namespace (mount_namespaces(7)). So
+/proc is mounted in a copy of the mounts that belongs to a user namespace below ours, which has no
+other purpose, and the sandbox's mount namespace is a copy of that copy.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from loopfs.uapi import mount as uapi
 from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
 
 PARTITIONS = "/proc/partitions"
-WHOLE_PROC = "/dev/.loopfs/proc"  # as LXC has in /dev/.lxc, for the same reason
+WHOLE_PROC = "/dev/.loopfs/proc"  # as /dev/.lxc/proc of LXC
 _FLAGS = uapi.MS_NOSUID | uapi.MS_NODEV | uapi.MS_NOEXEC
 
 
 class Copy(NamedTuple):
-    """A mount namespace that is a copy of ours, and our working directory there: descriptors.
+    """Descriptors of a mount namespace that is a copy of ours, and of our working directory there.
 
-    ``maker`` is the process that has made it, and has nothing more to do.
+    ``maker`` is the process that has made it, and waits to be reaped.
     """
 
     namespace: int
@@ -37,9 +37,9 @@ class Copy(NamedTuple):
 
 
 def copy_for_another() -> Copy | None:
-    """Copy our mounts for a user namespace within ours.
+    """Copy our mounts for a user namespace below ours.
 
-    None where the kernel makes no more user namespaces, or our working directory is closed to us
+    None if the kernel makes no more user namespaces, or if our working directory is not accessible
     and could not be entered again.
     """
     try:
@@ -72,13 +72,14 @@ def copy_for_another() -> Copy | None:
 
 
 def mount_proc(copy: Copy | None) -> None:
-    """Mount a /proc of this pid namespace, with the list of block devices that the old one has.
+    """Mount a /proc of this pid namespace, with the view of partitions if the old one has it.
 
-    In a container whose /proc is covered the kernel refuses: the sandbox goes on with the old one.
+    In a container whose /proc is partly covered the kernel refuses it: the sandbox keeps the old
+    one.
 
     Args:
-        copy: where to begin; we are in a copy of that afterwards. None: the old /proc can be
-            uncovered.
+        copy: the namespace in which to mount; a copy of it is entered afterwards. None: the mounts
+            are not locked, so the new /proc can be unmounted.
     """
     if copy is not None:
         syscalls.setns(copy.namespace, CLONE_NEWNS)
@@ -103,8 +104,8 @@ def mount_proc(copy: Copy | None) -> None:
 
 
 def mount_whole_proc() -> None:
-    """Mount one of which nothing is covered: only who sees all of some /proc may mount one in a
-    user namespace of theirs. To be called when there is a /dev."""
+    """Mount a /proc of which nothing is covered: the kernel permits a new /proc in a descendant
+    user namespace only if one is completely visible. /dev must exist."""
     try:
         syscalls.mount("proc", WHOLE_PROC, "proc", _FLAGS, None)
     except PermissionError:

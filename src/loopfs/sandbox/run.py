@@ -1,7 +1,7 @@
-"""``loopfs run``: the two processes that everything begins with.
+"""``loopfs run``: start of the supervisor and the child.
 
-Only what both need is imported before the fork, so that the child has its namespaces made while
-the supervisor imports what it serves with.
+Only modules that both need are imported before the fork, so that the child makes its namespaces
+while the supervisor imports its other modules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loopfs.sandbox.init import Command
     from loopfs.sandbox.supervisor import Supervisor
 
-# Signals that are passed on to the command when they are sent to the supervisor alone.
+# Signals that are passed on to the command if they are sent to the supervisor only.
 FORWARDED = frozenset(
     {
         signal.SIGHUP,
@@ -40,16 +40,16 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
 
     Args:
         argv: the command and its arguments.
-        settings: what was chosen for it.
-        log: is told of each trapped call.
+        settings: of the sandbox.
+        log: records each trapped call.
     Returns:
-        its exit status; 128+n when signal n ended it, 127 when there is no such
-        command, 126 when it cannot be executed.
+        its exit status; 128+n if signal n has killed it, 127 if it is not found, 126 if it cannot
+        be executed.
     Raises:
         SetupError: no sandbox can be made here.
     """
     check_proc()
-    # Before any thread is there: all threads must have these signals blocked.
+    # Before any thread is started: all threads must have these signals blocked.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED | {signal.SIGCHLD})
     try:
         channel, childs_end = _channel()
@@ -57,7 +57,7 @@ def run(argv: Sequence[str], settings: Settings, log: Log | None = None) -> int:
         if pid == 0:
             channel.close()
             if log is not None:
-                log.close()  # the command can reach the descriptors of process 1
+                log.close()  # the command can access the descriptors of process 1
             be_child(childs_end, argv, settings, set(mask))
         childs_end.close()
         return supervise(channel, pid, argv, settings, log)
@@ -74,7 +74,7 @@ def _channel() -> tuple[Channel, Channel]:
 
 
 def check_proc() -> None:
-    """Raises SetupError: /proc is of another pid namespace, or there is none."""
+    """Check /proc. Raises SetupError: it shows another pid namespace, or does not exist."""
     try:
         if os.readlink("/proc/self") == str(os.getpid()):
             return
@@ -84,16 +84,16 @@ def check_proc() -> None:
         problem.add_note("readlink")
         raise of_start(problem) from None
     raise SetupError(
-        0, "/proc does not show the processes of loopfs; `loopfs doctor` says what to do"
+        0, "/proc does not show the processes of loopfs; `loopfs doctor` prints a remedy"
     )
 
 
 def supervise(
     channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
 ) -> int:
-    """Be the supervisor of the sandbox that a child of ours makes, to its end.
+    """Run the supervisor of the sandbox that our child makes, until the sandbox ends.
 
-    What is FORWARDED, and SIGCHLD, are blocked.
+    The signals in FORWARDED, and SIGCHLD, are blocked.
 
     Args:
         channel: to the child.
@@ -105,7 +105,7 @@ def supervise(
     try:
         supervisor = _begin(channel, child, argv, settings, log)
     except OSError as problem:
-        # The child's end is what we find of its failure.
+        # ESRCH: the child has ended; its message has the reason.
         told = messages.waiting(channel) if isinstance(problem, ProcessLookupError) else None
         raise (told and messages.failure(told)) or of_start(problem) from None
     try:
@@ -117,7 +117,7 @@ def supervise(
 def _begin(
     channel: Channel, child: int, argv: Sequence[str], settings: Settings, log: Log | None
 ) -> Supervisor:
-    """Take part in the sandbox that the child makes, and begin to serve it. Raises OSError."""
+    """Enter the sandbox that the child makes, and begin to serve it. Raises OSError."""
     from loopfs.process import Process
     from loopfs.sandbox import control_socket, idmap, messages
 
@@ -126,11 +126,11 @@ def _begin(
     finish_maps = idmap.write_maps(child)
     from loopfs.engines.helper import Helper
 
-    helper = Helper.start()  # meanwhile
+    helper = Helper.start()  # while newuidmap and newgidmap run
     try:
         finish_maps()
-        _enter_user_namespace(child)  # while we may look at it
-        listener = control_socket.listen()  # after the fork of the helper, which must not have it
+        _enter_user_namespace(child)  # while the child is dumpable
+        listener = control_socket.listen()  # after the fork: the helper must not have it
         channel.send(messages.OK)
         from loopfs.sandbox.supervisor import About, Supervisor
 
@@ -144,10 +144,10 @@ def _begin(
 
 
 def _enter_user_namespace(child: int) -> None:
-    """Take part in the sandbox's user namespace, before there is a thread.
+    """Enter the sandbox's user namespace, before a thread is started.
 
-    There we may look at the processes of all its users, as the kernel's driver may, and none of
-    them at us.
+    There we may access the processes of all its users, as the kernel's driver can, and none of
+    them may access us.
     """
     from loopfs.uapi.sched import CLONE_NEWUSER
 
@@ -158,13 +158,13 @@ def _enter_user_namespace(child: int) -> None:
 
 
 def be_child(channel: Channel, command: Command, settings: Settings, mask: set[int]) -> NoReturn:
-    """Be the child that makes the sandbox, in a fork of whose child it is to be.
+    """Run the child that makes the sandbox, in a fork of the supervisor.
 
     Args:
         channel: to the supervisor.
-        command: as of :func:`loopfs.sandbox.init.main`.
-        settings: what was chosen for the sandbox.
-        mask: the signals that the command starts with blocked.
+        command: as in :func:`loopfs.sandbox.init.main`.
+        settings: of the sandbox.
+        mask: the signals that are blocked when the command starts.
     """
     status = 1
     try:

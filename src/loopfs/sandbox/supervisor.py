@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from loopfs.intercept import notify
     from loopfs.intercept.log import Log
 
-SI_KERNEL = 0x80  # from the terminal: the command, in our process group, got it too
+SI_KERNEL = 0x80  # from the terminal: the command, in our process group, has received it too
 ABORT_WITHIN = 2  # seconds
-SWITCH_INTERVAL = 0.0005  # seconds: a thread that serves should not wait for one that computes
+SWITCH_INTERVAL = 0.0005  # seconds: a serving thread should not wait long for a computing one
 
 
 class About(NamedTuple):
-    """A sandbox: its command, its user namespace (inode number), and the socket by which it is
-    asked from outside."""
+    """A sandbox: its command, its user namespace (inode number), and its listening socket for
+    requests from outside."""
 
     argv: Sequence[str]
     userns: int
@@ -49,15 +49,15 @@ class About(NamedTuple):
 
 
 class Supervisor:
-    """Lives as long as the command.
+    """The supervisor of one sandbox.
 
     Args:
         helper: acts in the callers' namespaces.
         channel: to the child and to process 1.
         child: its pid.
         about: the sandbox.
-        settings: what was chosen for it.
-        log: is told of each trapped call, and of the command's start and end.
+        settings: of the sandbox.
+        log: records each trapped call, and the start and end of the command.
     """
 
     def __init__(
@@ -76,19 +76,19 @@ class Supervisor:
         self._settings = settings
         self._log = log
         self._command: Command | None = None
-        # nohup(1) has it ignored: what the kernel sends with a terminal's end is no wish then.
+        # nohup(1) ignores SIGHUP: then one sent by the kernel must not end the sandbox.
         ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
         self._enders = ENDERS - ignored
         self._failure: SetupError | None = None
         self._instance: int | None = None  # the /dev/fuse of the sandbox's /dev
 
     def begin(self) -> None:
-        """Begin to serve the sandbox. Raises OSError: there will be none."""
+        """Begin to serve the sandbox. Raises OSError: no sandbox can be made."""
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._mounted = threading.Event()
         self._serving = threading.Event()
-        self._told = threading.Event()  # what process 1 and the command have to say
-        try:  # it imports what it needs while the child goes on
+        self._told = threading.Event()  # the message of process 1 has arrived
+        try:  # the thread imports its modules while the child continues
             start("fuse", self._serve_instance)
         except OSError:
             os.kill(self._child, signal.SIGKILL)
@@ -102,7 +102,7 @@ class Supervisor:
         if made.fds:
             self._mounted.set()
         else:
-            self._about.listener.close()  # the sandbox around this one tells of it
+            self._about.listener.close()  # the outer sandbox answers for this one
             if chosen := self._settings.for_the_outer_one():
                 raise SetupError(
                     0, f"{chosen} can only be given to the outer sandbox, which serves this one"
@@ -110,7 +110,7 @@ class Supervisor:
         self._begin("converse", self._converse)
 
     def dismiss(self) -> None:
-        """Let the helper end, whatever has become of the sandbox."""
+        """Dismiss the helper."""
         self._helper.dismiss()
 
     def wait(self) -> int:
@@ -125,7 +125,7 @@ class Supervisor:
         return status
 
     def _begin(self, name: str, target: Callable[..., None], *args: object) -> None:
-        """Start a thread that the sandbox cannot do without."""
+        """Start a thread that the sandbox needs."""
         try:
             start(name, target, *args)
         except OSError:
@@ -135,7 +135,7 @@ class Supervisor:
         """End the sandbox at once: it cannot be served."""
         self._failure = problem
         self._told.set()
-        with suppress(ProcessLookupError):  # it has ended, too
+        with suppress(ProcessLookupError):  # it has already ended
             os.kill(self._child, signal.SIGKILL)
 
     def _serve_instance(self) -> None:
@@ -151,7 +151,7 @@ class Supervisor:
             self._mounts.instances.serve(filesystem)
 
     def _prepare(self) -> LoopFilesystem | None:
-        """Make what serves the sandbox; returns the first instance, which is to be served."""
+        """Make the objects that serve the sandbox; return the first instance, to be served."""
         from loopfs.driver.minors import Minors
         from loopfs.driver.ucounts import Ucounts
         from loopfs.engines.copies import Copies, Place
@@ -220,7 +220,7 @@ class Supervisor:
         return filesystem
 
     def _control(self) -> None:
-        """Answer `loopfs ls` and `detach`; until then this is a thread that waits."""
+        """Answer `loopfs ls` and `detach`; modules are imported at the first request."""
         import select
 
         poller = select.poll()
@@ -232,8 +232,8 @@ class Supervisor:
         control.serve(self._about.listener.detach())
 
     def _converse(self) -> None:
-        """What becomes the command has one thing to say, before it does. Nobody has the other end
-        from then on, and we have no ear for a second message."""
+        """Receive the one message of the process that becomes the command. After it no process has
+        the other end, and no second message is read."""
         message = self._channel.receive()
         self._channel.close()
         self._failure = self._failure or messages.failure(message)
@@ -255,7 +255,7 @@ class Supervisor:
             if call.name not in handlers:
                 is_fstat = call.name in notify.FSTAT_CALLS
                 if is_fstat and not self._serving.is_set():
-                    call.proceed()  # nobody can have a device open yet
+                    call.proceed()  # no process can have a device open yet
                     return
                 self._serving.wait()
                 handlers.update(self._fstat_handlers() if is_fstat else self._mount_handlers())
@@ -298,7 +298,7 @@ class Supervisor:
 
     def _wait(self) -> int:
         waited = FORWARDED | {signal.SIGCHLD}
-        deadline: float | None = None  # for what a signal is to end
+        deadline: float | None = None  # when the last signal should have had its effect
         told = False
         while True:
             info = _next_signal(waited, deadline)
@@ -321,12 +321,12 @@ class Supervisor:
                     if told and self._hangs():
                         self._abort(info.si_signo)
                     deadline = deadline or monotonic() + PATIENCE
-                # A hangup is sent to the session's leader alone, and that can be us.
+                # SIGHUP is sent to the session leader only, which can be this process.
                 if info.si_code != SI_KERNEL or info.si_signo == signal.SIGHUP:
                     self._forward(info.si_signo)
 
     def _finish(self) -> None:
-        """Wait for the engines, or until a signal gives up what is not yet written."""
+        """Wait for the engines, or until a signal; then data that is not yet written is lost."""
         try:
             self._mounts.finish(self._tell_of_slow)
         except _Interrupted as interrupted:
@@ -336,9 +336,10 @@ class Supervisor:
                 self._abort(interrupted.number)
 
     def _tell_of_slow(self, engines: Sequence[Engine]) -> None:
-        """Say what we wait for, and let a signal end it.
+        """Report the engines that we wait for, and let a signal end the wait.
 
-        Not before: a signal that was to end the command must not cost what it has written.
+        Before that, signals do not end it: a signal that was sent to end the command must not lose
+        data that the command has written.
         """
         _drop_signals()
         for number in self._enders:
@@ -346,34 +347,34 @@ class Supervisor:
         names = ", ".join(engine.name() for engine in engines)
         _say(
             f"still waiting for {names} to write what was mounted;"
-            " interrupt (SIGINT, SIGTERM, SIGHUP) to lose what is not yet written"
+            " interrupt (SIGINT, SIGTERM, SIGHUP) to end now and lose unwritten data"
         )
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._enders)
 
     def _forward(self, number: int) -> None:
         if self._command is not None:
             self._command.send(number)
-        else:  # nothing runs yet that could want to know
+        else:  # the command does not run yet
             os.kill(self._child, signal.SIGKILL)
 
     def _hangs(self) -> bool:
-        """What a signal was to end has not ended, and takes no signal."""
+        """Whether the processes that a signal should have ended still exist and do not react."""
         return self._command is None or self._command.hangs()
 
     def _tell_of_hanging(self) -> None:
         _say(
             f"still waiting for {remaining(self._child)} to end; interrupt once more"
-            " (SIGINT, SIGTERM, SIGHUP) to end all at once and lose what is not yet written"
+            " (SIGINT, SIGTERM, SIGHUP) to end the sandbox at once and lose unwritten data"
         )
 
     def _abort(self, number: int) -> NoReturn:
-        """End now: requests get no answer any more, and no process waits for one."""
+        """Exit at once, and abort the FUSE connections, so that no process waits for an answer."""
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.alarm(ABORT_WITHIN)  # even if one of these hangs
         status = 128 + number
         try:
-            _say("ended while something hung: what had not been written is lost")
+            _say("ended while a process was blocked: data that was not yet written is lost")
             os.kill(self._child, signal.SIGKILL)
             self._helper.dismiss(ABORT)
             if self._serving.is_set():
@@ -388,7 +389,7 @@ class Supervisor:
 
 
 class _Interrupted(Exception):
-    """A signal that gives up what is not yet written; ``number`` is the signal's."""
+    """A signal that ends the wait for engines; ``number`` is the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -400,7 +401,7 @@ def _interrupt(number: int, _: object) -> NoReturn:
 
 
 def _next_signal(waited: frozenset[int], deadline: float | None) -> struct_siginfo | None:
-    """One of the signals that are ``waited`` for; None when none has come until the deadline."""
+    """Return the next of the ``waited`` signals; None if none arrives before the deadline."""
     if deadline is None:
         return signal.sigwaitinfo(waited)
     return signal.sigtimedwait(waited, max(0.0, deadline - monotonic()))
@@ -411,29 +412,29 @@ def _say(sentence: str) -> None:
 
 
 def abort_connections() -> None:
-    """Let go of every FUSE connection: our end must not wait for an answer of our own."""
+    """Abort every FUSE connection: our exit must not wait for an answer of our own."""
     from loopfs.fuse.connection import abort_all
 
     abort_all()
 
 
 def _drop_signals() -> None:
-    """Drop those that were to be passed on to a command that has ended."""
+    """Drop pending signals for the command, which has ended."""
     while signal.sigtimedwait(FORWARDED, 0):
         pass
 
 
 def forget(session: Session, directory: SysfsDirectory, device: BlockDevice) -> None:
-    """A device is gone from what a directory of /sys lists."""
+    """Drop the name of a removed device from the kernel's cache of a directory of /sys."""
     session.forget_name(FUSE_ROOT_ID, directory.name_of(device).encode())
 
 
 def first_number(mounted: Sequence[str] = ()) -> int:
-    """Where the numbers of our devices begin: after those of the loop devices that the host has.
+    """Return the first number of our devices, which follows those of the host's loop devices.
 
     Args:
-        mounted: devices of the host whose directories are mounted in the view of /sys: what was
-            there then can have gone, and what came later is not among them.
+        mounted: devices of the host whose directories were mounted in the view of /sys at the
+            start; the host may have removed some, and added others, since.
     """
     from loopfs.driver.minors import longest_gap
 

@@ -1,4 +1,4 @@
-"""The lists of block devices in the sandbox's /sys and /proc are covered."""
+"""Cover the lists of block devices in the sandbox's /sys and /proc by the views."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from loopfs.channel import close_all
 from loopfs.sandbox.proc import PARTITIONS
 from loopfs.uapi import mount as uapi
 
-# The directories, in /sys, that name block devices.
+# The directories of /sys that list block devices.
 PLACES = ("block", "class/block", "dev/block", "devices/virtual/block")
 DEVICES = "devices/virtual/block"
-# The view of them once more, without the host's in it: what has locked mounts in it cannot be
-# bound in a user namespace within.
+# The view of DEVICES without the host's mounts in it: a tree with locked mounts cannot be bound in
+# a descendant user namespace.
 DEVICES_ALONE = "/dev/.loopfs/block"
-MOST_HOSTS = 64  # devices of the host whose directories are mounted
-MAX_LOOP = "module/loop/parameters/max_loop"  # a file, where the host's kernel has its driver
+MOST_HOSTS = 64  # the maximum number of the host's devices whose directories are mounted
+MAX_LOOP = "module/loop/parameters/max_loop"  # a file; exists if the host has the loop driver
 
 
 def mount_views() -> dict[str, tuple[int, int]]:
-    """Cover each of them that is there; returns its st_dev and what it is to be served through."""
+    """Mount a view on each existing place; return its st_dev and its /dev/fuse."""
     places = {place: ("sysfs", f"/sys/{place}", stat.S_IFDIR) for place in PLACES}
     places[MAX_LOOP] = "sysfs", f"/sys/{MAX_LOOP}", stat.S_IFREG
     places[PARTITIONS] = "proc", PARTITIONS, stat.S_IFREG
@@ -33,7 +33,7 @@ def mount_views() -> dict[str, tuple[int, int]]:
             continue
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         options = "user_id=0,group_id=0,allow_other"
-        if place != MAX_LOOP:  # which knows itself who may what
+        if place != MAX_LOOP:  # it checks permissions itself
             options += ",default_permissions"
         data = f"fd={fuse},rootmode={kind:o},{options}"
         syscalls.mount(source, path, f"fuse.{source}", flags, data)
@@ -42,11 +42,11 @@ def mount_views() -> dict[str, tuple[int, int]]:
 
 
 def keep_hosts(*, loops: bool) -> dict[str, int]:
-    """The directories of devices of the host's that will be covered: names, and mounts that are
-    nowhere yet. In them attributes are read from the kernel, which is much faster than through us.
+    """Clone the directories of the host's devices that will be covered: names, and detached mounts.
+    Attributes in them are read from the kernel, which is much faster than through the view.
 
     Args:
-        loops: those of loop devices, too.
+        loops: include those of loop devices.
     """
     try:
         names = sorted(os.listdir(f"/sys/{DEVICES}"))
@@ -59,17 +59,17 @@ def keep_hosts(*, loops: bool) -> dict[str, int]:
             continue
         if len(kept) == MOST_HOSTS:
             break
-        with suppress(OSError):  # it has just gone, or something in it is covered: we show it
+        with suppress(OSError):  # it is gone, or has locked mounts: the view shows it
             kept[name] = syscalls.open_tree(uapi.AT_FDCWD, f"/sys/{DEVICES}/{name}", flags)
     return kept
 
 
 def _is_plain(name: str) -> bool:
-    return name.replace("-", "").replace("_", "").isalnum()  # and goes through messages.SERVE
+    return name.replace("-", "").replace("_", "").isalnum()  # can be part of messages.SERVE
 
 
 def place_hosts(kept: dict[str, int]) -> None:
-    """Mount them, as soon as what covers them, and /dev, is served.
+    """Mount them in the view, which must be served, as must /dev.
 
     Args:
         kept: see :func:`keep_hosts`; closed.
@@ -88,7 +88,8 @@ def place_hosts(kept: dict[str, int]) -> None:
 
 
 def described(views: dict[str, tuple[int, int]], own: bool) -> str:
-    """What the child says of /sys: words PLACE=ST_DEV, the first of /sys itself if it is own."""
+    """Encode the views for messages.MOUNTED: words PLACE=ST_DEV; if /sys is the sandbox's own, it
+    is the first, with an empty PLACE."""
     numbers = {place: number for place, (number, _) in views.items()}
     if own:
         numbers = {"": syscalls.statx_dev(uapi.AT_FDCWD, "/sys")} | numbers
@@ -96,7 +97,7 @@ def described(views: dict[str, tuple[int, int]], own: bool) -> str:
 
 
 def understood(words: str) -> tuple[int | None, dict[str, int]]:
-    """The st_dev of /sys, if it is the sandbox's own, and of each view."""
+    """Decode :func:`described`: st_dev of /sys, if it is the sandbox's own, and of each view."""
     pairs = (word.rpartition("=") for word in words.split())
     numbers = {place: int(number) for place, _, number in pairs}
     return numbers.pop("", None), numbers

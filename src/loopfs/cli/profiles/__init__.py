@@ -1,5 +1,5 @@
-"""``loopfs seccomp-profile`` and ``loopfs apparmor-profile``: what lets a container, or a machine
-with restricted user namespaces, run loopfs.
+"""``loopfs seccomp-profile`` and ``loopfs apparmor-profile``: profiles with which loopfs can run
+in a container, or on a machine that restricts user namespaces.
 
 containers-common.json is the default profile of podman, buildah and CRI-O (containers/common 0.50,
 pkg/seccomp/seccomp.json, Apache-2.0), without its spaces.
@@ -18,8 +18,8 @@ from loopfs.cli import usage
 from loopfs.cli.parser import Parser
 from loopfs.text import shown
 
-# What loopfs calls and defaults refuse or tie to a capability. None gives a privilege that a user
-# namespace does not give anyhow; chroot(2) is called for who is in a chroot.
+# The calls of loopfs that default profiles refuse or permit with a capability only. None of them
+# gives a privilege beyond those of a user namespace; chroot(2) is used for callers in a chroot.
 CALLS = (
     "chroot",
     "fsconfig",
@@ -66,10 +66,10 @@ PLACES = "/{usr,usr/local,home/*/.local}/bin/loopfs"
 
 
 def seccomp(argv: list[str]) -> int:
-    """The subcommand ``seccomp-profile``; returns an exit status.
+    """Run the subcommand ``seccomp-profile`` and return the exit status.
 
     Args:
-        argv: the arguments behind that word.
+        argv: the arguments after that word.
     """
     options = Parser(usage.SECCOMP_PROFILE).parse_args(argv)
     path = options.base
@@ -92,10 +92,10 @@ def seccomp(argv: list[str]) -> int:
 
 
 def apparmor(argv: list[str]) -> int:
-    """The subcommand ``apparmor-profile``; returns an exit status.
+    """Run the subcommand ``apparmor-profile`` and return the exit status.
 
     Args:
-        argv: the arguments behind that word.
+        argv: the arguments after that word.
     """
     path = Parser(usage.APPARMOR_PROFILE).parse_args(argv).path
     print(APPARMOR.format(path=path or PLACES), end="")
@@ -103,15 +103,15 @@ def apparmor(argv: list[str]) -> int:
 
 
 def extended(base: dict[str, Any], machine: str) -> dict[str, Any]:
-    """A profile that allows what ``base`` allows to a container without capabilities, and CALLS.
+    """Return a profile that permits CALLS, and what ``base`` permits without capabilities.
 
-    It has no conditions: docker and podman know those on capabilities and architectures, the OCI's
-    format, which containerd reads, does not.
+    It has no conditions: docker and podman support those on capabilities and architectures, but the
+    OCI's format, which containerd reads, does not.
 
     Args:
-        machine: as uname -m says.
+        machine: the output of uname -m.
     Raises:
-        KeyError, TypeError, AttributeError: it is no profile.
+        KeyError, TypeError, AttributeError: ``base`` is not a profile.
     """
     kept = "defaultAction", "defaultErrnoRet"
     profile: dict[str, Any] = {key: base[key] for key in kept if key in base}
