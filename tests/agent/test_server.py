@@ -13,6 +13,7 @@ import pytest
 from loopfs.agent.state import METADATA
 from tests.support.agent import Agent, agent
 from tests.support.parts import wait_until
+from tests.support.patience import scaled
 from tests.support.user import User
 
 # Connections of the agent's own user: each is closed, one that says nothing excepted.
@@ -24,7 +25,7 @@ def state(**changes):
 null, pipe = os.open("/dev/null", os.O_RDWR), os.pipe()[0]
 def connect():
     made = socket.socket(socket.AF_UNIX)
-    made.settimeout(scaled(20))
+    made.settimeout({scaled(20)})
     made.connect(sys.argv[1])
     return made
 silent = [connect() for _ in range(3)]

@@ -29,7 +29,7 @@ BEGIN = """
         return found
 
     def until(condition):
-        deadline = time.monotonic() + scaled(20)
+        deadline = time.monotonic() + 20 * float(os.environ.get("LOOPFS_TIMEOUT_SCALE", "1"))
         while not condition():
             assert time.monotonic() < deadline
             time.sleep(0.005)

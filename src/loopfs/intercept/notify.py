@@ -170,7 +170,7 @@ def may_wait() -> None:
 
 
 _this_thread = threading.local()
-_MOMENT = 1.0  # seconds
+_MOMENT = 5.0  # seconds
 
 
 class _Receivers:
