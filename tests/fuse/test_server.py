@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import select
 import stat
@@ -13,7 +14,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from loopfs.fuse.connection import watch
-from loopfs.fuse.server import MAX_PAGES, MAX_WRITE, Server
+from loopfs.fuse.replies import MAX_PAGES, MAX_WRITE
+from loopfs.fuse.server import Server
 from loopfs.fuse.tree import FACE, STAND_IN, Caller, Changes, Handle, Later, Space, Tree
 from loopfs.uapi import fuse
 from loopfs.uapi.fuse import Attr
@@ -246,7 +248,7 @@ def test_init(kernel: Kernel) -> None:
     _, _, readahead, flags, *_ = fuse.INIT_OUT.unpack(reply.data)
     assert readahead == 1 << 17
     assert flags == fuse.FUSE_DO_READDIRPLUS | fuse.FUSE_MAX_PAGES
-    assert fuse.INIT_OUT.unpack(reply.data)[6] == MAX_WRITE == MAX_PAGES * 4096
+    assert fuse.INIT_OUT.unpack(reply.data)[6] == MAX_WRITE == MAX_PAGES * mmap.PAGESIZE
 
 
 def test_lookups_are_counted(kernel: Kernel, tree: Small) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import socket
 import stat
@@ -147,7 +148,7 @@ def test_init(kernel: Kernel, extra: bytes) -> None:
     assert readahead == 131072
     assert flags & fuse.FUSE_MAX_PAGES
     assert flags & fuse.FUSE_BIG_WRITES
-    assert (max_write, max_pages) == (MAX_WRITE, MAX_WRITE // 4096)
+    assert (max_write, max_pages) == (MAX_WRITE, MAX_WRITE // mmap.PAGESIZE)
     assert flags2 == 0
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from mmap import PAGESIZE
+
 from loopfs.uapi import fuse as uapi
 
-MAX_PAGES = 256  # 1 MiB per request, the most that the kernel allows (FUSE_MAX_MAX_PAGES)
-MAX_WRITE = MAX_PAGES * 4096
+# Bytes of a request. The kernel counts pages, and allows 256 (FUSE_MAX_MAX_PAGES): 1 MiB where a
+# page has 4 KiB. Pages of 16 or 64 KiB must not make a READ larger than the buffers for it.
+MAX_WRITE = 1 << 20
+MAX_PAGES = MAX_WRITE // PAGESIZE
 BUFFER_SIZE = MAX_WRITE + 4096
 # Seconds for which the kernel may cache attributes. Every change of them is made through the kernel
 # or followed by Session.invalidate().

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import count
 
 from loopfs.fuse.dispatch import HANDLERS
+from loopfs.fuse.replies import BUFFER_SIZE, MAX_PAGES, MAX_WRITE
 from loopfs.fuse.tree import FACE, STAND_IN, Buffer, Caller, Handle, Later, N, Tree
 from loopfs.lean import TYPE_CHECKING, Callable, Generic
 from loopfs.uapi import fuse as uapi
@@ -25,10 +26,6 @@ from loopfs.uapi import fuse as uapi
 if TYPE_CHECKING:
     from loopfs.fuse.dispatch import Answer
     from loopfs.uapi.fuse import Attr
-
-MAX_PAGES = 256  # 1 MiB per request, the most that the kernel allows (FUSE_MAX_MAX_PAGES)
-MAX_WRITE = MAX_PAGES * 4096
-BUFFER_SIZE = MAX_WRITE + 4096
 
 _FLAGS = (
     uapi.FUSE_ASYNC_READ
