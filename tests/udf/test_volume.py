@@ -149,3 +149,19 @@ def test_times() -> None:
     assert times.nanoseconds(stamp) == 1709210759 * 10**9 + 123_456_000
     assert times.nanoseconds(b"\x01\x18" + stamp[2:]) == 1709214359 * 10**9 + 123_456_000
     assert times.nanoseconds(stamp[:9] + b"\xff\0\0") == 1709210759 * 10**9
+
+
+@pytest.mark.parametrize("name", ["hd-2.01", "2048", "sparable"])
+def test_free_blocks_of_a_volume_that_does_not_tell(name: str) -> None:
+    """They are counted in the bitmap, as where none is told to be free."""
+    image, size = image_of(name), hostile.BLOCK_SIZES[name]
+    told = mounted(image).statfs()
+    assert told.free
+    for free in (0, 0xFFFFFFFF):
+        changed = bytearray(image)
+        for at, location in hostile._tagged(name):
+            if changed[at : at + 2] == tag.INTEGRITY.to_bytes(2, "little"):
+                struct.pack_into("<I", changed, at + 80, free)
+                block = bytes(changed[at : at + size])
+                changed[at : at + size] = hostile.retagged(block, location)
+        assert mounted(changed).statfs()[:3] == told[:3]

@@ -36,6 +36,7 @@ class Udf(FixedTree[Inode]):
             known = told.free[partition : partition + 1]
             free = sum(count for count in known if count != _NOT_KNOWN)
             files = told.files
+        free = free or volume.free_by_bitmap
         return Space(volume.blocks, free, free, files + free, free, size, _NAME_MAX, size)
 
     def readlink(self, node: Inode) -> bytes:

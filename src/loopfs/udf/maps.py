@@ -81,7 +81,7 @@ class Maps:
     def _physical(self, number: int) -> Physical:
         for info in self._described.partitions:
             if info.number == number:
-                return Physical(info.root, info.length)
+                return Physical(info.root, info.length, info.bitmap)
         raise damaged()
 
     def _under(self, number: int) -> int:

@@ -16,9 +16,13 @@ class Run(NamedTuple):
 
 
 class Partition(Protocol):
-    """A partition of a logical volume; ``length`` is in blocks."""
+    """A partition of a logical volume; ``length`` is in blocks.
+
+    ``bitmap`` is the first block of the bitmap of free blocks, or None.
+    """
 
     length: int
+    bitmap: int | None
 
     def run(self, block: int) -> Run:
         """Return where a block is. Raises OSError EIO: it is not mapped."""
@@ -27,9 +31,10 @@ class Partition(Protocol):
 class Physical:
     """A partition of consecutive blocks from ``root`` on."""
 
-    def __init__(self, root: int, length: int) -> None:
+    def __init__(self, root: int, length: int, bitmap: int | None = None) -> None:
         self.root = root
         self.length = length
+        self.bitmap = bitmap
 
     def run(self, block: int) -> Run:
         if block >= self.length:
@@ -48,6 +53,7 @@ class Sparable:
     def __init__(self, physical: Physical, packet: int, spared: dict[int, int]) -> None:
         self._physical = physical
         self.length = physical.length
+        self.bitmap = physical.bitmap
         self._packet = packet
         self._spared = spared
 
@@ -71,6 +77,7 @@ class Virtual:
         self._physical = physical
         self._table = table
         self.length = physical.length
+        self.bitmap: int | None = None
 
     def run(self, block: int) -> Run:
         if block >= len(self._table):
@@ -92,6 +99,7 @@ class Metadata:
         self._physical = physical
         self._files = files
         self.length = length
+        self.bitmap: int | None = None
 
     def run(self, block: int) -> Run:
         for extents in self._files:

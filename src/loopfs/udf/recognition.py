@@ -24,7 +24,8 @@ _MOST_INTEGRITY = 1000
 _EXTENT = struct.Struct("<II")  # bytes, block
 _SEQUENCES = struct.Struct("<16xIIII")
 _NUMBER = struct.Struct("<16xI")
-_PARTITION = struct.Struct("<22xH164xII")  # number, first block, blocks
+# Number; length and place of the bitmap of unallocated space; first block, blocks.
+_PARTITION = struct.Struct("<22xH40xII116xII")
 # Block size; file set; bytes and number of the partition maps; integrity sequence.
 _LOGICAL = struct.Struct("<212xI32x4xIH6xII160xII")
 _MAPS_AT = 440
@@ -35,11 +36,13 @@ _NEWEST = 0x0260
 
 
 class PartitionInfo(NamedTuple):
-    """A partition descriptor; in blocks."""
+    """A partition descriptor; in blocks. ``bitmap`` is the first block of the bitmap of free blocks
+    within the partition, or None."""
 
     number: int
     root: int
     length: int
+    bitmap: int | None
 
 
 class Integrity(NamedTuple):
@@ -174,7 +177,8 @@ def _sequence(blocks: Blocks, length: int, block: int, last: int) -> Described |
         elif ident == tag.LOGICAL and order >= logical[0]:
             logical = order, raw
         elif ident == tag.PARTITION:
-            info = PartitionInfo(*_PARTITION.unpack_from(raw))
+            number, has_bitmap, bitmap, root, count = _PARTITION.unpack_from(raw)
+            info = PartitionInfo(number, root, count, bitmap if has_bitmap else None)
             if order >= partitions.get(info.number, (0, info))[0]:
                 partitions[info.number] = order, info
     if not primary or not logical[1]:

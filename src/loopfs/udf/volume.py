@@ -6,6 +6,7 @@ import errno
 import stat
 import struct
 from bisect import bisect_right
+from functools import cached_property
 
 from loopfs.fuse.fixed_tree import LONGEST_LINK, MOST_ENTRIES, Listing, Listings, Place
 from loopfs.lean import TYPE_CHECKING
@@ -13,6 +14,7 @@ from loopfs.udf import cs0, icb, recognition, tag
 from loopfs.udf.errors import damaged, invalid, refused
 from loopfs.udf.icb import CONTINUED, EMBEDDED, RECORDED, Extent, Inode
 from loopfs.udf.maps import Maps, identify_entry
+from loopfs.udf.partition import MOST_BLOCKS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +30,7 @@ _STRATEGY, _LEADING = struct.Struct("<20xH"), 4096
 _LONG_AD = struct.Struct("<IIH")  # bytes, block, partition
 _ROOT_AT = 400  # offset in a file set descriptor
 _INDIRECT_AT = 36
+_BITMAP_BYTES, _BITMAP_AT = struct.Struct("<20xI"), 24
 _AED = struct.Struct("<20xI")  # bytes of allocation descriptors
 _AED_LENGTH = 24
 # Characteristics, length of the name, extent, block and partition; length of implementation use.
@@ -83,6 +86,30 @@ class Volume:
         partition, block = place
         raw = self._blocks.read(self.place(partition, block + offset)[0])
         return identify_entry(raw, block + offset & 0xFFFFFFFF), raw
+
+    @cached_property
+    def free_by_bitmap(self) -> int:
+        """Blocks that are free by the bitmap of the partition (udf_count_free_bitmap); 0 without
+        one."""
+        partition, count = self.described.file_set[0], 0
+        main = self._partitions[partition]
+        if main is None or main.bitmap is None:
+            return 0
+        try:
+            ident, raw = self._entry((partition, main.bitmap))
+            if ident != tag.SPACE_BITMAP:
+                return 0
+            (left,) = _BITMAP_BYTES.unpack_from(raw)
+            left, part = min(left, -(-main.length // 8)), raw[_BITMAP_AT:]
+            for block in range(main.bitmap + 1, MOST_BLOCKS):
+                count += int.from_bytes(part[:left], "little").bit_count()
+                left -= len(part)
+                if left <= 0:
+                    break
+                part = self._blocks.read(self.place(partition, block)[0])
+        except OSError:  # as far as it can be read
+            return count
+        return count
 
     # --- inodes ------------------------------------------------------------------
 
