@@ -66,7 +66,7 @@ class Credentials(NamedTuple):
         syscalls.set_effective_capabilities(self.effective)
 
     def take_on_again(self) -> None:
-        """Have what we have already, being their bearer."""
+        """Set the ids and capabilities that this process, the bearer, already has."""
         _set_ids(*self.around)
         syscalls.set_effective_capabilities(self.effective)
 
@@ -121,7 +121,7 @@ def _read(name: str, directory: int | None = None) -> str:
     fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     text = b""
     try:
-        while part := os.read(fd, _ROOM):  # open() would make twice as many system calls
+        while part := os.read(fd, _ROOM):  # open() makes twice as many system calls
             text += part
     finally:
         os.close(fd)

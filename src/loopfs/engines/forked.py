@@ -1,5 +1,5 @@
-"""The job becomes the engine: no program is started, no mounts are copied, and its device is the
-image itself."""
+"""A job that becomes the engine: it starts no program, copies no mounts, and accesses the image
+itself as its device."""
 
 from __future__ import annotations
 
@@ -38,9 +38,10 @@ def mount(
     """Mount a device, and serve it until it is unmounted.
 
     Returns:
-        False if the device cannot be lent: then a program is to serve it. Else the job is done.
+        False if the device cannot be lent, so that a program must serve it. Otherwise the job is
+        done.
     """
-    # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+    # The superblock of a /dev/fuse can be mounted only in the user namespace that has opened it.
     connection = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     inside = Inside(request.caller)
     try:
@@ -67,7 +68,7 @@ def mount(
         waited_for = inside.last(lambda: _mount(request, connection, read_only, os.getpid()))
     finally:
         inside.end()
-    if not waited_for:  # and so it is unmounted again
+    if not waited_for:  # so it has been unmounted again
         serve(connection)
         lent.done()
         return True
@@ -77,11 +78,11 @@ def mount(
 def _begin(
     request: Mount, engine: Engine, source: str, target: str | None, instances: tuple[int, ...]
 ) -> Lent | bool:
-    """Find the device and where it is to be mounted, and have it lent. As one piece, for each wait
-    of one thread for the other takes long.
+    """Resolve the device and the mount point, and let the supervisor lend the device. This is one
+    call into the thread, since each switch between the threads takes long.
 
     Returns:
-        what is lent; else what :func:`mount` returns.
+        the lent device; otherwise the result of :func:`mount`.
     """
     if not request.find(source, instances):
         answer(request.channel, NOT_OURS)
@@ -98,7 +99,8 @@ def _begin(
 
 
 def _borrow(request: Mount, read_only: bool) -> Lent | None:
-    """Raises OSError: the supervisor does not lend it now."""
+    """Borrow the device; return None if it cannot be lent. Raises OSError: the supervisor's
+    error."""
     node = request.node
     answer(request.channel, LEND, tuple(Wanted(node.instance, node.ino, read_only, 0, 0)))
     message = request.channel.receive()
@@ -114,7 +116,7 @@ def _borrow(request: Mount, read_only: bool) -> Lent | None:
 def _prepare(
     request: Mount, engine: Engine, options: tuple[str, ...], read_only: bool, lent: Lent
 ) -> Serve:
-    """Read the filesystem; returns what serves it. Raises OSError: it cannot be mounted."""
+    """Read the filesystem; return a function that serves it. Raises OSError if that fails."""
     assert engine.prepare is not None
     mounter = request.caller.mounter(request.flags)
     launch = Launch(
@@ -126,16 +128,17 @@ def _prepare(
         raise
     except OSError as problem:
         code, sentence = problem.errno or errno.EINVAL, problem.strerror
-        if code == errno.EINVAL or not sentence:  # mount(8) may try every type in turn
+        if code == errno.EINVAL or not sentence:  # mount(8) may try all types, so no message
             raise
         raise LoopfsError(code, sentence) from None
 
 
 def _mount(request: Mount, connection: int, read_only: bool, pid: int) -> bool:
-    """Make the superblock and mount it. False if nobody waits for it any more: it is gone again.
+    """Create the superblock and mount it. Return False if the caller does not wait any more; then
+    it is unmounted again.
 
     Args:
-        pid: of who will serve it.
+        pid: the process that will serve it.
     """
     sb_flags = request.sb_flags | (uapi.MS_RDONLY if read_only else 0)
     context = fuse_context(connection, request.shown, request.fstype, sb_flags)
@@ -159,8 +162,8 @@ def _mount(request: Mount, connection: int, read_only: bool, pid: int) -> bool:
 
 
 def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int) -> NoReturn:
-    """Serve, and nothing else: with no descriptor but those that it takes, and out of all others'
-    reach; who takes it over reaches nobody either."""
+    """Serve, with only the descriptors that this needs, out of reach of other processes. If an
+    image compromises this process, it has no access to others either."""
     status = 1
     try:
         os.setsid()
@@ -174,13 +177,13 @@ def _become(request: Mount, name: str, serve: Serve, lent: Lent, connection: int
         landlock.restrict()
         lent.follow_in_thread(connection)
         if request.place is not None:
-            answer(request.channel, 0)  # now, as what was open kept the caller's mounts busy
+            answer(request.channel, 0)  # now that nothing open keeps the caller's mounts busy
         request.channel.close()
         serve(connection)
         lent.done()
         lent.close()
         status = 0
-    except BaseException:  # nothing may return into the job's code
+    except BaseException:  # no exception may return into the job's code
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(status)

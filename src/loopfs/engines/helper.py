@@ -1,8 +1,8 @@
 """The helper: a process that enters the caller's namespaces for the supervisor.
 
-setns(2) into a user namespace needs a single thread, and a fork of a threaded process is
-no place to run code. So the helper is forked before there is a thread, does nothing but
-wait, and forks once more for each job. A job gets a channel of its own to the supervisor.
+setns(2) into a user namespace requires a single thread, and running code after a fork of a
+multithreaded process is unsafe. So the helper is forked before a thread is started. It only waits
+for requests, and forks a process for each job. Each job has its own channel to the supervisor.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from loopfs.driver.partition import Found
     from loopfs.filesystems.backing import FileFacts
 
-WRITE_BACK = 1002  # so a job asks that the image has what is dirty of a device, and waits
-SERVE = 1001  # so a job asks the supervisor to serve a mount, and will answer once more
-DRAIN = 1005  # so a job asks that an engine have answered what is queued for it; and waits
-LEND = 1004  # so a job asks for the file of a device, to become its engine; and waits
-TURN = 1003  # so a job asks for its turn to mount a device, and what is served of it; and waits
-UNSUPPORTED = 1006  # a job's answer, with errno and sentence: another engine may mount it
-GOODBYE = b"goodbye"  # so the supervisor says that it ends by itself
-ABORT = b"abort"  # and so that it ends at once, whatever is under way
+WRITE_BACK = 1002  # a job's request: write the dirty pages of a device to the image
+SERVE = 1001  # a job's request: serve a mount; the job will answer once more
+DRAIN = 1005  # a job's request: wait until an engine has answered its queued requests
+LEND = 1004  # a job's request: lend the backing file of a device, since the job becomes its engine
+TURN = 1003  # a job's request: wait for the turn to mount a device, and return its engine
+UNSUPPORTED = 1006  # a job's answer, with errno and message: another engine may be able to mount it
+GOODBYE = b"goodbye"  # the supervisor's message that it ends normally
+ABORT = b"abort"  # the supervisor's message that it ends at once, whatever is in progress
 KILLED = (
     b"loopfs: the supervisor was killed, which ended the sandbox;"
     b" what had been synced is in the images\n"
 )
-NOT_OURS = 1000  # a job's answer, beyond all errnos: the call is the kernel's to carry out
+NOT_OURS = 1000  # a job's answer, larger than any errno: the call is left to the kernel
 
 
 class Helper:
-    """The supervisor's end."""
+    """The supervisor's end of the channel to the helper."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -52,8 +52,8 @@ class Helper:
         """Fork the helper; the calling process must have a single thread. Raises SetupError.
 
         Args:
-            prepare: called in the helper first.
-            killed: what it says when the supervisor was killed.
+            prepare: called first in the helper.
+            killed: the message that it prints if the supervisor is killed.
         """
         ours, helpers = Channel.pair()
         if fork() == 0:
@@ -63,10 +63,10 @@ class Helper:
                     prepare()
                 last = _serve(helpers)
                 if not last:
-                    os.write(2, killed)  # the supervisor's own, as it has no other use for us
+                    os.write(2, killed)  # on the supervisor's standard error, which it shares
                 if last != GOODBYE:
                     _kill_children()
-            except BaseException:  # nothing may return into the supervisor's code
+            except BaseException:  # no exception may return into the supervisor's code
                 sys.excepthook(*sys.exc_info())
             finally:
                 os._exit(0)
@@ -74,15 +74,15 @@ class Helper:
         return cls(ours)
 
     def begin(self, job: str, arguments: tuple[object, ...], fds: tuple[int, ...]) -> Channel:
-        """Start a job; returns the channel on which it answers.
+        """Start a job; return the channel on which it answers.
 
         Args:
             job: a name of :data:`loopfs.engines.jobs.JOBS`.
             arguments: strings, numbers and tuples of them.
             fds: descriptors to pass.
         Raises:
-            OSError: EIO when the helper is gone; EMFILE, ENOMEM and what else sending says. What
-                it says when it cannot fork is the job's answer.
+            OSError: EIO if the helper has ended; EMFILE, ENOMEM and other errors of sending. If the
+                helper cannot fork, the job's answer is the error.
         """
         data = marshal.dumps((job, arguments))  # type: ignore[arg-type]
         ours, jobs = Channel.pair()
@@ -98,24 +98,26 @@ class Helper:
         return ours
 
     def dismiss(self, word: bytes = GOODBYE) -> None:
-        """Tell it that our end is no accident, of which it would speak."""
+        """Tell the helper that the supervisor ends normally, so that it prints no message."""
         try:
             self._channel.send(word)
         except (BrokenPipeError, ConnectionResetError):
-            return  # it was killed
+            return  # the helper was killed
 
     def fstat(self, fd: int) -> FileFacts:
-        """fstat(2) as root of the sandbox's user namespace, which may look at its FUSE mounts.
+        """Return the status of a file as seen by root of the sandbox's user namespace, which has
+        access to the FUSE mounts in it.
 
         Raises:
-            OSError: what fstat says; EIO when the helper is gone.
+            OSError: as fstat(2); EIO if the helper has ended.
         """
         from loopfs.filesystems.backing import FileFacts
 
         return FileFacts(*self._ask("fstat", fd))
 
     def read_table(self, fd: int, offset: int, size: int, block_size: int) -> list[Found]:
-        """:func:`loopfs.filesystems.blkid.read_table` as root of the sandbox's user namespace."""
+        """Call :func:`loopfs.filesystems.blkid.read_table` as root of the sandbox's user
+        namespace."""
         from loopfs.driver.partition import Found
 
         table = self._ask("read_table", fd, offset, size, block_size)
@@ -129,13 +131,14 @@ class Helper:
         action: str,
         name: str,
     ) -> None:
-        """:func:`loopfs.filesystems.links.change` as who has mounted the instance.
+        """Call :func:`loopfs.filesystems.links.change` as the process that has mounted the
+        instance.
 
         Args:
-            fds: his user namespace, and the directory of the links.
-            linker: his :class:`loopfs.engines.credentials.Credentials` there.
+            fds: its user namespace, and the directory of the links.
+            linker: its :class:`loopfs.engines.credentials.Credentials` there.
         Raises:
-            OSError: EIO when the helper is gone.
+            OSError: EIO if the helper has ended.
         """
         with self.begin("link", (linker, place, action, name), fds) as channel:
             code, _ = result(channel.receive())
@@ -143,12 +146,13 @@ class Helper:
             raise OSError(code, os.strerror(code))
 
     def write_pages(self) -> None:
-        """sync(2), in a process that may wait for whatever stops a filesystem."""
+        """Call sync(2) in a job, since it can block as long as any filesystem does."""
         with self.begin("write_pages", (), ()) as channel:
             channel.receive()
 
     def _ask(self, job: str, fd: int, *arguments: int) -> tuple[Any, ...]:
-        """The answer of a job that looks at one file in our user namespace, the sandbox's."""
+        """Return the answer of a job that examines one file in our user namespace, the
+        sandbox's."""
         userns = os.open("/proc/self/ns/user", os.O_RDONLY | os.O_CLOEXEC)
         try:
             channel = self.begin(job, arguments, (userns, fd))
@@ -163,15 +167,15 @@ class Helper:
 
 
 def result(message: Message) -> tuple[int, object]:
-    """A job's answer: an errno, or 0 and a value."""
+    """Return the contents of a job's answer: an errno, or 0 and a value."""
     if not message.data:
-        return errno.EIO, None  # it died
+        return errno.EIO, None  # the job has died
     code, value = marshal.loads(message.data)
     return code, value
 
 
 def ended(channel: Channel) -> Message:
-    """A job's only answer, once it has ended: no directory that it was in is busy by it."""
+    """Wait for a job's only answer and for its end, after which it keeps no directory busy."""
     message = channel.receive()
     channel.receive()
     return message
@@ -183,7 +187,7 @@ def answer(channel: Channel, code: int, value: object = None, fds: tuple[int, ..
 
 
 def _kill_children() -> None:
-    """Kill jobs and engines: the devices of these are gone, and one that hangs would stay."""
+    """Kill jobs and engines: their devices do not exist any more, and one might never end."""
     with open("/proc/thread-self/children", encoding="ascii") as file:
         for pid in file.read().split():
             try:
@@ -193,9 +197,9 @@ def _kill_children() -> None:
 
 
 def _serve(channel: Channel) -> bytes:
-    """Fork for each job; returns the supervisor's last message when it has ended."""
-    # Engines outlive the job that starts them and become our children: nobody waits
-    # for those.
+    """Fork for each job; return the supervisor's last message when it has ended."""
+    # An engine outlives the job that starts it and then becomes our child, which is not waited
+    # for.
     syscalls.set_dumpable(False)
     syscalls.become_subreaper()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -216,27 +220,28 @@ def _serve(channel: Channel) -> bytes:
         except OSError as problem:
             if problem.errno not in _OF_ONE_MESSAGE:
                 raise
-            continue  # its job's channel is closed with it, which is EIO to who waits for that
+            continue  # this closes the job's channel, so the caller gets EIO
         if message.data in (b"", GOODBYE, ABORT):
             return message.data
         try:
             mounts = _begin(channel, message) == "mount" or mounts
-        except Exception as problem:  # it fails one caller's request only
+        except Exception as problem:  # only one caller's request fails
             _refuse(message, problem)
         close_all(message.fds)
         idle = idle and _SOON
 
 
 def _is_asked(channel: Channel, within: int) -> bool:
-    """Something is to be done, or is within so many milliseconds."""
+    """Return whether a message arrives within a number of milliseconds."""
     poller = select.poll()
     poller.register(channel.fileno(), select.POLLIN)
     return bool(poller.poll(within))
 
 
 def _import_while_idle(channel: Channel, idle: int) -> bool:
-    """Import what the jobs that mount and unmount need, of which each is a fork, unless there is
-    something to do within ``idle`` milliseconds. Whether it is done."""
+    """Import the modules of jobs that mount and unmount, since each job is forked from here. Stop
+    if a message arrives, the first within ``idle`` milliseconds. Return whether all are
+    imported."""
     if _is_asked(channel, idle):
         return False
     for name in _OF_JOBS:
@@ -245,14 +250,14 @@ def _import_while_idle(channel: Channel, idle: int) -> bool:
             return False
     from loopfs.fat.options import Options
 
-    Options()  # so that its character sets are there
+    Options()  # which loads its character sets
     gc.collect()
-    gc.freeze()  # so that no job writes to the pages of what it has in common with all others
+    gc.freeze()  # prevents jobs from writing to the pages that they share with the helper
     return True
 
 
-_IDLE = 50  # milliseconds, in which a command may have ended that needs nothing of it
-_SOON = 5  # milliseconds, after a job
+_IDLE = 50  # milliseconds: a short command may have ended by then, and needs no imports
+_SOON = 5  # milliseconds after a job
 _OF_JOBS = (
     "resource",
     "loopfs.engines.jobs",
@@ -279,7 +284,7 @@ _OF_ONE_MESSAGE = (errno.EMFILE, errno.EMSGSIZE, errno.ENOMEM, errno.ENOBUFS, er
 
 
 def _begin(channel: Channel, message: Message) -> str:
-    """Fork for a job; returns its name. Raises OSError EAGAIN, ENOMEM; and what is wrong with the
+    """Fork for a job; return its name. Raises OSError EAGAIN, ENOMEM; any exception for a bad
     message."""
     name, perform = _job_of(message)
 
@@ -292,16 +297,17 @@ def _begin(channel: Channel, message: Message) -> str:
 
 
 def _job_of(message: Message) -> tuple[str, Callable[[], None]]:
-    """A job's name and what performs it. Raises what is wrong with the message."""
-    from loopfs.engines import jobs  # the first time only, and only if it comes to it
+    """Return a job's name and a function that performs it. Raises any exception for a bad
+    message."""
+    from loopfs.engines import jobs  # imported late, only if there is a job
 
     name, arguments = marshal.loads(message.data)
-    job = jobs.find(name)  # so that what it imports is there for the next one
+    job = jobs.find(name)  # in the helper, so that its imports are kept for the next job
     return name, lambda: jobs.perform(job, arguments, message.fds)
 
 
 def _start(work: Callable[[], None]) -> None:
-    """Fork for ``work``, which ends with us. Raises OSError EAGAIN, ENOMEM."""
+    """Fork and call ``work`` in the child, which ends with us. Raises OSError EAGAIN, ENOMEM."""
     helper = os.getpid()
     if os.fork() == 0:
         try:
@@ -309,18 +315,18 @@ def _start(work: Callable[[], None]) -> None:
             syscalls.set_parent_death_signal(signal.SIGKILL)
             if os.getppid() == helper:
                 work()
-        except BaseException:  # nothing may return into the helper's code
+        except BaseException:  # no exception may return into the helper's code
             sys.excepthook(*sys.exc_info())
         finally:
             os._exit(1)
 
 
 def _leave_to_spare(channel: Channel) -> bytes:
-    """Have a spare job receive what is asked next, which begins without a fork then. It does
-    not take any of our time meanwhile.
+    """Let a spare job receive the next message, which it can begin without a fork. The helper uses
+    no CPU time until then.
 
     Returns:
-        _TAKEN when it has a job; GOODBYE or ABORT if that came; nothing if it was killed, or
+        _TAKEN if it has a job; GOODBYE or ABORT if that was received; nothing if it was killed or
         cannot be forked.
     """
     try:
@@ -338,16 +344,16 @@ def _leave_to_spare(channel: Channel) -> bytes:
 
 
 def _be_spare(channel: Channel, helper: int) -> None:
-    """Receive one message for the helper, which reads ``helper`` meanwhile, and do what it asks."""
+    """Receive one message for the helper, which waits on ``helper``, and carry it out."""
     from loopfs.engines import jobs
 
-    with suppress(OSError):  # a job will say it
+    with suppress(OSError):  # a job reports the error
         jobs.rehearse()
     message = None
     while message is None:
         try:
             message = channel.receive()
-        except OSError as problem:  # as the helper does
+        except OSError as problem:  # as in the helper
             if problem.errno not in _OF_ONE_MESSAGE:
                 raise
     channel.close()
@@ -370,9 +376,9 @@ _TAKEN = b"taken"
 def _refuse(message: Message, problem: Exception) -> None:
     """Answer for a job that could not begin."""
     if not isinstance(problem, OSError | MemoryError):
-        sys.excepthook(*sys.exc_info())  # a bug of ours
+        sys.excepthook(*sys.exc_info())  # a bug in loopfs
     try:
         job = Channel.of_descriptor(os.dup(message.fds[0]))
         answer(job, errno_of(problem))
-    except (OSError, IndexError):  # who would be told does not listen any more
+    except (OSError, IndexError):  # the caller does not wait any more
         return

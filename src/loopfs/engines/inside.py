@@ -49,8 +49,8 @@ class Inside:
         while (work := self._works.get()) is not None:
             work()
         allow_imports()
-        # The kernel ends the thread after the join returns; its old directory must be free by then.
-        with suppress(PermissionError):  # the root is closed: then it is free in a moment
+        # The kernel ends the thread a moment after end(); its old directory must be free by then.
+        with suppress(PermissionError):  # no access: the directory is free a moment later
             os.chdir("/")
         self._running.release()
 
@@ -93,14 +93,14 @@ class Inside:
             os.eventfd_write(done, 1)
 
     def end(self) -> None:
-        """End the thread, which leaves the namespaces."""
+        """End the thread, which leaves the namespaces. A second call has no effect."""
         self._works.put(None)
         with self._running:
             return
 
 
 def _end_with(caller: int, done: int) -> None:
-    """End the process with the caller, unless ``done`` is written before, which is closed then."""
+    """End the process when the caller ends, unless ``done`` is written before; close ``done``."""
     poller = select.poll()
     poller.register(caller, select.POLLIN)
     poller.register(done, select.POLLIN)

@@ -50,8 +50,8 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
 
 
 def rehearse() -> None:
-    """Do what every job does, for nobody, so that the memory which is changed by it is our own
-    already when the first one comes."""
+    """Do what every job does, without an effect, so that the memory pages that it changes are
+    already private when a job begins."""
     own = os.open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC)
     ours, other = Channel.pair()
     with ours, other:

@@ -137,7 +137,7 @@ class Lent(FileDevice):
             connection: the /dev/fuse that is served.
         """
         try:
-            start_new_thread(self._follow, (connection,))  # a Thread would wait until it runs
+            start_new_thread(self._follow, (connection,))  # Thread.start() would wait for it
         except RuntimeError:
             raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN)) from None
         self._followed = True
@@ -195,8 +195,8 @@ class Lent(FileDevice):
         lending.say(self._channel, lending.DONE, *self._counted())
 
     def close(self) -> None:
-        """End the loan. A process that only exits gives back its memory before it closes its files,
-        and umount2(2) would wait for that."""
+        """End the loan. At exit the kernel frees the memory of a process before it closes its
+        files, and umount2(2) would have to wait for that."""
         os.close(self._fd)
         self._channel.shut_down()
 

@@ -95,9 +95,9 @@ class Engine:
         if last:
             if self.loan is None:
                 self.ended(None)
-            else:  # it has closed all when it says that it has ended
+            else:  # it closes its files before it reports its end
                 self.loan.gone.wait()
-            wait_for_closes(PATIENCE)  # the image may lie on what is unmounted next
+            wait_for_closes(PATIENCE)  # the image may be on the filesystem that is unmounted next
             if self._source is not None:
                 self._source.freed_by_umount(process)
 

@@ -21,7 +21,7 @@ TUNE = 8  # use the superblock (its bytes) that a tool has written: (ANSWER, 1) 
 CONTROL = 11  # carry out an ioctl: inode, command, words; (ANSWER, errno, …)
 STAT = 0  # pseudo-command of CONTROL: return the stat(2) of the inode
 REMOUNT = 1  # likewise: 1 read-only, 0 writable again; (ANSWER, errno, whether that was a change)
-FREEZE = 2  # likewise: 1 hold back requests that change something (FIFREEZE), 0 go on (FITHAW)
+FREEZE = 2  # likewise: 1 hold back requests that make changes (FIFREEZE), 0 continue (FITHAW)
 MAKES = 12  # a FIFO that a process creates is to be a device: process, S_IF* type (0: end), number
 # Requests of the engine: sync the image and drop the pages of other openers, or only drop these
 # pages since the engine has synced it; both carry its I/O counts. (SYNCED, errno) is the answer.

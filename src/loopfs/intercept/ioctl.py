@@ -66,7 +66,7 @@ class IoctlHandler:
         if not may_change(call.process, engine):
             raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         freezes = call.args[1] & 0xFFFFFFFF == FIFREEZE
-        if freezes:  # what is dirty in the kernel's pages belongs to the frozen state
+        if freezes:  # dirty pages of the kernel are part of the frozen state
             number = call.args[0] & 0xFFFFFFFF
             code = engine.sync(self._mounts.helper, "syncfs", call.process, number)
             if code not in (0, NOT_OURS):

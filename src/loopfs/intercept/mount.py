@@ -145,7 +145,7 @@ class MountHandler:
             _answer(call, code)
         elif fstype == LOOP:
             self._mount_instance(call, source, target, flags, data)
-        elif source is None:  # the kernel would fail it with EPERM before it misses the source
+        elif source is None:  # the kernel would return EPERM before it checks the source
             os.close(lookup.resolved(self._mounts, call, target))
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         elif self._policy.leaves_to_kernel(fstype):

@@ -114,7 +114,7 @@ def old_info_size(word: int, machine: str | None = None) -> int:
     """Return the size in bytes of struct loop_info for a caller with ``word``-byte longs.
 
     Args:
-        machine: as uname(2) says it; None is this one.
+        machine: as returned by uname(2); None: this one.
     """
     return _layout(word, machine)[0].size
 
@@ -125,7 +125,7 @@ def unpack_old_info(data: bytes, word: int, machine: str | None = None) -> LoopI
     Args:
         data: the bytes of the structure.
         word: the size of the caller's unsigned long in bytes, 8 or 4.
-        machine: as uname(2) says it; None is this one.
+        machine: as returned by uname(2); None: this one.
     """
     f = _layout(word, machine)[0].unpack_from(data)
     number, device, inode, rdevice, offset, _, _, flags, name, _, *rest = f
