@@ -1,5 +1,5 @@
-"""Sandboxes for Python programs: what ``loopfs.Sandbox`` is made of.
+"""Sandboxes for Python programs: the implementation of ``loopfs.Sandbox``.
 
-The supervisor of such a sandbox is a process of its own, started by exec, and so is the agent
-inside that starts processes on request. Nothing here is imported by ``loopfs run``.
+The supervisor of such a sandbox is a process of its own, started by exec, and so is the agent in
+the sandbox, which starts processes on request. ``loopfs run`` imports nothing of this package.
 """

@@ -1,7 +1,7 @@
 """The agent: the command of a Python program's sandbox, which starts processes in it on request.
 
-Each request comes with a channel for its answers and is served by a fork of the agent, so that one
-that waits keeps nobody else waiting.
+Each request has a channel for its answers and is served by a fork of the agent, so that a request
+that blocks does not delay others.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _OF_AGENT = (
 
 
 def main() -> None:
-    """Serve the caller until it says that it is the end, or has ended."""
+    """Serve the caller until it sends END or exits."""
     channel = Channel.of_descriptor(int(sys.argv[1]))
     os.set_inheritable(channel.fileno(), False)
-    # What the terminal sends to all is for the commands; a handler does not outlive an exec.
+    # Signals of the terminal are for the commands; execve(2) resets handlers, but not SIG_IGN.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, lambda *_: None)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that serve
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks need not be waited for
     channel.send(messages.READY)
     while True:
         message = channel.receive()
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _serve(channel: Channel, data: bytes, fds: list[int]) -> None:
-    """Do what is asked for, and exit."""
+    """Carry out a request, and exit."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         request, payload = messages.unpack(data)
@@ -68,7 +68,7 @@ def _serve(channel: Channel, data: bytes, fds: list[int]) -> None:
                 channel.send(messages.pack({"result": inside.OPERATIONS[kind](**arguments)}))
         except OSError as problem:
             channel.send(messages.of_problem(problem))
-    except BrokenPipeError:  # nobody wants to know
+    except BrokenPipeError:  # the caller does not wait for the answer
         pass
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -85,10 +85,10 @@ def _popen(
     inherited: dict[str, str],
     start_new_session: bool,
 ) -> None:
-    """Start a command and tell of its end.
+    """Start a command and report its exit status.
 
     Args:
-        env: its environment; None: the caller's, with what a sandbox changes in it.
+        env: its environment; None: that of the caller, with the changes of a sandbox.
     """
     if env is None:
         ours = {name: os.environ[name] for name in _OF_AGENT if name in os.environ}
@@ -104,7 +104,7 @@ def _popen(
         env=env,
         start_new_session=start_new_session,
     )
-    close_all(fds)  # who reads sees its end, not ours
+    close_all(fds)  # a reader gets end of file when the command ends, not when we do
     pidfd = os.pidfd_open(process.pid)
     channel.send(messages.pack({}), (pidfd,))
     os.close(pidfd)
@@ -120,13 +120,12 @@ def _call(
     argv: list[str],
     main: dict[str, str],
 ) -> None:
-    """Call a function, and send what it returns or raises.
+    """Call a function, and send its result or its exception.
 
     Args:
-        payload: it and its arguments, pickled.
+        payload: the function and its arguments, pickled.
         path, argv: of the caller's sys.
-        main: how the caller's __main__ is imported, as multiprocessing has it; empty: not
-            needed.
+        main: data of multiprocessing.spawn to import the caller's __main__; empty: not needed.
     """
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
@@ -157,7 +156,7 @@ def _call(
 def _reply(header: dict[str, Any], result: Any) -> bytes:
     try:
         data = pickle.dumps(result)
-        pickle.loads(data)  # an exception can be pickled whose class then wants other arguments
+        pickle.loads(data)  # fails for an exception whose class needs other arguments
         return messages.pack(header, data)
     except LoopfsError as problem:
         return messages.of_problem(problem)
@@ -165,5 +164,5 @@ def _reply(header: dict[str, Any], result: Any) -> bytes:
         import errno
 
         what = "raised" if header["raised"] else "returned"
-        sentence = f"what the function {what} cannot be pickled: {result!r}: {problem}"
+        sentence = f"the object that the function {what} cannot be pickled: {result!r}: {problem}"
         return messages.error(errno.EINVAL, sentence)

@@ -31,12 +31,12 @@ def attach(
 ) -> int:
     """Bind a loop device to an open file; return an open descriptor of the device.
 
-    The device is there as long as a descriptor of it is open, in any process: it can be inherited,
-    duplicated, and passed on by SCM_RIGHTS. Then it is detached, and nothing stays. A process of
-    the same user serves it, which the caller does not have to wait for.
+    The device exists as long as a descriptor of it is open, in any process: the descriptor can be
+    inherited, duplicated, and passed on by SCM_RIGHTS. After the last close the device is detached,
+    and nothing remains. A process of the same user serves it; it is not a child of the caller.
 
-    read(2), write(2), mmap(2), fallocate(2), fsync(2) and the ioctls of a loop device work that
-    take no capability; fstat(2) reports a regular file. ``file`` can be closed afterwards.
+    read(2), write(2), mmap(2), fallocate(2), fsync(2) and those ioctls of a loop device that need
+    no capability work; fstat(2) reports a regular file. ``file`` can be closed afterwards.
 
     Args:
         file: a descriptor, or an object that has one: a regular file, open for reading and writing,
@@ -48,8 +48,8 @@ def attach(
     Returns:
         the descriptor, which is not inheritable; the caller closes it.
     Raises:
-        LoopfsError: EBADF: the file is not open; EINVAL: it is no regular file, or the numbers do
-            not fit; otherwise why no device can be made, with what to do.
+        LoopfsError: EBADF: the file is not open; EINVAL: it is not a regular file, or a number is
+            invalid; otherwise the reason why no device can be made, with a remedy.
     """
     fd = file if isinstance(file, int) else file.fileno()
     try:
@@ -73,7 +73,7 @@ def attach(
                 )
         finally:
             os.close(image)
-        starter.wait()  # it forks, so that what serves is no child of ours
+        starter.wait()  # it forks, so that the server is not our child
         lost = LoopfsError(errno.ECHILD, "the process that serves the device has ended")
         _, _, message = messages.answer(ours, lost)
     return message.fds[0]

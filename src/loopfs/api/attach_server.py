@@ -1,9 +1,9 @@
-"""What serves a device of ``loopfs.attach``: an instance with one device, and nobody's mount.
+"""The server of a device of ``loopfs.attach``: an instance with one device, mounted nowhere.
 
-It stays in the caller's user namespace, as the kernel lets only who is there look at the memory of
-who calls ioctl(2). The FUSE mount is made by a child, in a user namespace of its own, and is
-attached to no place: when the last descriptor is closed, the kernel ends the connection, and that
-ends us.
+It stays in the caller's user namespace, because the kernel permits only processes there to access
+the memory of a caller of ioctl(2). A child makes the FUSE mount, in a user namespace of its own,
+and attaches it to no path: when the last descriptor is closed, the kernel ends the connection, and
+the server exits.
 """
 
 from __future__ import annotations
@@ -35,11 +35,12 @@ from loopfs.uapi.sched import CLONE_NEWNS, CLONE_NEWUSER
 if TYPE_CHECKING:
     from loopfs.engines.running import Engine
 
-MADE = b"made"  # by the child: st_dev and the user namespace; with /dev/fuse and the mount
+MADE = b"made"  # from the child: st_dev and the user namespace; with /dev/fuse and the mount
 
 
 def main() -> NoReturn:
-    """Arguments: the descriptor of the channel to the caller, and what to attach, as JSON."""
+    """Run the server. Arguments of the process: the descriptor of the channel to the caller, and
+    the arguments of :func:`_bound` as JSON."""
     channel, about = Channel.of_descriptor(int(sys.argv[1])), json.loads(sys.argv[2])
     status = 1
     try:
@@ -58,12 +59,12 @@ def main() -> NoReturn:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        os._exit(status)  # threads may still wait in the kernel
+        os._exit(status)  # threads may still be blocked in the kernel
 
 
 def _serve(channel: Channel, about: dict[str, Any]) -> int:
-    """Make the device, hand it over, and serve it to its end. Raises LoopfsError, OSError."""
-    os.setsid()  # what the terminal sends is not for us
+    """Make the device, pass it to the caller, and serve it. Raises LoopfsError, OSError."""
+    os.setsid()  # signals of the terminal are not for us
     raise_limits()
     check_proc()
     filesystem, mount, instances = _instance()
@@ -76,14 +77,14 @@ def _serve(channel: Channel, about: dict[str, Any]) -> int:
     channel.close()
     os.chdir("/")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    for stream in range(3):  # who reads what the caller writes is not to wait for us
+    for stream in range(3):  # a reader of the caller's output must not wait for us
         os.dup2(null, stream)
     filesystem.gone.wait()
     return 0
 
 
 def _instance() -> tuple[LoopFilesystem, int, Instances]:
-    """A filesystem that is to be served, and its mount, with what it needs. Raises SetupError."""
+    """Return the filesystem to be served, its mount, and the instances. Raises SetupError."""
     ours, childs = Channel.pair()
     pid = fork()
     if pid == 0:
@@ -103,7 +104,7 @@ def _instance() -> tuple[LoopFilesystem, int, Instances]:
 
 
 def _be_mounter(channel: Channel) -> NoReturn:
-    """Mount an instance in a user namespace of our own, attached to no place."""
+    """Mount an instance in a user namespace of our own, attached to no path."""
     from loopfs.engines.superblock import fuse_context
 
     status = 1
@@ -112,9 +113,9 @@ def _be_mounter(channel: Channel) -> NoReturn:
         ids = os.geteuid(), os.getegid()
         syscalls.unshare(CLONE_NEWUSER | CLONE_NEWNS)
         idmap.write_own(*ids)
-        # Only its own user namespace may mount what a descriptor of /dev/fuse serves.
+        # A descriptor of /dev/fuse can be mounted only in the user namespace that has opened it.
         fuse = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-        # Without allow_other it is for all processes of its user, whatever namespaces they are in.
+        # Without allow_other it is open to all processes of its user, in any user namespace.
         context = fuse_context(fuse, "loop", "loop", allow_other=False)
         tree = syscalls.fsmount(context, 0)
         userns = os.stat("/proc/self/ns/user").st_ino
@@ -131,7 +132,7 @@ def _be_mounter(channel: Channel) -> NoReturn:
 def _bound(
     mount: int, image: int, offset: int, sizelimit: int, read_only: bool, sector_size: int
 ) -> int:
-    """A descriptor of the device, which is bound; ``image`` is closed. Raises LoopfsError."""
+    """Bind the device and return a descriptor of it; close ``image``. Raises LoopfsError."""
     writable = fcntl.fcntl(image, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR and not read_only
     flags = loop.LO_FLAGS_AUTOCLEAR | (0 if writable else loop.LO_FLAGS_READ_ONLY)
     name = os.fsencode(os.readlink(f"/proc/self/fd/{image}"))[: loop.LO_NAME_SIZE - 1]
@@ -152,7 +153,7 @@ def _bound(
 
 
 class _Served:
-    """The instance, of which nothing can be mounted."""
+    """The instance; its device cannot be mounted."""
 
     def __init__(self, instances: Instances) -> None:
         self.instances = instances
@@ -162,7 +163,7 @@ class _Served:
 
 
 def _control(instances: Instances, path: str) -> None:
-    """Answer `loopfs ls` and `detach`; until then this is a thread that waits."""
+    """Answer `loopfs ls` and `detach`; modules are imported at the first request."""
     import select
 
     listener = control_socket.listen()
@@ -176,10 +177,10 @@ def _control(instances: Instances, path: str) -> None:
 
 
 def _refuse_stat(fd: int) -> FileFacts:
-    """A file that only another user namespace may ask for its attributes."""
+    """Refuse fstat(2) of a file that only a process in another user namespace may examine."""
     raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
 
 def _refuse_partitions(*_: int) -> NoReturn:
-    """A descriptor of a disk leads to no partition."""
+    """Refuse to read a partition table: such a device has no partitions."""
     raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))

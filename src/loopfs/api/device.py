@@ -9,7 +9,8 @@ Operate = Callable[..., Any]  # the name of an operation of loopfs.api.inside, a
 
 
 class Status(NamedTuple):
-    """What losetup --list shows of a device. Sizes are in bytes; ``sizelimit`` 0: no limit."""
+    """The state of a device, as losetup --list shows it. Sizes are in bytes; ``sizelimit`` 0: no
+    limit."""
 
     backing_file: str
     offset: int
@@ -23,10 +24,10 @@ class Status(NamedTuple):
 
 
 class Device:
-    """A loop device of a sandbox; as a context manager, detached at the end.
+    """A loop device of a sandbox; as a context manager, it is detached at the end.
 
     Args:
-        operate: does what is asked for inside the sandbox.
+        operate: carries out an operation inside the sandbox.
         number: N of /dev/loopN.
     """
 
@@ -45,7 +46,7 @@ class Device:
         return tuple(self._operate("partitions", number=self.number))
 
     def status(self) -> Status:
-        """Its backing file and settings. Raises LoopfsError: ENXIO: it is not bound."""
+        """Return its backing file and settings. Raises LoopfsError: ENXIO: it is not bound."""
         return Status(**self._operate("status", number=self.number))
 
     def set_capacity(self) -> None:
@@ -78,14 +79,14 @@ class Device:
 
 
 class Mount:
-    """A mounted filesystem; as a context manager, unmounted at the end.
+    """A mounted filesystem; as a context manager, it is unmounted at the end.
 
     Args:
-        operate: does what is asked for inside the sandbox.
+        operate: carries out an operation inside the sandbox.
         source: the device or image.
         target: the directory, inside the sandbox.
         fstype: the filesystem's type.
-        temporary: the directory was made for this mount, and goes with it.
+        temporary: the directory was made for this mount, and is removed with it.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class Mount:
         self.fstype = fstype
 
     def umount(self, *, lazy: bool = False) -> None:
-        """Unmount it. When it returns, the image is complete, unless it is ``lazy`` (umount -l).
+        """Unmount the filesystem. On return the image is complete, unless ``lazy`` (umount -l).
 
         Raises:
             LoopfsError: EBUSY: it is in use; EINVAL: it is not mounted.

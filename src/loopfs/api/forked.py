@@ -1,7 +1,7 @@
-"""A function of the caller's in a sandbox of its own, in a fork of the caller.
+"""Call a function in a sandbox of its own, in a fork of the caller.
 
-It has all that the caller has in memory. The supervisor is a process of its own all the same: the
-first fork starts the child that makes the sandbox, and becomes the supervisor by exec.
+The function has the caller's memory. The supervisor is a separate program nevertheless: the first
+fork starts the child that makes the sandbox, and then becomes the supervisor by exec.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from loopfs.errors import LoopfsError
 from loopfs.sandbox.run import FORWARDED, be_child, check_proc
 from loopfs.settings import Settings
 
-PATIENCE = 5.0  # seconds that a sandbox has for its end when nobody wants its result
+PATIENCE = 5.0  # seconds to wait for the end of a sandbox whose result is not needed
 
 
 def run_forked(
     function: Callable[[], dict[str, Any]], settings: Settings, name: str
 ) -> dict[str, Any]:
-    """What a function returns in a sandbox of its own; the sandbox has ended then.
+    """Call a function in a sandbox of its own; return its result after the sandbox has ended.
 
     Args:
-        function: what it returns is what JSON has, and not empty.
+        function: its result must be representable in JSON, and not empty.
         settings: of the sandbox.
-        name: what `loopfs ls` shows.
+        name: shown by `loopfs ls`.
     Raises:
         LoopfsError: no sandbox can be made; ECHILD: the function's process ended without a result.
     """
     check_proc()
     ours, theirs = Channel.pair()
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # or both would write it
+        stream.flush()  # otherwise both processes would write the buffer
     with warnings.catch_warnings():
-        # Of what other threads hold, the fork takes nothing but what a fork can (as pytest's own).
+        # The fork uses no locks that other threads may hold, except those that fork(2) handles.
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
@@ -71,14 +71,14 @@ def run_forked(
 
 
 def _end(pid: int) -> None:
-    """End a sandbox: the function by a signal, and if it does not take that, all at once.
+    """End a sandbox: the function by SIGTERM; if that has no effect, the supervisor by SIGKILL.
 
     Args:
         pid: of the supervisor, which has not been waited for.
     """
     pidfd = os.pidfd_open(pid)
     try:
-        os.kill(pid, signal.SIGTERM)  # which it passes on
+        os.kill(pid, signal.SIGTERM)  # the supervisor passes it on
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)
         poller.poll(1000 * PATIENCE)

@@ -1,5 +1,5 @@
-"""What is done inside a sandbox with its devices and mounts, by the system calls of losetup(8) and
-mount(8). Arguments and results are what JSON has."""
+"""Operations on devices and mounts inside a sandbox, by the system calls of losetup(8) and
+mount(8). Arguments and results can be represented in JSON."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from loopfs.uapi import mount as uapi
 from loopfs.uapi.block import BLKGETSIZE64
 
 CONTROL = "/dev/loop-control"
-PLACE = "/run"  # the sandbox's own
-_MAX_TRIES = 100  # of who competes for the next free device
+PLACE = "/run"  # it is the sandbox's own
+_MAX_TRIES = 100  # to get a free device before another process does
 
-# mount(8): the options that are flags of mount(2), and those that take one away.
+# mount(8): the options that set flags of mount(2), and those that clear one.
 _FLAGS = {
     "ro": uapi.MS_RDONLY,
     "nosuid": uapi.MS_NOSUID,
@@ -57,7 +57,7 @@ def attach(
     read_only: bool = False,
     sector_size: int = 0,
 ) -> int:
-    """Bind the next free device to ``image``; returns its number. Raises OSError."""
+    """Bind the next free device to ``image``; return its number. Raises OSError."""
     flags = loop.LO_FLAGS_PARTSCAN if partscan else 0
     number, device = _configure(image, offset, sizelimit, flags, read_only, sector_size)
     os.close(device)
@@ -67,7 +67,7 @@ def attach(
 def _configure(
     image: str, offset: int, sizelimit: int, flags: int, read_only: bool, sector_size: int
 ) -> tuple[int, int]:
-    """The number of a device that is bound, and a descriptor of it."""
+    """Bind a device to ``image``; return its number and a descriptor of it."""
     mode = (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC
     if read_only:
         flags |= loop.LO_FLAGS_READ_ONLY
@@ -97,7 +97,7 @@ def _bind(control: int, config: loop.LoopConfig, mode: int, image: str) -> tuple
                 continue
             said = f"{image} cannot be attached to {_path(number)}: {problem.strerror}"
             raise LoopfsError(problem.errno or 0, said) from None
-    raise LoopfsError(errno.EBUSY, f"{image} cannot be attached: others take each free device")
+    raise LoopfsError(errno.EBUSY, f"{image} cannot be attached: each free device was taken")
 
 
 def _path(number: int) -> str:
@@ -116,17 +116,17 @@ def _device_ioctl(number: int, request: int, argument: bytes | int = 0) -> bytes
 
 
 def detach(number: int) -> None:
-    """LOOP_CLR_FD. Raises OSError: ENXIO, it is bound to nothing."""
+    """Detach a device (LOOP_CLR_FD). Raises OSError: ENXIO, it is not bound."""
     _device_ioctl(number, loop.LOOP_CLR_FD)
 
 
 def set_capacity(number: int) -> None:
-    """LOOP_SET_CAPACITY. Raises OSError: ENXIO, it is bound to nothing."""
+    """Update the size of a device (LOOP_SET_CAPACITY). Raises OSError: ENXIO, it is not bound."""
     _device_ioctl(number, loop.LOOP_SET_CAPACITY)
 
 
 def status(number: int) -> dict[str, Any]:
-    """The fields of :class:`loopfs.api.device.Status`. Raises OSError ENXIO."""
+    """Return the fields of :class:`loopfs.api.device.Status`. Raises OSError ENXIO."""
     data = _device_ioctl(number, loop.LOOP_GET_STATUS64, bytes(loop.LOOP_INFO64_SIZE))
     info = loop.LoopInfo64.unpack(data)
     size = int.from_bytes(_device_ioctl(number, BLKGETSIZE64, bytes(8)), "little")
@@ -148,7 +148,7 @@ def status(number: int) -> dict[str, Any]:
 
 
 def partitions(number: int) -> list[str]:
-    """The paths of its partitions, in the order of their numbers. Raises OSError."""
+    """Return the paths of the partitions of a device, ordered by number. Raises OSError."""
     prefix = f"loop{number}p"
     names = [n for n in os.listdir(f"/sys/block/loop{number}") if n.startswith(prefix)]
     return [f"/dev/{name}" for name in sorted(names, key=lambda n: int(n[len(prefix) :]))]
@@ -163,17 +163,17 @@ def mount(
     offset: int = 0,
     sizelimit: int = 0,
 ) -> tuple[str, str]:
-    """Mount a device, or an image by a device that is freed with the mount.
+    """Mount a device, or an image by a device that is detached with the mount.
 
     Args:
         source: the device or the image.
         target: the directory; None: a new one.
-        fstype: as blkid(8) finds it where it is None.
+        fstype: the type; None: the one that blkid(8) finds.
         options: as in mount -o.
     Returns:
         the directory, and the type.
     Raises:
-        OSError: what mount(2) says, or what comes before it.
+        OSError: the error of mount(2) or of a call before it.
     """
     flags, data = _flags_and_data(options)
     device, held = source, -1
@@ -216,21 +216,21 @@ def _probed(device: str, source: str) -> str:
     try:
         found = subprocess.run(command, stdout=subprocess.PIPE, check=False, text=True)
     except FileNotFoundError:
-        sentence = "blkid is not installed, which finds the type of a filesystem; name one (fstype)"
+        sentence = "the type cannot be found, as blkid is not installed; give it by fstype"
         raise LoopfsError(errno.ENOENT, sentence) from None
     if not (kind := found.stdout.strip()):
-        raise LoopfsError(errno.EINVAL, f"{source} has no filesystem that blkid knows")
+        raise LoopfsError(errno.EINVAL, f"blkid finds no filesystem on {source}; give its fstype")
     return kind
 
 
 def umount(target: str, *, lazy: bool = False, remove: bool = False) -> None:
-    """umount2(2). Returns when all is in the image.
+    """Unmount a filesystem (umount2(2)). On return the image is complete, unless ``lazy``.
 
     Args:
-        lazy: MNT_DETACH.
-        remove: the directory too.
+        lazy: use MNT_DETACH.
+        remove: also remove the directory.
     Raises:
-        OSError: EBUSY; what else umount2(2) says.
+        OSError: EBUSY, and the other errors of umount2(2).
     """
     syscalls.umount2(target, uapi.MNT_DETACH if lazy else 0)
     if remove:
@@ -249,7 +249,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 
 def operate(operation: str, **arguments: Any) -> Any:
-    """An operation by who is inside. Raises LoopfsError."""
+    """Carry out an operation; the caller is in the sandbox. Raises LoopfsError."""
     try:
         return OPERATIONS[operation](**arguments)
     except LoopfsError:

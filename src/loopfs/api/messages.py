@@ -1,6 +1,6 @@
-"""The messages between a Python program, the supervisor of its sandbox and the agent inside.
+"""The messages between a Python program, the supervisor of its sandbox and the agent in it.
 
-A message is a JSON object, followed for a call of a function by a line feed and pickled data.
+A message is a JSON object; for a call of a function a line feed and pickled data follow.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from loopfs.channel import MAX_LENGTH, Channel, Message
 from loopfs.errors import LoopfsError
 
-READY = b"ready"  # the agent
+READY = b"ready"  # from the agent
 END = b"end"  # to the agent
 
 
@@ -22,22 +22,22 @@ def error(code: int, sentence: str) -> bytes:
 
 
 def of_problem(problem: OSError) -> bytes:
-    """The message for what a system call has failed with."""
+    """Return the message for the error of a system call."""
     return error(problem.errno or 0, sentence(problem))
 
 
 def sentence(problem: OSError) -> str:
-    """What a system call has failed with, and on what."""
+    """Return the error text of a system call, with the path if there is one."""
     said = problem.strerror or str(problem)
     named = problem.filename is not None and not isinstance(problem, LoopfsError)
     return f"{problem.filename}: {said}" if named else said
 
 
 def pack(header: dict[str, Any], payload: bytes = b"") -> bytes:
-    """A message. Raises LoopfsError EMSGSIZE: it is longer than 64 MiB."""
+    """Encode a message. Raises LoopfsError EMSGSIZE: it is longer than 64 MiB."""
     data = json.dumps(header).encode() + b"\n" + payload
     if len(data) > MAX_LENGTH:
-        raise LoopfsError(errno.EMSGSIZE, "more than 64 MiB cannot be passed into a sandbox or out")
+        raise LoopfsError(errno.EMSGSIZE, "arguments or result are longer than 64 MiB")
     return data
 
 
@@ -51,12 +51,12 @@ def ended() -> LoopfsError:
 
 
 def answer(channel: Channel, lost: LoopfsError) -> tuple[dict[str, Any], bytes, Message]:
-    """The next message of the other end.
+    """Receive the next message of the other end.
 
     Args:
-        lost: the error where it has ended without one.
+        lost: the error if the other end is closed without a message.
     Raises:
-        LoopfsError: that, or what the other end says.
+        LoopfsError: ``lost``, or the error that the other end reports.
     """
     message = channel.receive()
     if not message.data:
@@ -68,9 +68,9 @@ def answer(channel: Channel, lost: LoopfsError) -> tuple[dict[str, Any], bytes, 
 
 
 def own_streams() -> tuple[int, int, int]:
-    """Descriptors of the standard streams, to be inherited; /dev/null for a closed one.
+    """Return duplicates of the standard streams; /dev/null in place of a closed one.
 
-    They are the caller's to close.
+    The caller must close them.
     """
     found = []
     for fd in range(3):

@@ -26,8 +26,8 @@ class Popen:
     Attributes:
         args: the command.
         pid: its process id outside of the sandbox.
-        stdin, stdout, stderr: our ends of its pipes; None where it has another stream.
-        returncode: its exit status, -n after signal n; None while it has not been waited for.
+        stdin, stdout, stderr: our ends of its pipes; None if the stream is not a pipe.
+        returncode: its exit status, -n after signal n; None until it has been waited for.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Popen:
     ) -> None:
         self._channel = channel
         self._pidfd = pidfd
-        self._lock = threading.Lock()  # of who waits
+        self._lock = threading.Lock()  # held by the thread that waits
         self._readers: dict[str, _Reader] = {}
         self._writer: threading.Thread | None = None
         self.args = args
@@ -48,13 +48,13 @@ class Popen:
         self.pid = pid_of(pidfd)
 
     def poll(self) -> int | None:
-        """The exit status; None: it still runs."""
+        """Return the exit status, or None if the process is still running."""
         with suppress(TimeoutExpired):
             self.wait(0)
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end.
+        """Wait until the process ends, and return its exit status.
 
         Args:
             timeout: seconds.
@@ -77,14 +77,14 @@ class Popen:
         return self.returncode
 
     def communicate(self, input: Any = None, timeout: float | None = None) -> tuple[Any, Any]:
-        """Write ``input``, read the pipes to their ends, and wait.
+        """Write ``input``, read the pipes to their ends, and wait for the process.
 
-        After a TimeoutExpired it can be called again, without ``input``, and nothing is lost.
+        After a TimeoutExpired it can be called again, without ``input``; no output is lost.
 
         Args:
             timeout: seconds.
         Returns:
-            what came from stdout and stderr; None where that is no pipe.
+            the data from stdout and stderr; None for a stream that is not a pipe.
         Raises:
             subprocess.TimeoutExpired
             LoopfsError: ESRCH: the sandbox ended before.
@@ -108,11 +108,10 @@ class Popen:
         return output, complaint
 
     def send_signal(self, number: int) -> None:
-        """Send it a signal, unless it has ended.
+        """Send a signal to the process, unless it has ended.
 
         Raises:
-            LoopfsError: EPERM: it has become another user of the sandbox, and the kernel does not
-                let us.
+            LoopfsError: EPERM: the process has changed to another user of the sandbox.
         """
         try:
             signal.pidfd_send_signal(self._pidfd, number)
@@ -123,11 +122,11 @@ class Popen:
             raise LoopfsError(problem.errno or 0, sentence) from None
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
     def __enter__(self) -> Popen:
@@ -138,7 +137,7 @@ class Popen:
             if stream is not None:
                 stream.close()
         if self.stdin is not None:
-            with suppress(BrokenPipeError):  # as subprocess.Popen
+            with suppress(BrokenPipeError):  # as subprocess.Popen does
                 self.stdin.close()
         self.wait()
 
@@ -151,7 +150,7 @@ class Popen:
 
 
 class _Reader(threading.Thread):
-    """Reads a pipe to its end."""
+    """A thread that reads a pipe to its end."""
 
     def __init__(self, pipe: IO[Any]) -> None:
         super().__init__(name="loopfs-read", daemon=True)
@@ -164,7 +163,7 @@ class _Reader(threading.Thread):
         try:
             with self._pipe:
                 self._data = self._pipe.read()
-        except Exception as problem:  # what cannot be decoded; for the caller
+        except Exception as problem:  # as a UnicodeDecodeError; result() raises it
             self._problem = problem
 
     def result(self) -> Any:
@@ -174,7 +173,7 @@ class _Reader(threading.Thread):
 
 
 def _write(pipe: IO[Any], data: Any) -> None:
-    with suppress(BrokenPipeError):  # it does not want to read it, as subprocess.Popen has it
+    with suppress(BrokenPipeError):  # the process does not read it; as subprocess.Popen does
         try:
             if data:
                 pipe.write(data)
@@ -190,22 +189,22 @@ def _readable(fd: int, deadline: float | None) -> bool:
 
 
 def pid_of(pidfd: int) -> int:
-    """The process id that a pidfd stands for, as we see it; -1 after its end."""
+    """Return the process id of a pidfd in our pid namespace; -1 after the process has ended."""
     with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as file:
         fields = dict(line.split(":", 1) for line in file)
     return int(fields["Pid"])
 
 
 class Streams:
-    """The three standard streams of a process that is to be started.
+    """The three standard streams of a process to be started.
 
     Args:
-        chosen: stdin, stdout and stderr, as subprocess.Popen takes them.
+        chosen: stdin, stdout and stderr, as for subprocess.Popen.
     Raises:
-        ValueError: one of them cannot be meant.
+        ValueError: one of them is invalid.
 
-    ``theirs`` are descriptors for the process, which :meth:`close` closes; ``ours`` the other ends
-    of pipes.
+    ``theirs`` are the descriptors for the process, which :meth:`close` closes; ``ours`` are the
+    other ends of pipes.
     """
 
     def __init__(self, chosen: Sequence[Stream]) -> None:
@@ -241,7 +240,7 @@ class Streams:
     def files(
         self, text: bool, encoding: str | None, errors: str | None
     ) -> tuple[IO[Any] | None, ...]:
-        """Our ends of the pipes as files."""
+        """Return our ends of the pipes as files."""
         found: list[IO[Any] | None] = []
         for fd, mode in zip(self.ours, ("wb", "rb", "rb"), strict=True):
             file: IO[Any] | None = None if fd is None else open(fd, mode)  # noqa: SIM115
@@ -253,7 +252,7 @@ class Streams:
         return tuple(found)
 
     def close(self) -> None:
-        """The process has them."""
+        """Close the descriptors for the process, which has its own copies."""
         self._close(self.theirs)
 
     @staticmethod

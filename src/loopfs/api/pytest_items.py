@@ -1,8 +1,8 @@
-"""A test in a sandbox of its own: its fixtures outside, its function inside.
+"""Run a test in a sandbox of its own: its fixtures outside, its function inside.
 
-Fixtures of a module or a session are shared with tests that have no sandbox, and are to be torn
-down where they were set up. So only the call is made in the sandbox, by a fork; its report comes
-back.
+Fixtures of a module or a session are shared with tests that have no sandbox, and must be torn down
+in the process that has set them up. So only the call is made in the sandbox, by a fork, which
+returns its report.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loopfs.api.sandbox import Sandbox
 
 
 def run(item: pytest.Item, nextitem: pytest.Item | None, mark: pytest.Mark) -> None:
-    """Run a test: what pytest_runtest_protocol is to do."""
+    """Run a test as pytest_runtest_protocol does."""
     hook = item.ihook
     hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     if call_and_report(item, "setup").passed and not item.config.getoption("setuponly", False):
@@ -28,7 +28,7 @@ def run(item: pytest.Item, nextitem: pytest.Item | None, mark: pytest.Mark) -> N
 
 
 def _report(item: pytest.Item, mark: pytest.Mark) -> pytest.TestReport:
-    """The report of the call, from inside; or of what has kept it from coming."""
+    """Return the report of the call in the sandbox, or one of the error that prevented it."""
     call = pytest.CallInfo.from_call(
         lambda: _inside(item, mark), "call", reraise=(pytest.exit.Exception, KeyboardInterrupt)
     )
@@ -47,7 +47,7 @@ def _inside(item: pytest.Item, mark: pytest.Mark) -> pytest.TestReport:
     if "interrupted" in answer:
         raise KeyboardInterrupt
     data = answer["report"]
-    for name in ("location", "longrepr"):  # of a skip; JSON has no tuples
+    for name in ("location", "longrepr"):  # longrepr of a skip is a tuple; JSON has no tuples
         data[name] = tuple(data[name]) if isinstance(data[name], list) else data[name]
     report: pytest.TestReport = item.config.hook.pytest_report_from_serializable(
         config=item.config, data=data
@@ -57,10 +57,10 @@ def _inside(item: pytest.Item, mark: pytest.Mark) -> pytest.TestReport:
 
 
 def _call(item: pytest.Item) -> dict[str, Any]:
-    """In the sandbox: call the test, and return its report."""
+    """Call the test, in the sandbox, and return its report."""
     try:
         report = call_and_report(item, "call", log=False)
-    except pytest.exit.Exception as problem:  # as pdb's quit
+    except pytest.exit.Exception as problem:  # for example pdb's quit
         return {"exit": problem.msg, "returncode": problem.returncode}
     except KeyboardInterrupt:
         return {"interrupted": True}

@@ -23,24 +23,25 @@ from loopfs.errors import LoopfsError, SetupError
 Word = str | bytes | os.PathLike[str]
 Result = TypeVar("Result")
 
-_END_WITHIN = 10.0  # seconds that a sandbox has for its end after a kill
+_END_WITHIN = 10.0  # seconds to wait for the end of a sandbox after SIGTERM
 
 
 class Sandbox:
     """A sandbox with loop devices of its own, as a context manager.
 
-    It is a sandbox as of ``loopfs run``. Its methods can be called from several threads. Leaving
-    it ends the processes in it and unmounts what is mounted; then the images are complete.
+    It is the same as a sandbox of ``loopfs run``. Its methods can be called from several threads.
+    Leaving the context ends the processes in the sandbox and unmounts its filesystems; then the
+    images are complete.
 
     Args:
-        bare: begin without an instance.
-        engines: for filesystem types the engine that mounts them, or "deny".
-        number_from: of the first loop device; None: after the host's.
+        bare: start without an instance.
+        engines: the engine for each filesystem type, or "deny".
+        number_from: the number of the first loop device; None: after the host's.
         max_devices: the limit of devices.
-        reserve_devices: what of it only the sandbox's own instances can have.
+        reserve_devices: how many of these only the sandbox's own instances can have.
         log: the path of a file for a record of each trapped call.
-        verbose: of these show on standard error: 0 none, 1 those that mount, 2 all.
-        config: the file of settings; None: the user's own.
+        verbose: calls shown on standard error: 0 none, 1 those that mount, 2 all.
+        config: the configuration file; None: the user's own.
     Raises:
         LoopfsError: EINVAL: a setting is wrong.
     """
@@ -70,12 +71,12 @@ class Sandbox:
         self._channel: Channel | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    # --- its life ----------------------------------------------------------------
+    # --- start and end -----------------------------------------------------------
 
     def __enter__(self) -> Sandbox:
-        """Start it. Raises LoopfsError: no sandbox can be made, with what to do."""
+        """Start the sandbox. Raises LoopfsError: no sandbox can be made, with a remedy."""
         if self._channel is not None:
-            raise LoopfsError(errno.EBUSY, "the sandbox has been entered already")
+            raise LoopfsError(errno.EBUSY, "the sandbox has already been entered")
         ours, theirs = Channel.pair()
         with theirs:
             end = theirs.fileno()
@@ -97,7 +98,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End it, if it has not ended. Errors of engines are written to standard error."""
+        """End the sandbox, if it has not ended. Errors of engines are written to standard error."""
         channel, process = self._channel, self._process
         if channel is None or process is None:
             return
@@ -107,7 +108,7 @@ class Sandbox:
         channel.close()
         try:
             process.wait()
-        except BaseException:  # who does not want to wait for the engines
+        except BaseException:  # for example KeyboardInterrupt: do not wait for the engines
             process.terminate()
             with suppress(TimeoutExpired):
                 process.wait(_END_WITHIN)
@@ -139,13 +140,13 @@ class Sandbox:
         errors: str | None = None,
         start_new_session: bool = False,
     ) -> Popen:
-        """Start a command inside: as subprocess.Popen, with these of its arguments.
+        """Start a command in the sandbox, as subprocess.Popen does, with these of its arguments.
 
         The environment is the caller's, with the sbin directories at the end of PATH, unless
         ``env`` is given.
 
         Raises:
-            LoopfsError: ENOENT: there is no such command; EACCES: it cannot be executed;
+            LoopfsError: ENOENT: the command is not found; EACCES: it cannot be executed;
                 ESRCH: the sandbox has ended.
         """
         command = _command(argv, shell=shell)
@@ -181,15 +182,15 @@ class Sandbox:
         check: bool = False,
         **how: Any,
     ) -> CompletedProcess[Any]:
-        """Run a command inside to its end, as subprocess.run.
+        """Run a command in the sandbox to its end, as subprocess.run does.
 
         Args:
             timeout: seconds.
-            how: as of `popen`.
+            how: arguments of `popen`.
         Raises:
-            subprocess.CalledProcessError: ``check``, and its exit status is not 0.
-            subprocess.TimeoutExpired: it was killed then.
-            LoopfsError: as of `popen`.
+            subprocess.CalledProcessError: with ``check``, if the exit status is not 0.
+            subprocess.TimeoutExpired: the time limit is exceeded; the command has been killed.
+            LoopfsError: as `popen`.
         """
         if capture_output:
             if how.get("stdout") is not None or how.get("stderr") is not None:
@@ -213,16 +214,16 @@ class Sandbox:
     # --- functions --------------------------------------------------------------------
 
     def call(self, function: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Result:
-        """Call a function in a process of its own inside; return what it returns, raise what it
-        raises.
+        """Call a function in a new process in the sandbox; return its result or raise its
+        exception.
 
         The function, its arguments and its result are pickled, as by multiprocessing: it must be
         importable, and a script that calls a function of its own needs ``if __name__ ==
         "__main__"``. The result is unpickled here, so the workload must be trusted.
 
         Raises:
-            LoopfsError: EINVAL: something cannot be pickled; ECHILD: its process ended without a
-                result; EMSGSIZE: more than 64 MiB.
+            LoopfsError: EINVAL: an object cannot be pickled; ECHILD: the process ended without a
+                result; EMSGSIZE: arguments or result are longer than 64 MiB.
         """
         try:
             payload = pickle.dumps((function, args, kwargs))
@@ -277,8 +278,8 @@ class Sandbox:
             partscan: make devices for its partitions.
             sector_size: bytes; 0: 512.
         Raises:
-            LoopfsError: ENOENT, EACCES: the image cannot be opened; EINVAL: the numbers do not
-                fit; ENOSPC: the limit of devices is reached.
+            LoopfsError: ENOENT, EACCES: the image cannot be opened; EINVAL: a number is invalid;
+                ENOSPC: the limit of devices is reached.
         """
         number = self._operate(
             "attach",
@@ -302,16 +303,16 @@ class Sandbox:
         offset: int = 0,
         sizelimit: int = 0,
     ) -> Mount:
-        """Mount a device, or an image by a device that is freed with the mount.
+        """Mount a device, or an image by a device that is detached with the mount.
 
-        The mount is visible inside the sandbox only.
+        The mount is visible only inside the sandbox.
 
         Args:
-            target: the directory; None: a new one, inside the sandbox only.
-            fstype: the type; None: what blkid(8) finds.
+            target: the directory; None: a new one, which exists only inside the sandbox.
+            fstype: the type; None: the one that blkid(8) finds.
             options: as in mount -o.
-            offset: of the filesystem in an image, bytes.
-            sizelimit: of it, bytes; 0: to the end.
+            offset: of the filesystem in an image, in bytes.
+            sizelimit: of the filesystem, in bytes; 0: to the end of the image.
         Raises:
             LoopfsError: the errno of mount(2).
         """
@@ -327,7 +328,7 @@ class Sandbox:
         return Mount(self._operate, os.fspath(source), place, kind, temporary=target is None)
 
     def _operate(self, operation: str, **arguments: Any) -> Any:
-        """What an operation of loopfs.api.inside returns. Raises LoopfsError."""
+        """Return the result of an operation of loopfs.api.inside. Raises LoopfsError."""
         with self._ask(operation, arguments) as channel:
             header, _, _ = messages.answer(channel, messages.ended())
         return header["result"]
@@ -339,7 +340,7 @@ class Sandbox:
         payload: bytes = b"",
         fds: Sequence[int] = (),
     ) -> Channel:
-        """Send a request; the answers come through the channel. Raises LoopfsError ESRCH."""
+        """Send a request; return the channel for the answers. Raises LoopfsError ESRCH."""
         if self._channel is None:
             raise _has_no_sandbox()
         request = {"do": kind, "arguments": arguments, "cwd": _cwd()}
@@ -347,7 +348,7 @@ class Sandbox:
         with theirs:
             try:
                 self._channel.send(messages.pack(request, payload), (theirs.fileno(), *fds))
-            except ConnectionError:  # a reset, if it left a request unread
+            except ConnectionError:  # ECONNRESET if the agent has left a request unread
                 ours.close()
                 raise messages.ended() from None
             except BaseException:
@@ -361,7 +362,7 @@ def _has_no_sandbox() -> LoopfsError:
 
 
 def _of_start(message: Message) -> LoopfsError:
-    """Why there is no sandbox."""
+    """Return the reason why no sandbox could be made."""
     if not message.data:
         return SetupError(errno.ECHILD, "the sandbox ended while it was being made")
     header, _ = messages.unpack(message.data)
@@ -375,7 +376,7 @@ def _command(argv: Word | Sequence[Word], *, shell: bool) -> list[str]:
 
 
 def _cwd() -> str:
-    """The working directory; / when it is removed."""
+    """Return the working directory; / if it has been removed."""
     try:
         return os.getcwd()
     except FileNotFoundError:
@@ -383,7 +384,7 @@ def _cwd() -> str:
 
 
 def _main_module(function: Callable[..., Any]) -> dict[str, Any]:
-    """How __main__ is imported inside, as multiprocessing.spawn has it; empty: it need not be."""
+    """Return data of multiprocessing.spawn to import __main__ in the sandbox; empty: not needed."""
     if getattr(function, "__module__", None) != "__main__":
         return {}
     from multiprocessing.spawn import get_preparation_data

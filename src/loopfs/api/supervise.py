@@ -1,7 +1,7 @@
-"""The supervisor's process: what is executed for a sandbox of a Python program.
+"""The supervisor's program: it is executed for a sandbox of a Python program.
 
-Arguments: a descriptor, and a JSON object: ``argv``, ``settings``, and for a command that is a
-fork of the caller ``child``: the descriptor of the channel to it, and its process id.
+Arguments: a descriptor, and a JSON object: ``argv``, ``settings``, and ``child`` if the command is
+a fork of the caller: the descriptor of the channel to the child, and its process id.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ CANNOT_RUN = 125
 
 
 def module_words(module: str, *arguments: str) -> list[str]:
-    """The command line that runs ``main`` of a module of this package.
+    """Return the command line that runs ``main`` of a module of this package.
 
-    It imports the loopfs that we are, wherever that is, and nothing from the working directory.
+    It imports the loopfs of the caller, wherever that is installed, and nothing from the working
+    directory.
     """
     root = dirname(dirname(os.path.abspath(loopfs.__file__)))
     boot = (
@@ -40,12 +41,12 @@ def words(
     settings: Settings,
     child: tuple[int, int] | None = None,
 ) -> list[str]:
-    """The command line of a supervisor.
+    """Return the command line of a supervisor.
 
     Args:
-        channel: the descriptor on which it says why there is no sandbox.
-        argv: the command; what `loopfs ls` shows where ``child`` is given.
-        child: the channel to a child that there is already, and its process id.
+        channel: the descriptor on which it reports why no sandbox can be made.
+        argv: the command; if ``child`` is given, the words that `loopfs ls` shows.
+        child: the channel to an existing child, and its process id.
     """
     chosen = dict(zip(Settings._fields, settings, strict=True))
     about = {"argv": list(argv), "settings": chosen, "child": child}
@@ -53,7 +54,7 @@ def words(
 
 
 def main() -> NoReturn:
-    """Be the supervisor."""
+    """Run the supervisor."""
     from loopfs.cli import log_of, reserve_standard_streams
     from loopfs.sandbox.run import run, supervise
 
@@ -80,4 +81,4 @@ def main() -> NoReturn:
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
-        os._exit(status)  # threads that serve may still wait in the kernel
+        os._exit(status)  # serving threads may still be blocked in the kernel
