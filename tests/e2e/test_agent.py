@@ -140,15 +140,18 @@ def test_its_life(served: Served) -> None:
     # Who kills a supervisor takes its devices away, and no more: not who waits for an answer.
     (supervisor,) = (pid for pid in server.processes() if engine_of(pid))
     (helper,) = children_of(supervisor)
+    waiting_for_jobs = {helper, *children_of(helper)} - set(engines_of(helper))
     with ThreadPoolExecutor(1) as pool:
-        os.kill(helper, signal.SIGSTOP)
+        for pid in waiting_for_jobs:
+            os.kill(pid, signal.SIGSTOP)
         waiting = pool.submit(execute, "mount -o loop /work/b /work/d 2>&1 || echo refused")
         mount = "mount -o loop /work/b"
         wait_until(lambda: _pid_of(mount), "mount(8) has started")
         wait_until(lambda: _waits_in_mount(_pid_of(mount)), "it waits for the helper")
         os.kill(supervisor, signal.SIGKILL)
         assert waiting.result().endswith("refused\n")
-    os.kill(helper, signal.SIGCONT)
+    for pid in waiting_for_jobs:
+        os.kill(pid, signal.SIGCONT)
     wait_until(lambda: "its supervisor was killed" in server.said(), "the keeper knows")
     assert execute("mount -o loop /work/a /work/m 2>&1 || echo refused").endswith("refused\n")
     podman("rm", "-f", "-t", "0", "one")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Start
-from tests.support.parts import children_of, engines_of, parts_of, wait_until
+from tests.support.parts import children_of, engines_of, jobs_of, parts_of, wait_until
 from tests.support.patience import scaled
 from tests.support.sandbox import content, repair
 from tests.support.user import Run
@@ -157,11 +157,11 @@ def test_a_sync_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None
     parts = parts_of(process.pid)
     (engine,) = parts.engines
     os.kill(engine, signal.SIGSTOP)
-    before = len(children_of(parts.helper))
+    before = len(jobs_of(parts.helper))
     assert process.stdin is not None
     process.stdin.write("\n")
     process.stdin.flush()
-    wait_until(lambda: len(children_of(parts.helper)) > before, "a job begins")
+    wait_until(lambda: len(jobs_of(parts.helper)) > before, "a job begins")
     process.kill()
     process.communicate(timeout=PATIENCE)
     assert process.returncode == -signal.SIGKILL
@@ -215,7 +215,7 @@ def kill_when_an_engine_starts(
     """
 
     def job() -> int | None:
-        jobs = children_of(helper)
+        jobs = jobs_of(helper)
         return next((j for j in jobs if not program or any(map(engines_of, children_of(j)))), None)
 
     found = wait_until(job, "an engine starts")

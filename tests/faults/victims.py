@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.parts import Parts, children_of, engines_of, parts_of, wait_until
+from tests.support.parts import Parts, children_of, engines_of, jobs_of, parts_of, wait_until
 from tests.support.patience import scaled
 from tests.support.user import CHECKOUT, User
 
@@ -134,7 +134,7 @@ def candidates(victim: str, parts: Parts, command: int) -> list[int]:
         return engines_of(parts.helper)
     if victim == "job":
         engines = engines_of(parts.helper)
-        return [pid for pid in children_of(parts.helper) if pid not in engines]
+        return [pid for pid in jobs_of(parts.helper) if pid not in engines]
     return [int(getattr(parts, victim))]
 
 

@@ -47,6 +47,19 @@ def engines_of(helper: int) -> list[int]:
     return [pid for pid in children_of(helper) if _name(pid) in ("ext4", "fuse2fs", "vfat")]
 
 
+def jobs_of(helper: int) -> list[int]:
+    """Those of an ordinary user's helper that act for a caller, and engines: not the spare one."""
+
+    def acts(pid: int) -> bool:
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return int(re.findall(r"^CapEff:(.*)", status, re.M)[0], 16) != 0
+
+    return [pid for pid in children_of(helper) if acts(pid)]
+
+
 def children_of(parent: int) -> list[int]:
     """The processes that ``parent`` has started or adopted, and that have not ended."""
     found = []
