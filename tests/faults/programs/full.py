@@ -38,9 +38,7 @@ def main() -> None:
     answers["then: ioctl"] = ioctl(device, loop.LOOP_SET_FD, image)
     for fault in ("no-threads", "no-forks"):
         Path(fault).touch()
-        mount(
-            "none", "missing", "loop"
-        )  # ENOENT from the spare job, if there is one: not forked now
+        mount("none", "missing", "loop")  # ENOENT, by the spare job if there is one
         answers[f"{fault}: instance"] = mount("none", "instance", "loop")
         answers[f"{fault}: filesystem"] = mount(name, "filesystem", "ext4")
         os.unlink(fault)
