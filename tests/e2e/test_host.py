@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Lines
+from tests.support.sandbox import PRELUDE
 from tests.support.skip import need
+from tests.support.user import User
 
 pytestmark = [pytest.mark.e2e, pytest.mark.may_skip]
 
@@ -113,3 +115,29 @@ def test_kpartx(inside: Lines) -> None:
         "loop deleted : /dev/D",
         "/dev/mapper:",
     ]
+
+
+WITH_UDEVD = """
+mount -t tmpfs -o mode=755 none /run; mkdir -p /run/udev/data /run/udev/tags /run/udev/watch
+echo E:FROM=host >/run/udev/data/b254:0; echo >/run/udev/control; chmod 600 /run/udev/control
+exec "$@"
+"""
+BESIDE_UDEVD = """
+udev=/run/udev; test ! -e $udev/control; cat $udev/data/b254:0; ls -A $udev/tags $udev/watch
+truncate -s 1M disk.img; mkfs.ext2 -q -L name disk.img; d=$(losetup -f --show disk.img)
+/lib/systemd/systemd-udevd >log 2>&1 & until udevadm control --ping 2>/dev/null; do :; done
+udevadm trigger --settle $d; udevadm info -q property $d | grep ID_FS_LABEL=
+losetup -d $d; udevadm control --exit; awk '$5 ~ "^/run/loopfs/"' /proc/self/mountinfo
+"""
+
+
+def test_a_host_with_udevd(root: User, user: User, loopfs_bin: list[str], workdir: Path) -> None:
+    """Nobody waits for it, its records are there, and another one can be started."""
+    need(os.access("/lib/systemd/systemd-udevd", os.X_OK), "systemd-udevd is not installed")
+    need("overlay" in Path("/proc/filesystems").read_text(), "the kernel has no overlayfs")
+    drop = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]
+    words = [*drop, *loopfs_bin, "run", "--", "sh", "-c", PRELUDE + BESIDE_UDEVD]
+    result = root.run(["unshare", "-m", "sh", "-ec", WITH_UDEVD, "sh", *words], cwd=workdir)
+    assert (result.returncode, result.stderr) == (0, "")
+    said = "E:FROM=host\n/run/udev/tags:\n\n/run/udev/watch:\nID_FS_LABEL=name\n"
+    assert result.stdout == said

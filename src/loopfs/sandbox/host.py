@@ -23,10 +23,18 @@ OWN = {
     "systemd/nspawn": 0o755,
     "systemd/machines": 0o755,
     "systemd/transient": 0o755,
+    # A systemd-udevd that is started in the sandbox has them for itself.
+    "udev/links": 0o755,
+    "udev/static_node-tags": 0o755,
+    "udev/tags": 0o755,
+    "udev/watch": 0o755,
     "loopfs": 0o755,
 }
-# Directories of the sandbox with the host's entries: udev has the database of the host's devices.
+# Directories of the sandbox with the host's entries.
 OPENED = ("udev", "systemd")
+UDEV_DATABASE = "udev/data"  # the host's records of its devices; here others can be written, too
+# By these programs recognize that systemd-udevd runs, which cannot be reached.
+UDEVD_RUNS = ("udev/control", "udev/queue")
 STORE = f"{RUN}/loopfs"
 HOME = "/root"
 
@@ -92,8 +100,8 @@ def _build_run() -> None:
     kept: list[tuple[str, bool, str | int | None]] = []
     for entry in os.scandir(RUN):
         inside = _entries(entry) if entry.name in OPENED else None
-        for name, each in inside or [(entry.name, entry)]:
-            if name not in OWN:
+        for name, each in [(entry.name, entry)] if inside is None else inside:
+            if name not in OWN and name not in UDEVD_RUNS:
                 kept.append((name, each.is_dir(follow_symlinks=False), _clone(each)))
     flags = uapi.MS_NOSUID | uapi.MS_NODEV
     syscalls.mount("run", RUN, "tmpfs", flags, "mode=0755,size=64m")
@@ -103,6 +111,8 @@ def _build_run() -> None:
         path = f"{RUN}/{name}"
         if isinstance(tree, str):
             os.symlink(tree, path)
+        elif tree is not None and name == UDEV_DATABASE and is_directory:
+            _overlay(path, tree)
         elif tree is not None:
             _place(path, is_directory, tree)
 
@@ -139,6 +149,23 @@ def _place(path: str, is_directory: bool, tree: int) -> None:
     syscalls.move_mount(tree, place)
     os.close(place)
     os.close(tree)
+
+
+def _overlay(path: str, tree: int) -> None:
+    """Show a directory of the host, which is closed, where files can be made that it does not get.
+
+    Where the kernel has no overlayfs it is shown as it is.
+    """
+    lower, upper, work = (f"{STORE}/{name}" for name in ("lower", "upper", "work"))
+    _place(lower, is_directory=True, tree=tree)
+    for directory in (upper, work, path):
+        _make(directory, 0o755)
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},userxattr"
+    try:
+        syscalls.mount("udev", path, "overlay", uapi.MS_NOSUID | uapi.MS_NODEV, options)
+    except OSError:
+        syscalls.mount(lower, path, None, uapi.MS_BIND, None)
+    syscalls.umount2(lower, 0)  # what has been mounted from it has its own reference
 
 
 def _wrap(paths: tuple[str, ...], script: str) -> None:
