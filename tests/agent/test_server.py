@@ -1,4 +1,4 @@
-"""Who connects to an agent, and what it makes of that."""
+"""Connections to an agent: which ones are accepted and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The container process state: what is taken, and what is refused."""
+"""The container process state: valid and invalid messages."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_descriptors_are_closed_with_what_is_refused() -> None:
     os.close(read)
 
 
-def test_who_says_too_much_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_is_too_long_or_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MOST", 100)
     monkeypatch.setattr(state, "WITHIN", 0.01)
     for said, sentence in ((b"x" * 101, "too long"), (b"{", "did not arrive in time")):
