@@ -1,4 +1,4 @@
-"""Fixtures for the tests of every layer, and what CI makes of a skip."""
+"""Fixtures for the tests of every layer, and the treatment of skipped tests in CI."""
 
 from __future__ import annotations
 

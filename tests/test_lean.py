@@ -1,4 +1,4 @@
-"""loopfs.lean: the stand-ins do what those of the standard library do."""
+"""loopfs.lean: its replacements work as those of the standard library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation: it becomes a site without a warning, and its links lead somewhere."""
+"""The documentation: the site builds without a warning, and links are valid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes of the kernel's as str and back, whatever the locale is."""
+"""Conversion of the kernel's bytes to str and back, in any locale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What workers (pytest-xdist) have in common and what not."""
+"""Resources that workers (pytest-xdist) share, and those that they do not."""
 
 from __future__ import annotations
 

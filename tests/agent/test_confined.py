@@ -1,4 +1,4 @@
-"""What an engine that is confined says of the filesystem to who mounts it."""
+"""The messages of a confined engine to the process that mounts its filesystem."""
 
 from __future__ import annotations
 

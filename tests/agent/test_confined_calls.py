@@ -1,4 +1,4 @@
-"""The filter of confined engines: what it lets through."""
+"""The seccomp filter of confined engines: the calls that it permits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a confined process can do, on this kernel."""
+"""The operations that a confined process can perform on this kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sockets by which keepers are found: each has one, and nothing is left."""
+"""The sockets of keepers: each keeper has one, and none remains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keeper of a container: what it does when the container or the supervisor has ended."""
+"""The keeper of a container, when the container or the supervisor has ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first process of a container: it, and no other that has got its process id."""
+"""The first process of a container: its process id may be reused meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The profile by which containers are supervised."""
+"""The seccomp profile with which containers are supervised."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who connects to an agent, and what it makes of that."""
+"""Connections to an agent: which ones are accepted and refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_hostile_peer_loses_its_connection_only(served: Agent, user: User) -> 
     if not user.is_self:  # root may connect to the socket, and is another user
         with served.connect() as connection:
             assert connection.recv(1) == b""
-        wait_until(lambda: "refused: it is of user 0" in served.said(), "root is refused")
+        wait_until(lambda: "refused: it is from user 0" in served.said(), "root is refused")
     wait_until(lambda: served.processes() == [served.process.pid], "only the agent is left")
 
 

@@ -1,4 +1,4 @@
-"""The container process state: what is taken, and what is refused."""
+"""The container process state: valid and invalid messages."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def test_what_a_runtime_sends() -> None:
 @pytest.mark.parametrize(
     ("said", "count", "sentence"),
     [
-        (b"", 1, "no JSON"),
-        (b"{", 1, "no JSON"),
-        (b"[" * 100_000, 1, "no JSON"),
-        (b"\xff\xfe", 1, "no JSON"),
-        (b"[]", 1, "no object"),
+        (b"", 1, "not JSON"),
+        (b"{", 1, "not JSON"),
+        (b"[" * 100_000, 1, "not JSON"),
+        (b"\xff\xfe", 1, "not JSON"),
+        (b"[]", 1, "not an object"),
         (text(fds=None), 1, "names no seccompFd"),
         (text(fds=[]), 0, "names no seccompFd"),
         (text(fds=["other"]), 1, "names no seccompFd"),
@@ -83,16 +83,16 @@ def test_descriptors_are_closed_with_what_is_refused() -> None:
     with ours, runtimes:
         socket.send_fds(runtimes, [text()], [write])
         os.close(write)
-        with pytest.raises(LoopfsError, match="seccompFd that is none"):
+        with pytest.raises(LoopfsError, match="seccompFd that is not a seccomp listener"):
             state.receive(ours)
     assert os.read(read, 1) == b""  # nobody has the other end any more
     os.close(read)
 
 
-def test_who_says_too_much_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_is_too_long_or_incomplete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state, "MOST", 100)
     monkeypatch.setattr(state, "WITHIN", 0.01)
-    for said, sentence in ((b"x" * 101, "too long"), (b"{", "sends nothing more")):
+    for said, sentence in ((b"x" * 101, "too long"), (b"{", "did not arrive in time")):
         ours, runtimes = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with ours, runtimes:
             runtimes.sendall(said)

@@ -1,4 +1,4 @@
-"""What tests of the Python API need: a program that runs as the ordinary user.
+"""Programs that use the Python API as an ordinary user, for its tests.
 
 Under root the tests' own process is not that user, and a sandbox of root's is another one.
 """

@@ -1,4 +1,4 @@
-"""docs/python.md: each example as it stands there."""
+"""The examples of docs/python.md, exactly as printed there."""
 
 from __future__ import annotations
 

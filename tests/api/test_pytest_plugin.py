@@ -1,4 +1,4 @@
-"""The pytest plugin: what becomes of a file of tests."""
+"""The pytest plugin: results of a file of tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Readers and a writer of far parts of one image, all at once: nobody gets what is another's.
+"""Readers and a writer of distant parts of one image at the same time: no data is mixed up.
 
     python3 -m tests.bytes.at_once [ROUNDS]
 

@@ -1,4 +1,4 @@
-"""Steps that change what a device's bytes are: ioctls and fallocate(2)."""
+"""Steps that change the contents of a device: ioctls and fallocate(2)."""
 
 from __future__ import annotations
 

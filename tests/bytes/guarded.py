@@ -1,4 +1,4 @@
-"""Steps that write where an engine has the device for writing: to what its filesystem uses."""
+"""Steps that write to bytes of a filesystem that an engine has mounted for writing."""
 
 from __future__ import annotations
 

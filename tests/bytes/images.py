@@ -1,4 +1,4 @@
-"""The images that the random steps work on, made anew for each sequence of steps."""
+"""The images of the random steps, made anew for each sequence."""
 
 from __future__ import annotations
 

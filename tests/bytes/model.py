@@ -1,4 +1,4 @@
-"""What an image holds, and what its devices and a file in it may show: bytes, no I/O.
+"""The contents of an image, and what its devices and a file in it may show: no I/O.
 
 An image has views: the whole disk, partitions, a file of a filesystem in it. Each has a page cache
 of its own, as in the kernel. Which clean pages it has is not known (the kernel reads ahead, and

@@ -1,4 +1,4 @@
-"""Steps that mount, unmount, and use the filesystems in between."""
+"""Steps that mount, unmount, and use the mounted filesystems."""
 
 from __future__ import annotations
 

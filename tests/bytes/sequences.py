@@ -1,4 +1,4 @@
-"""Random steps, each sequence in a sandbox of its own, and shorter ones that fail as well."""
+"""Random steps, each sequence in a new sandbox, and shorter sequences that fail as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be done at random, and how often: a table that the modules of actions fill."""
+"""The table of random steps with their weights, filled by the modules of actions."""
 
 from __future__ import annotations
 

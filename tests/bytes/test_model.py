@@ -1,4 +1,4 @@
-"""The model finds what it is there to find, and allows what the kernel may do when it likes."""
+"""The model detects errors, and permits what the kernel may do at any time."""
 
 from __future__ import annotations
 

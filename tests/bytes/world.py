@@ -1,4 +1,4 @@
-"""The images with their devices, as they are, beside the model of them."""
+"""The images with their devices, and the model of them."""
 
 from __future__ import annotations
 

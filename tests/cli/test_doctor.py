@@ -1,4 +1,4 @@
-"""loopfs doctor, against machines that lack one thing or another."""
+"""loopfs doctor, on machines that lack a feature."""
 
 from __future__ import annotations
 

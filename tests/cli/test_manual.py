@@ -1,4 +1,4 @@
-"""The manual pages and the completions: made from usage.py, right, and tried in the shells."""
+"""The manual pages and completions: up to date, valid, and usable in the shells."""
 
 from __future__ import annotations
 

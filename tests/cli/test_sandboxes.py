@@ -1,4 +1,4 @@
-"""What others answer who are asked as sandboxes."""
+"""Answers of other processes that are asked as sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is chosen for a sandbox: the file, the command line."""
+"""The settings of a sandbox, from the configuration file and the command line."""
 
 from __future__ import annotations
 

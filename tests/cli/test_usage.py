@@ -1,4 +1,4 @@
-"""The help, and what is said of a wrong command line."""
+"""The help, and the errors for a wrong command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where ours differs from the kernel's driver and must, and why.
+"""The known differences between loopfs and the kernel's driver, with reasons.
 
 A key is SCENARIO/STEP; the step may be a pattern of fnmatch, and then every step that it
 matches differs. What is no such limit is a bug, and not listed.

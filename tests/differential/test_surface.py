@@ -1,4 +1,4 @@
-"""Every ioctl of :mod:`.surface` is answered by ours as by the kernel, whoever asks.
+"""Every ioctl of :mod:`.surface` has the same result as with the kernel's driver.
 
 What differs is in :mod:`.known`, as rules.
 """

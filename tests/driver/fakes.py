@@ -1,4 +1,4 @@
-"""The driver's world in memory: backing files and the callers of ioctls."""
+"""Replacements for backing files and for callers of ioctls, in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a program asks of a device in whatever state: an answer, or an errno of the kernel's."""
+"""Any ioctl in any state of a device succeeds or fails with an errno of the kernel."""
 
 from __future__ import annotations
 

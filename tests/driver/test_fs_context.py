@@ -1,4 +1,4 @@
-"""What fsopen(2), fspick(2) and mount(2) collect: fs/fs_context.c, fs_parser.c, loopfs.c."""
+"""Parameters of fsopen(2), fspick(2) and mount(2): fs/fs_context.c, fs_parser.c, loopfs.c."""
 
 from __future__ import annotations
 

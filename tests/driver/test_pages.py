@@ -1,4 +1,4 @@
-"""Each byte of a disk has one writer: the nodes, or the engine of what is mounted from it."""
+"""Each byte of a disk has one writer: the nodes, or the engine of its filesystem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions of a disk: block/partitions/core.c, and what keeps a disk busy."""
+"""Partitions of a disk: block/partitions/core.c, and operations that find the disk busy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a device counts of its I/O."""
+"""The I/O statistics of a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LOOP_SET_STATUS64, LOOP_GET_STATUS64: what can be changed of a bound device, and by whom."""
+"""LOOP_SET_STATUS64, LOOP_GET_STATUS64: changes of a bound device, and rights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sysfs shows of a loop disk."""
+"""The attributes of a loop disk in sysfs."""
 
 from __future__ import annotations
 

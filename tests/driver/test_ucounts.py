@@ -1,4 +1,4 @@
-"""How many devices each user namespace may have, and what those within count for it."""
+"""The limits of devices for each user namespace with its descendants."""
 
 from __future__ import annotations
 

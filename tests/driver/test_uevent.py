@@ -1,4 +1,4 @@
-"""What uevents say, and which can be written; the kernel's own were recorded on Linux 6.18."""
+"""The contents of uevents; those of the kernel were recorded on Linux 6.18."""
 
 from __future__ import annotations
 

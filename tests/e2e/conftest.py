@@ -1,4 +1,4 @@
-"""Fixtures for the end-to-end tests: scripts inside a sandbox, and the same as real root."""
+"""Fixtures for the end-to-end tests: scripts in a sandbox, and the same as real root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process can do to others: each file of /proc/PID, system calls on them, signals.
+"""Attempts to access other processes: files of /proc/PID, system calls, signals.
 
     python3 reaching.py PROC PID...
 

@@ -1,4 +1,4 @@
-"""loopfs ls, kill and detach, from outside of the sandboxes; and who is not answered."""
+"""loopfs ls, kill and detach, from outside of the sandboxes; and callers that are refused."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def test_others_are_not_answered(
     assert process.poll() is None
 
 
-def test_who_only_connects_keeps_nobody_waiting(started: Start, loopfs: Loopfs) -> None:
+def test_a_silent_connection_delays_no_other(started: Start, loopfs: Loopfs) -> None:
     process = started("echo ready; exec sleep 1000")
     (name,) = names(process.pid)
     kept = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]
@@ -221,7 +221,7 @@ def test_who_only_connects_keeps_nobody_waiting(started: Start, loopfs: Loopfs) 
         sock.close()
 
 
-def test_who_pretends_to_be_a_sandbox(
+def test_a_process_that_pretends_to_be_a_sandbox(
     started: Start, loopfs: Loopfs, workdir: Path, root: User
 ) -> None:
     """He gets nothing by which another sandbox would take him for its user or root."""

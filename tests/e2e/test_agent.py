@@ -1,4 +1,4 @@
-"""loopfs agent: containers and builds that know nothing of loopfs.
+"""loopfs agent: containers and builds whose image has no loopfs.
 
 The image has no loopfs, the containers no /dev/fuse and no CAP_SYS_ADMIN.
 """

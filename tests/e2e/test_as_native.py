@@ -1,4 +1,4 @@
-"""The same scripts in a sandbox and as root on the kernel's loop devices say the same.
+"""Scripts give the same output in a sandbox and as root on the kernel's loop devices.
 
 Messages and exit statuses are those of the unmodified tools, so they show what the tools were
 told. Nothing here may act on devices that the script has not attached itself.

@@ -1,4 +1,4 @@
-"""Many mounts and unmounts at one moment, beside mounts that have nothing to do with us."""
+"""Many mounts and unmounts at the same time, beside mounts of other types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What no tool should be given: each gets the kernel's error, and the sandbox goes on."""
+"""Bad arguments for tools: each fails with the kernel's error, and the sandbox continues."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recipes of docs/building-images.md, as they stand there."""
+"""The recipes of docs/building-images.md, exactly as printed there."""
 
 from __future__ import annotations
 

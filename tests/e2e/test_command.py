@@ -1,4 +1,4 @@
-"""The life of the command: exit status, signals, streams, and what it inherits."""
+"""The command: exit status, signals, streams, and inherited state."""
 
 from __future__ import annotations
 

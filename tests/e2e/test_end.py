@@ -1,4 +1,4 @@
-"""How a sandbox ends: with filesystems still mounted, killed, and beside others."""
+"""The end of a sandbox: with mounted filesystems, killed, and beside other sandboxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ext2, ext3 and ext4 by the engine of our own."""
+"""ext2, ext3 and ext4 by the engine `ext4`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A node that is had by O_PATH, that is bound elsewhere, and that something is mounted on."""
+"""A node opened with O_PATH, bound to another place, or with something mounted on it."""
 
 from __future__ import annotations
 

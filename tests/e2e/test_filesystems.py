@@ -1,4 +1,4 @@
-"""Each filesystem through each engine that serves it: what is read is what was written."""
+"""Each filesystem with each of its engines: data that was written is read back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fspick(2), and what it chose: reconfigured."""
+"""fspick(2), and the reconfiguration of its filesystem."""
 
 from __future__ import annotations
 

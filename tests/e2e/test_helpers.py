@@ -1,4 +1,4 @@
-"""Programs that serve a device themselves, as mount(8) starts them or a person does."""
+"""Programs that serve a device themselves, started by mount(8) or by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a root would have as its own: /run, sudo, and remount by mount.fuse."""
+"""Files of root that a sandbox has of its own: /run, sudo, and remount by mount.fuse."""
 
 from __future__ import annotations
 

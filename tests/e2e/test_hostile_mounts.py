@@ -1,4 +1,4 @@
-"""Callers that change their minds, die, or leave things lying about."""
+"""Callers that change arguments, die, or leave mounts and processes behind."""
 
 from __future__ import annotations
 

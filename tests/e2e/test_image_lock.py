@@ -1,4 +1,4 @@
-"""Two sandboxes, or two devices, and one image."""
+"""One image in two sandboxes, or bound to two devices."""
 
 from __future__ import annotations
 

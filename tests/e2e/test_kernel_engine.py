@@ -1,4 +1,4 @@
-"""The kernel as an engine: for root, on a loop device of the host's that nobody is told of."""
+"""The kernel as an engine: for root, on a loop device of the host that is not shown."""
 
 from __future__ import annotations
 

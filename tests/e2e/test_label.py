@@ -1,4 +1,4 @@
-"""The label of an ext filesystem that is mounted."""
+"""The label of a mounted ext filesystem."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many devices there may be: --max-devices, max_loop in /sys, namespaces within."""
+"""Limits of devices: --max-devices, max_loop in /sys, descendant namespaces."""
 
 from __future__ import annotations
 

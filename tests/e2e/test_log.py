@@ -1,4 +1,4 @@
-"""``loopfs run --log FILE`` and ``-v``: what they tell, and that nothing depends on them."""
+"""``loopfs run --log FILE`` and ``-v``: the records, and that errors of the log have no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox in a sandbox: the supervisor around serves both."""
+"""A sandbox inside a sandbox: the outer supervisor serves both."""
 
 from __future__ import annotations
 

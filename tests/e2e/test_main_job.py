@@ -1,4 +1,4 @@
-"""The job that loopfs is made for, and that it leaves the same filesystem as real root does."""
+"""The main use of loopfs; it leaves the same filesystem as real root does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mknod(1): a loop device in /dev, any device in an image; elsewhere the kernel's answer."""
+"""mknod(1): a loop device in /dev, any device in an image; elsewhere the kernel's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""mount(8), mount(2) and umount(8) of devices, as far as the sandbox differs from the kernel."""
+"""mount(8), mount(2) and umount(8) of devices, where the sandbox differs from the kernel."""
 
 from __future__ import annotations
 

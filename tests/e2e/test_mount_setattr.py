@@ -1,4 +1,4 @@
-"""mount_setattr(2) of what must not be changed, and of a copy that only a descriptor keeps."""
+"""mount_setattr(2) of locked flags, and of a clone that only a descriptor refers to."""
 
 from __future__ import annotations
 

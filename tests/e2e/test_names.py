@@ -1,4 +1,4 @@
-"""Names that are any bytes, as each view of a sandbox shows them, in each locale."""
+"""Names of arbitrary bytes, in each view of a sandbox and in each locale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""loopfs run by others than an ordinary user on the bare machine."""
+"""loopfs run as root, in user namespaces, in bubblewrap and in a chroot."""
 
 from __future__ import annotations
 

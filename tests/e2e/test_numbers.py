@@ -1,4 +1,4 @@
-"""Where the numbers of a sandbox's devices begin: after the host's, or where one says."""
+"""The first number of a sandbox's devices: after the host's, or the one that is given."""
 
 from __future__ import annotations
 

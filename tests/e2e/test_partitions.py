@@ -1,4 +1,4 @@
-"""Partitions with the distribution's tools: they come and go, are mounted, and keep a disk busy."""
+"""Partitions with the distribution's tools: added, removed, mounted, keeping a disk busy."""
 
 from __future__ import annotations
 

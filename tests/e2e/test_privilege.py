@@ -1,4 +1,4 @@
-"""Who asks for more than is his: nested namespaces, and processes without capabilities."""
+"""Callers without the required rights: nested namespaces, no capabilities."""
 
 from __future__ import annotations
 

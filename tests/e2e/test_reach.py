@@ -1,4 +1,4 @@
-"""What the workload can do to the processes that serve it: nothing."""
+"""The workload cannot access the processes that serve it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_workload_reaches_nothing_of_ours(served: Served) -> None:
 
 
 @pytest.mark.usefixtures("needs_root")
-def test_nobody_has_the_supervisors_ear(served: Served) -> None:
+def test_the_command_has_no_channel_to_the_supervisor(served: Served) -> None:
     """Process 1 and the command have nothing open but what the caller gave them."""
     (command,) = children_of(served.parts.init)
     for pid in (served.parts.init, command):  # a shell has its own from 10 on

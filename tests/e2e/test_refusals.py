@@ -1,4 +1,4 @@
-"""A start that the machine refuses: status 125, and one sentence with the cause and what to do."""
+"""A start that fails: status 125, and one sentence with the cause and the remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caller may not do, a job does not do for it: a tmpfs in the same place is the oracle."""
+"""A job has the caller's rights: the results are those of a tmpfs in the same place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the command finds: its ids, /dev, the instance, and the rest of the caller's machine."""
+"""The environment of the command: ids, /dev, the instance, and the rest of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes through a device stays in no memory of the server's.
+"""Data that passes through a device is not kept in the server's memory.
 
 ``LOOPFS_TEST_COPY=10240 ./check tests/e2e/test_server_memory.py -o timeout=0`` copies 10 GiB in and
 out instead of half a gibibyte, and prints with -s what the server had before and after.

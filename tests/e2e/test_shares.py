@@ -1,4 +1,4 @@
-"""Another user of the sandbox uses up what he may have of the supervisor, and no more."""
+"""Another user of the sandbox can use its share of the supervisor's resources only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main job wherever somebody may start it: limits, environment, directories, containers."""
+"""The main use in many environments: limits, variables, directories, containers."""
 
 from __future__ import annotations
 

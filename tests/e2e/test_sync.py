@@ -1,4 +1,4 @@
-"""What a sync has returned 0 for is in the image, and who is to hear of an error does."""
+"""After a successful sync the data is in the image, and errors are reported."""
 
 from __future__ import annotations
 

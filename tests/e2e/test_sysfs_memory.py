@@ -1,4 +1,4 @@
-"""What the supervisor keeps of /sys goes when a device goes: the kernel says what it forgets."""
+"""The supervisor frees the nodes of /sys of a removed device when the kernel forgets them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox on a terminal: who gets ^C and ^Z, and that a shell in it has job control."""
+"""A sandbox on a terminal: recipients of ^C and ^Z, and job control in a shell."""
 
 from __future__ import annotations
 

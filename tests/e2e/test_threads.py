@@ -1,4 +1,4 @@
-"""A thread that has something of its own: descriptors, mounts, or outlives the first thread."""
+"""A thread with descriptors or mounts of its own, or that outlives the first thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""uevents: who hears what, by netlink(7), udevadm(8), and blktests' loop/009."""
+"""uevents and their recipients, by netlink(7), udevadm(8), and blktests' loop/009."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def listening(inside: Lines, workdir: Path) -> Lines:
     return lambda script: inside(". ./lib.sh\n" + script)
 
 
-def test_a_namespace_hears_of_its_own_devices(listening: Lines) -> None:
+def test_a_namespace_receives_uevents_of_its_own_devices(listening: Lines) -> None:
     """In the sandbox's network namespace and in another that the sandbox owns; what a user
     namespace within does, and who hears there, is not the sandbox's."""
     need_tools("sfdisk")

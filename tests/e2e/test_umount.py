@@ -1,4 +1,4 @@
-"""umount(8) in all its ways, beside the same by real root on the kernel's loop devices."""
+"""umount(8) with all its options, compared with real root on the kernel's loop devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that may be executed and not read: what they ask is the kernel's to answer."""
+"""Programs that can be executed but not read: the kernel carries out their calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vfat by the engine of our own: mount(8) and unmodified programs, as an ordinary user."""
+"""vfat by the engine `vfat`: mount(8) and unmodified programs, as an ordinary user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of copies, and what the child says of /sys."""
+"""The data about copies, and the child's description of /sys."""
 
 from __future__ import annotations
 

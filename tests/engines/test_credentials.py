@@ -1,4 +1,4 @@
-"""The credentials of a caller, by what /proc says of it."""
+"""The credentials of a caller, read from /proc."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines: options, whether they write, the policy that chooses."""
+"""Engines: options, whether they can write, and the policy that chooses them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The helper: whatever goes wrong with one job costs one caller an errno."""
+"""The helper: a failure of a job fails the call of one caller only."""
 
 from __future__ import annotations
 

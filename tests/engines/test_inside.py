@@ -1,4 +1,4 @@
-"""A thread of a job that is in the caller's namespaces, while the others are not."""
+"""A thread of a job in the caller's namespaces, while the other threads are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of the kernel's drivers that engines take without effect."""
+"""Options of the kernel's drivers that engines accept without effect."""
 
 from __future__ import annotations
 

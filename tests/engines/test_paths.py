@@ -1,4 +1,4 @@
-"""Path resolution against the kernel's, and where it must differ: /proc/self."""
+"""Path resolution compared with the kernel's, and the difference: /proc/self."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job that syncs: when an engine is idle, and which file makes fuse2fs write."""
+"""The job that syncs: when an engine is idle, and the file that makes fuse2fs write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images as files, and taking them into use."""
+"""Images as files, and their mounts without FUSE."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server ends, or the machine loses its power, in the midst of a write.
+"""The server ends, or power fails, in the middle of a write.
 
     python3 -m tests.ext4.crash 1000 [--seed N]
 

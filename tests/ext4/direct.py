@@ -1,4 +1,4 @@
-"""A program's calls on an image in use, by path and without FUSE: what the kernel would ask."""
+"""Calls by path on an image, without FUSE: the requests that the kernel would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that fail half-way: what they leave is what there was, and all of it is written.
+"""Calls that fail half-way change nothing, and the image agrees with memory.
 
     python3 -m tests.ext4.faults 10000 [--seed N] [--kind WORDS]
 

@@ -1,4 +1,4 @@
-"""Random calls on the kernel's ext4 and on ours, on images of all kinds.
+"""Random calls on the kernel's ext4 and on that of loopfs, on images of all kinds.
 
     python3 -m tests.ext4.fuzz --calls 100000 [--seed N] [--kind WORDS]
 

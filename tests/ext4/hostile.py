@@ -1,4 +1,4 @@
-"""Images whose structures are changed: whatever is asked of them ends, with an errno at worst.
+"""Images with damaged structures: every call ends, and fails only with an errno.
 
     python3 -m tests.ext4.hostile 10000 [--seed N]
 

@@ -1,4 +1,4 @@
-"""Journals as other kernels leave them, written by chance: all versions of checksums."""
+"""Random journals, as other kernels could leave them: all versions of checksums."""
 
 from __future__ import annotations
 

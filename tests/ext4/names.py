@@ -1,4 +1,4 @@
-"""Directories of many names, whose index has levels: ours makes them, the kernel goes on.
+"""Directories with many names, whose index has levels: made by loopfs, changed by the kernel.
 
     python3 -m tests.ext4.names 20000 [--seed N]
 

@@ -1,4 +1,4 @@
-"""Journals left by others are replayed as e2fsck and the kernel do it.
+"""Journals left by other drivers are replayed as by e2fsck and the kernel.
 
     python3 -m tests.ext4.replay 1000 [--seed N]
 

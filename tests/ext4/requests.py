@@ -1,4 +1,4 @@
-"""What a random sequence asks for: requests, each of one system call or few, chosen by a seed."""
+"""The requests of a random sequence, each one or a few system calls, chosen by a seed."""
 
 from __future__ import annotations
 

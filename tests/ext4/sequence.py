@@ -1,4 +1,4 @@
-"""One random sequence, the same on the kernel's ext4 and on ours.
+"""A random sequence, the same on the kernel's ext4 and on that of loopfs.
 
 ``python -m tests.ext4.sequence KIND SEED CALLS NAMES`` in a mount namespace of its own, as root.
 KIND is the arguments of mke2fs; NAMES are in a directory that the kernel has made before. It

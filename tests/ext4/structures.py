@@ -1,4 +1,4 @@
-"""Where an image has which structures, and how each is sealed with its checksum again."""
+"""The locations of structures in an image, and how to recompute their checksums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ours beside the kernel's ext4, in short; the long forms are commands (docs/ext4.md)."""
+"""loopfs compared with the kernel's ext4, short form; for the long forms see docs/ext4.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls in process on images of all kinds; e2fsck is the judge of what they leave."""
+"""Calls without FUSE on images of all kinds; e2fsck checks the result."""
 
 from __future__ import annotations
 

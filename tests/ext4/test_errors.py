@@ -133,7 +133,7 @@ def test_no_transaction_can_be_made(image: Image, mounted: Mounted) -> None:
     assert told(path)["FS Error count"] == "1"
 
 
-def test_who_waits_for_a_write_of_another_hears_of_its_failure(
+def test_a_thread_that_waits_for_a_failed_write_gets_its_error(
     image: Image, mounted: Mounted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two files are synced at once; one thread writes what both have changed: no room."""

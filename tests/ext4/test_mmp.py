@@ -1,4 +1,4 @@
-"""Multiple mount protection: who comes second, and who comes after a crash."""
+"""Multiple mount protection: a second mount, and a mount after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random calls on small images and on a model; crashes; structures that are changed."""
+"""Random calls on small images and on a model; crashes; damaged structures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remounting for reading only, and for writing again."""
+"""Remounting read-only, and read-write again."""
 
 from __future__ import annotations
 

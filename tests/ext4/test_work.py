@@ -1,4 +1,4 @@
-"""A write costs as much in a large file as in a small one. Work is counted, not timed."""
+"""A write costs as much in a large file as in a small one. Operations are counted, not timed."""
 
 from __future__ import annotations
 

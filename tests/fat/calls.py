@@ -1,4 +1,4 @@
-"""A program's calls on a mounted volume, by path: what the kernel would ask for them."""
+"""Calls by path on a mounted volume: the requests that the kernel would send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A volume that is mounted by FUSE, in namespaces of the ordinary user's own."""
+"""A volume that is mounted by FUSE, in namespaces of the ordinary user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Damaged images: all calls give errnos and come to an end.
+"""Damaged images: all calls end, and fail only with an errno.
 
 ``python -m tests.fat.damage [COUNT [FIRST_SEED]]`` tries so many of each geometry.
 """

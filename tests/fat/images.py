@@ -1,4 +1,4 @@
-"""Images in memory: made by mkfs.fat, looked at by fsck.fat, and devices that fail."""
+"""Images in memory: made by mkfs.fat, checked by fsck.fat, and devices that fail."""
 
 from __future__ import annotations
 

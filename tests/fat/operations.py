@@ -1,4 +1,4 @@
-"""Calls on a vfat, whichever it is; says what became of each.
+"""Calls on a vfat of either driver, and their results.
 
 ``python3 operations.py DIRECTORY``, a mounted volume that is empty. It is run on a kernel's vfat
 and on ours by test_as_kernel.py: what is printed must be the same. Nothing of it depends on the

@@ -1,4 +1,4 @@
-"""Ours and a kernel's vfat and msdos: what calls say, and every directory entry, are the same.
+"""vfat and msdos of loopfs and of a kernel: results and directory entries are the same.
 
 ``LOOPFS_ALL=1 ./check tests/fat/test_as_kernel.py`` compares all geometries and options.
 ``python -m tests.fat.test_as_kernel`` writes the golden files anew, by user-mode Linux.

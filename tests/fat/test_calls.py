@@ -1,4 +1,4 @@
-"""What calls do, in process: aliases of names, attributes, ioctls, and what the kernel is told."""
+"""Calls without FUSE: aliases of names, attributes, ioctls, and notifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Devices that fail, and volumes that are full: the caller hears of it, and nothing is damaged."""
+"""Devices that fail, and full volumes: the caller gets the error, and nothing is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options, times, boot sectors and the table: bytes in, bytes out."""
+"""Options, times, boot sectors and the allocation table: conversion of bytes."""
 
 from __future__ import annotations
 

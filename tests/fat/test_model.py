@@ -1,4 +1,4 @@
-"""Random calls and a model of them: equal, clean and complete after each unmount."""
+"""Random calls and a model: equal, clean and complete after each unmount."""
 
 from __future__ import annotations
 

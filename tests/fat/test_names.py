@@ -1,4 +1,4 @@
-"""Names, short and long, by the kernel's rules: what was taken from its sources and its answers."""
+"""Short and long names by the kernel's rules, from its sources and its results."""
 
 from __future__ import annotations
 

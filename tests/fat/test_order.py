@@ -1,4 +1,4 @@
-"""Killed at any moment: fsck.fat -a repairs the image, and what was fsync'ed is whole.
+"""Killed at any moment: fsck.fat -a repairs the image, and fsync'ed files are complete.
 
 What is on the device then is what had been written: the first N of the recorded writes.
 """

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of faults: what dies, what is hostile, what happens all at once."""
+"""Fixtures for the tests of faults: kills, hostile input, races."""
 
 from __future__ import annotations
 

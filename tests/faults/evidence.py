@@ -1,4 +1,4 @@
-"""What the workload of tests/faults/programs/records.py has fsync'ed, and what is in the images."""
+"""The records that tests/faults/programs/records.py has fsync'ed, and those in the images."""
 
 from __future__ import annotations
 

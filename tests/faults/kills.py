@@ -1,4 +1,4 @@
-"""kill -9 of a random process of a sandbox at a random moment, as often as wanted.
+"""kill -9 of a random process of a sandbox at a random moment, many times.
 
     python3 -m tests.faults.kills 1000 [--seed N]
 

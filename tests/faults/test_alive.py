@@ -1,4 +1,4 @@
-"""What must live, lives: no room for a process or thread, and ends that something hangs before."""
+"""Survival: no room for a process or thread, and ends of sandboxes with blocked processes."""
 
 from __future__ import annotations
 

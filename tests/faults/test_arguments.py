@@ -1,4 +1,4 @@
-"""Bad arguments of the calls that mount: what the kernel says of a filesystem of its own."""
+"""Bad arguments of the calls that mount: the errors of a filesystem of the kernel."""
 
 from __future__ import annotations
 

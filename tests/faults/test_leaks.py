@@ -1,4 +1,4 @@
-"""What the supervisor still has after the work is done: nothing more than before."""
+"""The supervisor's resources after the work are the same as before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments in memory that no caller should use for them.
+"""Arguments in memory that cannot be read or blocks.
 
 The programs end with a device that is attached, written and detached as ever.
 """

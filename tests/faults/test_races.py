@@ -1,4 +1,4 @@
-"""What happens all at once."""
+"""Concurrent calls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox with the workload of tests/faults/programs/records.py, and the kill of a part of it."""
+"""A sandbox that runs tests/faults/programs/records.py, and the kill of one of its processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An instance over a socket pair: this process is its caller as well.
+"""An instance over a socket pair: this process is also its caller.
 
 Requests come from the main thread, which waits for their answer, so that its memory and
 descriptors are those of the caller of an ioctl.

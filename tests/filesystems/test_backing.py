@@ -1,4 +1,4 @@
-"""The file under a device: what is known of it, and I/O on it."""
+"""The file under a device: its properties, and I/O on it."""
 
 from __future__ import annotations
 

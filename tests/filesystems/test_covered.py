@@ -1,4 +1,4 @@
-"""Nodes that something is mounted on: what mount tables say, and when it is over."""
+"""Nodes that something is mounted on: what mount tables show, until it is unmounted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Its directory changes: unlink, rename, partitions that come and go."""
+"""Changes of an instance's directory: unlink, rename, partitions added and removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine writes lands in the image as far as its filesystem uses the device."""
+"""Writes of an engine reach the image where its filesystem uses the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which face a caller sees: decided by the system call that it waits in."""
+"""The face that a caller gets: decided by the system call that it waits in."""
 
 from __future__ import annotations
 

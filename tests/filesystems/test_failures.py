@@ -1,4 +1,4 @@
-"""What fails on the way of one call leaves the instance whole."""
+"""A failure during one call leaves the instance consistent."""
 
 from __future__ import annotations
 

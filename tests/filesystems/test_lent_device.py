@@ -1,4 +1,4 @@
-"""A device whose file an engine has: this process is the engine too."""
+"""A device whose file is lent to an engine: this process is also the engine."""
 
 from __future__ import annotations
 

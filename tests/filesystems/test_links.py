@@ -1,4 +1,4 @@
-"""Links to nodes in a directory where a user has files, too."""
+"""Links to nodes in a directory that also has files of a user."""
 
 from __future__ import annotations
 

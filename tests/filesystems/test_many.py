@@ -1,4 +1,4 @@
-"""Thousands of devices cost a request no more work than a few.
+"""With thousands of devices a request takes no more work than with a few.
 
 Work is counted, not timed: the instructions of Python's that the server executes for it. What C
 does in one of them (a list's copy, say) is not seen.

@@ -1,4 +1,4 @@
-"""Names, inode numbers, attributes and ids of the nodes: patch 2/8, loopfs_fill_super and kin."""
+"""Names, inode numbers, attributes and ids of the nodes: patch 2/8, loopfs_fill_super()."""
 
 from __future__ import annotations
 

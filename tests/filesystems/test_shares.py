@@ -1,4 +1,4 @@
-"""What each user of a sandbox may have in use."""
+"""The resources that each user of a sandbox may use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of syncs: each open file of a device is told once, and what an engine serves for ever."""
+"""Errors of syncs: reported once per open file of a device, and always by an engine's mount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The directories of /sys: what the kernel knows of them, and names that can be any bytes."""
+"""The directories of /sys: lookups of the kernel, and names of arbitrary bytes."""
 
 from __future__ import annotations
 

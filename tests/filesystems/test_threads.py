@@ -1,4 +1,4 @@
-"""Threads for what may wait: each call has one of its own, and idle ones are used again."""
+"""Threads for calls that may wait: one for each call; idle ones are reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session that is idle has answered all that was asked before."""
+"""An idle session has answered all earlier requests."""
 
 from __future__ import annotations
 

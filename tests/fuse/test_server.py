@@ -1,4 +1,4 @@
-"""A server of a whole filesystem, over a socket pair: this test is the kernel's end."""
+"""A server of a whole filesystem, over a socket pair: the test is the kernel's end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A session against hand-made requests: every opcode, refusals, and bugs of a filesystem."""
+"""A session with hand-made requests: every opcode, refusals, and bugs of a filesystem."""
 
 from __future__ import annotations
 

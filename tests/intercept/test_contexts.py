@@ -1,4 +1,4 @@
-"""Contexts of fsopen(2): what fails on the way of one leaves nothing of it, and the next works."""
+"""Contexts of fsopen(2): a failure leaves no state, and the next attempt succeeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The seccomp filter, run on system calls: what it traps, and that it lets all else through."""
+"""The seccomp filter, run on system calls: those that it traps, and all others."""
 
 from __future__ import annotations
 

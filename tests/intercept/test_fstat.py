@@ -1,4 +1,4 @@
-"""How an id of one user namespace looks from another."""
+"""An id of one user namespace as seen from another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The log: what a record says, where it goes, and that nothing depends on it."""
+"""The log: contents of records, destinations, and that errors of the log have no effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Another process, looked at and written to while it stands still."""
+"""Reading and writing another process while it is stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The syncs of io_submit(2), as they are in a caller's memory: this process."""
+"""The syncs of io_submit(2), as found in a caller's memory: this process."""
 
 from __future__ import annotations
 

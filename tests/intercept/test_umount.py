@@ -1,4 +1,4 @@
-"""umount(2) in the agent: one after the other."""
+"""umount(2) with the agent: one call at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ISO 9660 images by hand: what no program would write, and what needs none to be installed."""
+"""ISO 9660 images made by hand: invalid ones, and without other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that are compared with a kernel's driver, and ours of the same."""
+"""The images whose mounts are compared with those of a kernel's driver."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ours and a kernel's isofs show the same: errnos of mounts, statfs, and all of every entry.
+"""isofs of loopfs and of a kernel show the same: errnos of mounts, statfs, every entry.
 
 ``python -m tests.iso9660.test_as_kernel`` writes the golden file anew, by user-mode Linux.
 """

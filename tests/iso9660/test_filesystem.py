@@ -1,4 +1,4 @@
-"""What a golden file does not show: lookups, listings in pages, parts of files."""
+"""Calls that a golden file does not cover: lookups, listings in pages, parts of files."""
 
 from __future__ import annotations
 

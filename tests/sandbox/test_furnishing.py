@@ -1,4 +1,4 @@
-"""Who answers for /dev while nodes are mounted there knows the same files as who comes after."""
+"""The files of /dev that process 1 serves at the start are those of the supervisor."""
 
 from __future__ import annotations
 

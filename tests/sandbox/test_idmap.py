@@ -1,4 +1,4 @@
-"""Which ids a sandbox has."""
+"""The id maps of a sandbox."""
 
 from __future__ import annotations
 

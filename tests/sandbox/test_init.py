@@ -1,4 +1,4 @@
-"""Where the command looks for programs."""
+"""The search path of the command."""
 
 from __future__ import annotations
 

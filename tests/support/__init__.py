@@ -1,1 +1,1 @@
-"""What tests of every layer use; the fixtures are in tests/conftest.py."""
+"""Helpers for tests of every layer; the fixtures are in tests/conftest.py."""

@@ -1,4 +1,4 @@
-"""`loopfs agent` as a process of a test's."""
+"""`loopfs agent` as a process of a test."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from tests.support.user import User
 
 
 class Agent:
-    """One that listens.
+    """An agent that listens.
 
     Args:
-        words: how loopfs is called.
-        user: as whom.
-        directory: where its socket and its log are.
+        words: the command of loopfs.
+        user: that runs it.
+        directory: of its socket and its log.
     """
 
     def __init__(self, words: Sequence[str], user: User, directory: Path) -> None:
@@ -34,7 +34,7 @@ class Agent:
         self.start()
 
     def start(self) -> None:
-        """Start it, or another one in its place."""
+        """Start the agent, or another one in its place."""
         command = [*self._words, "agent", "--socket", str(self.socket)]
         said = self.said().count("listens on")
         with self._log.open("a") as log:
@@ -51,11 +51,11 @@ class Agent:
         wait_until(lambda: self.said().count("listens on") > said, "the agent listens")
 
     def said(self) -> str:
-        """All that it has said."""
+        """Return its standard error."""
         return self._log.read_text() if self._log.exists() else ""
 
     def profile(self, base: Path | None = None) -> dict[str, Any]:
-        """The seccomp profile of containers that it is to serve."""
+        """Return the seccomp profile for containers that it serves."""
         options = ["--base", str(base)] if base is not None else []
         command = [*self._words, "seccomp-profile", *options, "--agent", str(self.socket)]
         result = self._user.run(command)
@@ -65,14 +65,14 @@ class Agent:
         return profile
 
     def connect(self) -> socket.socket:
-        """As a container runtime does."""
+        """Connect to its socket, as a container runtime does."""
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(scaled(20))
         connection.connect(str(self.socket))
         return connection
 
     def processes(self) -> list[int]:
-        """The process ids of all that it has made and that have not ended, it itself among them."""
+        """Return the process ids of the agent and of the processes that it has started."""
         found = []
         for entry in Path("/proc").iterdir():
             with suppress(FileNotFoundError, ProcessLookupError, NotADirectoryError):
@@ -82,7 +82,7 @@ class Agent:
         return found
 
     def end(self) -> None:
-        """SIGTERM; it ends cleanly, and leaves nothing."""
+        """Send SIGTERM; check that it exits with 0 and that nothing remains."""
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(20) == 0
         assert not self.socket.exists()
@@ -92,7 +92,7 @@ class Agent:
 
 @contextmanager
 def agent(words: Sequence[str], user: User, directory: Path) -> Iterator[Agent]:
-    """One that has ended with the context."""
+    """Yield an agent; end it with the context."""
     made = Agent(words, user, directory)
     try:
         yield made

@@ -1,4 +1,4 @@
-"""Debian packages without a network: made of those that are installed here (deb(5), dpkg(1)).
+"""Debian packages without a network, made from those installed here (deb(5), dpkg(1)).
 
 With a base image and a repository of them a Containerfile is built unchanged: apt-get update and
 apt-get install work as with Debian's archive. What the packages depend on is in the image already.
@@ -22,7 +22,7 @@ LEFT_OUT = re.compile(
     r"/usr/share/(man|locale|info|lintian|bash-completion|zoneinfo)/.+"
     r"|/usr/share/doc/[^/]+/(?!copyright).+|/var/cache/.+"
 )
-MERGED = ("bin", "sbin", "lib", "lib64")  # links to what is below /usr
+MERGED = ("bin", "sbin", "lib", "lib64")  # links to directories in /usr
 ALTERNATIVES = ("usr/bin/awk", "etc/alternatives/awk")  # of base-files
 OF_STATUS = ("Status", "Conffiles", "Config-Version")  # fields that only the status has
 WITHIN = 60.0  # seconds
@@ -31,7 +31,7 @@ Control = dict[str, str]
 
 
 def installed() -> dict[str, Control]:
-    """The fields of each package that is installed, by its name."""
+    """Return the fields of each installed package, by its name."""
     found: dict[str, Control] = {}
     for stanza in (DPKG / "status").read_text().split("\n\n"):
         control = dict(re.findall(r"^([\w-]+): ?(.*(?:\n .*)*)", stanza, re.M))
@@ -41,7 +41,7 @@ def installed() -> dict[str, Control]:
 
 
 def closure(names: Iterable[str], packages: dict[str, Control]) -> list[str]:
-    """Packages, and all that they depend on, as far as it is installed."""
+    """Return packages and their installed dependencies."""
     provided: dict[str, list[str]] = {}
     for name, control in packages.items():
         for each in _split(control.get("Provides", ""), ","):
@@ -69,7 +69,7 @@ def _split(text: str, at: str) -> list[str]:
 
 
 def make_repository(directory: Path, names: Iterable[str]) -> None:
-    """Make one of packages, as far as these are installed."""
+    """Make a repository of the given packages, as far as they are installed."""
     packages = installed()
     index = []
     for name in names:
@@ -123,7 +123,7 @@ def _info(control: Control, kind: str) -> Path:
 
 
 def _files(control: Control) -> list[str]:
-    """The files and directories of a package that are here."""
+    """Return the existing files and directories of a package."""
     lines = _info(control, "list").read_text().splitlines()
     return [
         f".{line}"
@@ -136,19 +136,19 @@ def _files(control: Control) -> list[str]:
 
 
 def _merged(path: str) -> str:
-    """A path without the links of the root directory."""
+    """Return a path with the links of the root directory resolved."""
     first, _, rest = path.removeprefix("./").partition("/")
     return f"usr/{first}/{rest}" if first in MERGED else f"{first}/{rest}"
 
 
 def make_base(path: Path, names: Iterable[str], repository: Path) -> None:
-    """Make a root directory with dpkg and apt, as a tarball: of all essential packages and of what
-    some packages depend on, without these.
+    """Make a root directory with dpkg and apt, as a tarball: all essential packages and the
+    dependencies of some packages, without these packages.
 
     Args:
         path: the tarball.
         names: the packages that are left out.
-        repository: where apt gets them.
+        repository: from which apt installs them.
     """
     packages = installed()
     essential = [name for name, control in packages.items() if control.get("Essential") == "yes"]

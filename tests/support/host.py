@@ -1,4 +1,4 @@
-"""What a sandbox could leave on the host: looked at before a test and after it."""
+"""Things that a sandbox could leave on the host, compared before and after a test."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support.patience import scaled
 from tests.support.user import MARK, User
 
 TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm", "/run")
-PATIENCE = scaled(5.0)  # seconds: a killed process and its mounts take a moment to go
+PATIENCE = scaled(5.0)  # seconds: killed processes and their mounts need a moment to end
 
 
 class Host(NamedTuple):
-    """Each set holds lines that tell a person what was seen; of processes it holds the pids,
+    """The state of the host. Each set contains lines for messages; that of processes contains pids,
     as their names change."""
 
     mounts: frozenset[str]
@@ -27,7 +27,7 @@ class Host(NamedTuple):
     temporary: frozenset[str]
 
     def more_than(self, before: Host) -> list[str]:
-        """What is here now and was not ``before``."""
+        """Return descriptions of everything that did not exist ``before``."""
         new = {
             "mount": self.mounts - before.mounts,
             "bound device": self.devices - before.devices,
@@ -38,7 +38,7 @@ class Host(NamedTuple):
 
 
 def look(user: User) -> Host:
-    """The host as it is, with the processes and temporary files of ``user``."""
+    """Return the current state of the host, with processes and temporary files of ``user``."""
     return Host(
         frozenset(Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()),
         frozenset(_bound_devices()),
@@ -48,7 +48,7 @@ def look(user: User) -> Host:
 
 
 def wait_for_leftovers_to_go(user: User, before: Host) -> list[str]:
-    """What is still there, and was not ``before``, after some patience."""
+    """Wait up to PATIENCE; return what still exists and did not exist ``before``."""
     deadline = time.monotonic() + PATIENCE
     while (left := look(user).more_than(before)) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -56,7 +56,7 @@ def wait_for_leftovers_to_go(user: User, before: Host) -> list[str]:
 
 
 def _bound_devices() -> Iterator[str]:
-    """Those that are bound to files of our tests; somebody else may use others meanwhile."""
+    """Yield devices that are bound to files of our tests; other programs may use other devices."""
     for path in Path("/sys/block").glob("loop*/loop/backing_file"):
         with suppress(OSError):
             if (file := path.read_text().strip()).startswith(f"/var/tmp/{workers.prefix()}"):
@@ -72,13 +72,13 @@ def _processes(user: User) -> Iterator[str]:
 
 
 def _is_ours(directory: Path, user: User, ids: list[range]) -> bool:
-    # Who runs the tests as themselves has other things running as well.
+    # Without root, the user also has processes that are unrelated to the tests.
     if user.is_self:
         mark = f"{MARK}={os.environ[MARK]}".encode()
         return mark in (directory / "environ").read_bytes().split(b"\0")
     lines = (directory / "status").read_text(errors="replace").splitlines()
     status = dict(line.split(":", 1) for line in lines)
-    if status["State"].split()[0] == "Z":  # it has ended, and is for its parent to bury
+    if status["State"].split()[0] == "Z":  # it has ended, and its parent has to reap it
         return False
     return any(int(uid) in numbers for uid in status["Uid"].split() for numbers in ids)
 

@@ -1,4 +1,4 @@
-"""A loop device of the kernel's own driver: the oracle of what ours should do."""
+"""A loop device of the kernel's driver: the reference for that of loopfs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PATIENCE = scaled(5.0)  # seconds
 
 @contextmanager
 def new_loop_device() -> Iterator[str]:
-    """The path of a device that nobody else has; unbound and removed at the end. Needs root."""
+    """Yield the path of a new device; unbind and remove it at the end. Needs root."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
-        # A free one, as LOOP_CTL_GET_FREE finds, could be taken by somebody else before we use it.
+        # Another process could take a free device of LOOP_CTL_GET_FREE before we use it.
         number = fcntl.ioctl(control, LOOP_CTL_ADD, -1)
         path = f"/dev/loop{number}"
         try:
@@ -36,7 +36,7 @@ def new_loop_device() -> Iterator[str]:
 
 
 def _make_node(path: str, number: int) -> bool:
-    """Wait for the node; make it where no devtmpfs does (containers)."""
+    """Wait for the node; make it if there is no devtmpfs (containers). Return whether we did."""
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
         if os.path.exists(path):

@@ -1,4 +1,4 @@
-"""The processes of a sandbox, as they are seen from outside."""
+"""The processes of a sandbox, as seen from outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 class Parts(NamedTuple):
-    """Process ids: who is who is told by who started whom, and in which pid namespace."""
+    """The process ids of a sandbox, determined by parents and pid namespaces."""
 
     supervisor: int
     child: int
@@ -29,7 +29,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(supervisor: int) -> Parts:
-    """The processes of the sandbox that ``supervisor`` serves, once its command runs."""
+    """Return the processes of the sandbox of ``supervisor``; its command must be running."""
     children = children_of(supervisor)
     ((child, init),) = (
         (pid, each)
@@ -43,7 +43,8 @@ def parts_of(supervisor: int) -> Parts:
 
 
 def engines_of(helper: int) -> list[int]:
-    """The engines among its children; the others are jobs. A keeper has one that starts."""
+    """Return the engines among its children; the others are jobs. An engine that is starting is a
+    child of its keeper."""
     return [pid for pid in children_of(helper) if _name(pid) in ("ext4", "fuse2fs", "vfat")]
 
 
@@ -61,7 +62,7 @@ def jobs_of(helper: int) -> list[int]:
 
 
 def children_of(parent: int) -> list[int]:
-    """The processes that ``parent`` has started or adopted, and that have not ended."""
+    """Return the children of ``parent`` that have not ended."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -73,7 +74,7 @@ def children_of(parent: int) -> list[int]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What each open descriptor of a process leads to."""
+    """Return the targets of the open descriptors of a process."""
     need(os.access(f"/proc/{pid}/fd", os.R_OK), "only root may look at who serves a sandbox")
     return sorted(os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir())
 
@@ -83,7 +84,7 @@ def threads(pid: int) -> int:
 
 
 def memory(pid: int) -> int:
-    """Bytes of anonymous memory that a process has in use."""
+    """Return the anonymous memory of a process in bytes."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) << 10
@@ -91,7 +92,7 @@ def memory(pid: int) -> int:
 
 
 def wait_until(condition: Callable[[], T], what: str) -> T:
-    """The first true value of ``condition``; fails when there is none in PATIENCE."""
+    """Return the first true value of ``condition``; fail if there is none within PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not (value := condition()):
         assert time.monotonic() < deadline, f"waited in vain until {what}"
@@ -100,7 +101,7 @@ def wait_until(condition: Callable[[], T], what: str) -> T:
 
 
 def _depth(pid: int) -> int:
-    """How many pid namespaces a process is in, 0 when it has gone."""
+    """Return the number of pid namespaces that a process is in, 0 if it has ended."""
     try:
         (line,) = re.findall(r"^NSpid:(.*)", Path(f"/proc/{pid}/status").read_text(), re.M)
     except (FileNotFoundError, ProcessLookupError):
@@ -109,7 +110,7 @@ def _depth(pid: int) -> int:
 
 
 def _name(pid: int) -> str:
-    """The name of a process, "" when it has gone."""
+    """Return the name of a process, "" if it has ended."""
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):

@@ -1,4 +1,4 @@
-"""How long tests wait: LOOPFS_TIMEOUT_SCALE multiplies all limits, for emulated machines."""
+"""Time limits of tests: LOOPFS_TIMEOUT_SCALE multiplies them, for emulated machines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rootless podman with a storage of its own, and what containers of tests are made from."""
+"""Rootless podman with a storage of its own, and root directories of containers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Podman = Callable[..., Result]
 
 
 def make_root(directory: Path) -> None:
-    """A root directory, of a Debian whose /usr is the machine's."""
+    """Make a root directory of a Debian whose /usr is that of the machine."""
     for name in DIRECTORIES:
         (directory / name).mkdir(parents=True)
     for name in ("work", "tmp"):
@@ -42,7 +42,7 @@ def make_root(directory: Path) -> None:
 
 
 def tarball(directory: Path) -> Path:
-    """A file beside a directory, with what is in there."""
+    """Make a tarball of a directory, beside it."""
     path = directory.with_suffix(".tar")
     with tarfile.open(path, "w") as tar:
         tar.add(directory, ".")
@@ -51,9 +51,10 @@ def tarball(directory: Path) -> Path:
 
 @contextmanager
 def storage(user: User) -> Iterator[tuple[Podman, Path]]:
-    """How podman is called as the user, and a directory of his; both end with the context."""
+    """Yield a function that calls podman as the user, and a directory of the user; remove the
+    storage with the context."""
     place = Path(tempfile.mkdtemp(prefix="loopfs-podman-", dir="/var/tmp"))
-    locks = Path(f"/dev/shm/libpod_rootless_lock_{user.uid}")  # podman leaves it to the next
+    locks = Path(f"/dev/shm/libpod_rootless_lock_{user.uid}")  # podman does not remove it
     were_there = locks.exists()
     for path in (place, *(place / name for name in HOMES.values())):
         path.mkdir(mode=0o700, exist_ok=True)
@@ -88,7 +89,7 @@ def storage(user: User) -> Iterator[tuple[Podman, Path]]:
 
 @contextmanager
 def with_base(user: User) -> Iterator[tuple[Podman, Path]]:
-    """As :func:`storage`, with an image "base" in it; skips where podman does not work."""
+    """As :func:`storage`, with an image "base" in it; skip the test if podman does not work."""
     need(shutil.which("podman") and shutil.which("runc"), "podman and runc are not installed")
     with storage(user) as (call, place):
         make_root(place / "root")
@@ -100,8 +101,8 @@ def with_base(user: User) -> Iterator[tuple[Podman, Path]]:
 
 
 def _begin_without_hybrid_cgroups(user: User, environment: dict[str, str]) -> None:
-    """Have podman make the namespaces that its calls have in common where there is no cgroup2
-    beside the hierarchies of version 1: crun refuses such a machine."""
+    """Make podman's common namespaces in a mount namespace without the cgroup2 beside hierarchies
+    of version 1: crun refuses such a machine."""
     if os.geteuid() or not os.path.ismount(HYBRID):
         return
     drop = ["setpriv", f"--reuid={user.uid}", f"--regid={user.gid}", "--init-groups"]

@@ -1,5 +1,5 @@
-"""Run a command whose system calls are refused, some of them, as the seccomp profile of a
-container does it: python3 -m tests.support.refusing ERRNO CALL[,CALL...] COMMAND..."""
+"""Run a command for which some system calls fail, as with the seccomp profile of a container:
+python3 -m tests.support.refusing ERRNO CALL[,CALL...] COMMAND..."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PR_SET_NO_NEW_PRIVS = 38
 
 
 def numbers() -> dict[str, int]:
-    """All system calls of this machine, by the C library's headers."""
+    """Return the numbers of all system calls of this machine, from the C library's headers."""
     headers = {"x86_64": "x86_64-linux-gnu/asm/unistd_64.h", "aarch64": "asm-generic/unistd.h"}
     text = Path("/usr/include", headers[platform.machine()]).read_text()
     found = re.findall(r"^#define __NR_(\w+)\s+(\d+)", text, re.M)
@@ -27,7 +27,7 @@ def numbers() -> dict[str, int]:
 
 
 def refuse(code: int, calls: list[str]) -> None:
-    """Have these calls fail with an errno from now on, here and in all that is executed."""
+    """Make these calls fail with an errno in this process and in programs that it executes."""
     abi = abis()[0]._replace(numbers=numbers())
     filters = program((), [abi], dict.fromkeys(calls, code))
     buffer = ctypes.create_string_buffer(filters, len(filters))

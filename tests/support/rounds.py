@@ -1,4 +1,4 @@
-"""How often a stress test does its work: CI has the short form, LOOPFS_ALL=1 the long one."""
+"""The length of a stress test: CI has the short form, LOOPFS_ALL=1 the long one."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ T = TypeVar("T")
 
 
 def rounds(short: T, long: T) -> T:
-    """One of the two, as the environment says."""
+    """Return one of the two, depending on LOOPFS_ALL."""
     return long if os.environ.get("LOOPFS_ALL") else short

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.user import Run, User
 
-# What ``inside`` puts before each script. "try" shows what a command says and how it ends.
+# ``inside`` puts this before each script. "try" prints a command's output and exit status.
 PRELUDE = """
 set -eu
 try() { "$@" 2>&1 && echo "status 0" || echo "status $?"; }
@@ -28,9 +28,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def inside(loopfs_run: Run) -> Lines:
-    """Run a shell script by ``loopfs run``; the lines that it printed.
+    """A function that runs a shell script by ``loopfs run`` and returns the lines of its output.
 
-    The script must succeed in all its commands and complain of nothing.
+    All commands of the script must succeed, without output on standard error.
     """
 
     def run(script: str) -> list[str]:
@@ -44,7 +44,7 @@ def inside(loopfs_run: Run) -> Lines:
 
 @pytest.fixture
 def started(user: User, loopfs_bin: list[str], workdir: Path) -> Iterator[Start]:
-    """Start a script by ``loopfs run`` and return when it has printed "ready"."""
+    """A function that starts a script by ``loopfs run`` and returns when it has printed "ready"."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(script: str, *options: str) -> subprocess.Popen[str]:
@@ -63,20 +63,21 @@ def started(user: User, loopfs_bin: list[str], workdir: Path) -> Iterator[Start]
 
 @pytest.fixture
 def image(workdir: Path, run_as_user: Run) -> Path:
-    """disk.img in the working directory: a fresh ext4 filesystem of 16 MiB."""
+    """disk.img in the working directory: a new ext4 filesystem of 16 MiB."""
     result = run_as_user(["mkfs.ext4", "-q", "-F", "disk.img", "16M"], cwd=workdir)
     assert result.returncode == 0, result.stderr
     return workdir / "disk.img"
 
 
 def content(image: Path, name: str, run_as_user: Run) -> str:
-    """A file of an image that must be without fault."""
+    """Return the contents of a file of an image, which must have no errors."""
     check = run_as_user(["e2fsck", "-f", "-n", image])
     assert check.returncode == 0, check.stdout
     return run_as_user(["debugfs", "-R", f"cat {name}", image]).stdout
 
 
 def repair(image: Path, run_as_user: Run) -> None:
-    """What follows the kill of an engine: libext2fs writes a superblock in parts (-p gives up)."""
+    """Repair an image after the kill of an engine. libext2fs writes a superblock in parts, which
+    e2fsck -p refuses to repair."""
     status = run_as_user(["e2fsck", "-f", "-y", image]).returncode
     assert status in (0, 1), f"e2fsck could not repair it: {status}"

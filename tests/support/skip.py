@@ -1,4 +1,4 @@
-"""Skipping, with a reason."""
+"""Skip a test with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a supervisor holds, between two steps of a script in its sandbox."""
+"""The resources of a supervisor, between two steps of a script in its sandbox."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.skip import need
 
 
 def next_line(process: subprocess.Popen[str]) -> str:
-    """Have a script that waits for a line go on; the line that it says next."""
+    """Let a script that waits for a line continue; return its next line of output."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("\n")
@@ -20,7 +20,7 @@ def next_line(process: subprocess.Popen[str]) -> str:
 
 
 def resources(pid: int) -> tuple[list[str], int]:
-    """What a process's descriptors are, and how many threads it has."""
+    """Return the kinds of a process's descriptors, and the number of its threads."""
     directory = f"/proc/{pid}/fd"
     need(os.access(directory, os.R_OK), "only root may look at who serves a sandbox")
     kinds = []
@@ -31,7 +31,7 @@ def resources(pid: int) -> tuple[list[str], int]:
 
 
 def settled(pid: int) -> tuple[list[str], int]:
-    """:func:`resources`, once they have not changed for a while."""
+    """Return :func:`resources` as soon as they no longer change."""
 
     before = None
     while before != (now := resources(pid)):

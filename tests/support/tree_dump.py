@@ -1,4 +1,4 @@
-"""What a kernel shows of a mounted filesystem: ``python3 tree_dump.py JOBS RESULTS TYPE``.
+"""Dump a mounted filesystem as a kernel shows it: ``python3 tree_dump.py JOBS RESULTS TYPE``.
 
 JOBS is a JSON list of [image, options]; RESULTS gets one of the same length: an errno, or statfs
 and all entries. To be run as root of a kernel that has the filesystem's driver and loop devices.
@@ -31,7 +31,7 @@ def main(jobs: str, results: str, fstype: str) -> None:
 
 
 def attached(image: str) -> str:
-    """Its loop device."""
+    """Bind an image to a loop device and return its path."""
     attach = ["losetup", "-f", "--show", image]
     return subprocess.run(attach, capture_output=True, text=True, check=True).stdout.strip()
 

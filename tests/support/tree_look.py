@@ -1,4 +1,4 @@
-"""Looks at all of a tree that may be damaged: only OSErrors are answers, and each call ends."""
+"""Read a tree that may be damaged: calls must end, and fail only with OSErrors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 from loopfs.fuse.tree import Caller, Tree
 
-MOST = 3000  # entries that are looked at
+MOST = 3000  # the maximum number of entries that are read
 _NOBODY = Caller(0, 0, 0)
 
 
 def look(tree: Tree[Any], seen: Counter[str]) -> None:
-    """Every directory once, and a part of every file; counts what was answered."""
+    """Read every directory once, and a part of every file; count the results in ``seen``."""
     left, done = [tree.root()], set()
     tree.statfs()
     while left and sum(seen.values()) < MOST:

@@ -1,4 +1,4 @@
-"""What one of our trees shows, in the form of :mod:`tests.support.tree_dump`."""
+"""Dump a tree of loopfs, in the form of :mod:`tests.support.tree_dump`."""
 
 from __future__ import annotations
 

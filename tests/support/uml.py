@@ -18,7 +18,7 @@ TIMEOUT = scaled(100)  # seconds
 MODULES = Path("/usr/lib/uml/modules")
 _XSTATE = Path(__file__).with_name("xstate.c")
 
-# The root is the host's, by hostfs; what is changed there is changed here.
+# The root directory is that of the host, by hostfs; changes affect the host.
 _INIT = """#!/bin/sh
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t proc proc /proc
@@ -30,7 +30,7 @@ halt -f
 
 
 def missing(module: str) -> str:
-    """Why it cannot be run here with a module, as "fat/vfat"; empty if it can."""
+    """Return why it cannot be run here with a module, as "fat/vfat"; empty if it can."""
     if not shutil.which(PROGRAM) or not list(MODULES.glob(f"*/kernel/fs/{module}.ko")):
         return "needs the package user-mode-linux"
     if not shutil.which("gcc"):
@@ -40,7 +40,7 @@ def missing(module: str) -> str:
 
 @cache
 def modules() -> Path:
-    """Where the kernel's modules of filesystems are."""
+    """Return the directory of the kernel's filesystem modules."""
     (found,) = MODULES.glob("*/kernel/fs")
     return found
 
@@ -49,11 +49,11 @@ def boot(script: str, wanted: Iterable[str], directory: Path, arguments: Iterabl
     """Run a shell script as process 1 of the kernel.
 
     Args:
-        wanted: modules, relative to :func:`modules`, without ".ko", in the order of their needs.
-        directory: where to put what is needed for it.
+        wanted: modules, relative to :func:`modules`, without ".ko", in the order of loading.
+        directory: for temporary files.
         arguments: of the kernel, as ubd0=IMAGE.
     Returns:
-        what the console shows.
+        the output of the console.
     """
     helper = directory / "xstate.so"
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", helper, _XSTATE], check=True)

@@ -1,8 +1,8 @@
-"""The ordinary user that loopfs is run as, and how a test calls loopfs.
+"""The ordinary user that runs loopfs in the tests, and the command to call loopfs.
 
-Under root the user is another account, which LOOPFS_TEST_USER names (in a worker but the first,
-one that is derived from it); without root it is who runs the tests. Directories in
-LOOPFS_TEST_PATH come first on its PATH: so other tools than the distribution's are tried.
+Under root the user is another account, which LOOPFS_TEST_USER names (in workers except the first
+one, a name derived from it); without root it is the user who runs the tests. Directories in
+LOOPFS_TEST_PATH come first in its PATH, to test other tools than those of the distribution.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if "LOOPFS_TEST_PATH" in os.environ:
     SEARCH_PATH = f"{os.environ['LOOPFS_TEST_PATH']}:{SEARCH_PATH}"
 TIMEOUT = 60.0
 DEFAULT_NAME = "loopfs-test"
-MARK = "LOOPFS_TEST_RUN"  # a variable that whatever we start inherits, so that we know it again
+MARK = "LOOPFS_TEST_RUN"  # a variable by which processes started by the tests are recognized
 
 Result = subprocess.CompletedProcess[str]
 Run = Callable[..., Result]
@@ -45,7 +45,7 @@ class User(NamedTuple):
         return self.uid == os.geteuid()
 
     def environment(self) -> dict[str, str]:
-        """What a login would give, and of the caller's only what Python needs, and the mark."""
+        """Return the variables of a login, those that Python needs, and the mark."""
         variables = {
             "PATH": SEARCH_PATH,
             "HOME": self.home,
@@ -94,7 +94,7 @@ class User(NamedTuple):
         timeout: float = TIMEOUT,
         env: Mapping[str, str] | None = None,
     ) -> Result:
-        """As :meth:`start`, to its end.
+        """Run a command as :meth:`start` does, and wait for its end.
 
         Args:
             timeout: seconds; LOOPFS_TIMEOUT_SCALE multiplies them.
@@ -113,12 +113,12 @@ class User(NamedTuple):
 
 
 def user_name(worker: int | None) -> str:
-    """The account that a worker runs loopfs as, under root."""
+    """Return the account as which a worker runs loopfs, under root."""
     return workers.user_of(os.environ.get("LOOPFS_TEST_USER", DEFAULT_NAME), worker)
 
 
 def find_user() -> User | None:
-    """The user that loopfs is run as; None under root when there is no such account."""
+    """Return the user that runs loopfs; None under root if there is no such account."""
     try:
         if os.geteuid() == 0:
             account = pwd.getpwnam(user_name(workers.number()))
@@ -130,9 +130,9 @@ def find_user() -> User | None:
 
 
 def loopfs_command() -> list[str]:
-    """How that user calls loopfs: LOOPFS_BIN as ./check sets it, else from this checkout."""
+    """Return the command of loopfs: LOOPFS_BIN as ./check sets it, else from this checkout."""
     if "LOOPFS_BIN" in os.environ:
         return [os.environ["LOOPFS_BIN"]]
-    # The interpreter that runs the tests as root can lie where the user cannot go.
+    # The user may be unable to access the interpreter that runs the tests as root.
     python = "/usr/bin/python3" if os.geteuid() == 0 else sys.executable
     return ["env", f"PYTHONPATH={CHECKOUT / 'src'}", python, "-m", "loopfs"]

@@ -1,4 +1,4 @@
-"""Bytes and numbers of the kernel's headers: as committed, and as the compiler has them.
+"""Bytes and numbers of the kernel's headers: as committed, and as compiled.
 
 ``python -m tests.uapi.golden`` writes golden.json anew from the headers of an x86-64 machine.
 """

@@ -1,4 +1,4 @@
-"""golden.json is what the compiler makes of the system's headers."""
+"""golden.json is equal to the compiler's output for the system's headers."""
 
 from __future__ import annotations
 

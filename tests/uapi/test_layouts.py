@@ -1,4 +1,4 @@
-"""Our packing of the kernel's structures against the compiler's (golden.json).
+"""Packing of the kernel's structures compared with the compiler's (golden.json).
 
 A field holds a number of its own, repeated in all its bytes.
 """

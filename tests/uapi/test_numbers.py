@@ -1,4 +1,4 @@
-"""Our constants and syscall numbers against those of the headers (golden.json)."""
+"""Constants and system call numbers compared with those of the headers (golden.json)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills a UDF volume by the kernel's own driver: ``python3 populate.py DEVICE...``, as its root."""
+"""Fill a UDF volume by the kernel's own driver: ``python3 populate.py DEVICE...``, as root."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ours and a kernel's udf show the same: errnos of mounts, statfs, and all of every entry.
+"""udf of loopfs and of a kernel show the same: errnos of mounts, statfs, every entry.
 
 ``python -m tests.udf.test_as_kernel`` makes the images by mkudffs and the kernel's own driver, in
 user-mode Linux, and the golden file.

@@ -1,4 +1,4 @@
-"""What no image of the others has: metadata partitions, defect packets, hostile volumes."""
+"""Cases without an image for comparison: metadata partitions, defect packets, hostile volumes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""``loopfs agent``: loop devices for containers that know nothing of loopfs.
+"""``loopfs agent``: loop devices for containers whose image has no loopfs.
 
-A container runtime sends the agent the listener of each container whose seccomp profile names its
-socket (``listenerPath``). Of each container one supervisor serves the instance, the mounts and the
-calls, as that of ``loopfs run`` does for its sandbox.
+A container runtime sends the agent the listener of each container whose seccomp profile names the
+agent's socket (``listenerPath``). Each container has a supervisor, which serves its instance, its
+mounts and its trapped calls, as the supervisor of ``loopfs run`` does for its sandbox.
 """

@@ -1,4 +1,4 @@
-"""The cgroup of a container, where its engines are to be (cgroups(7))."""
+"""Find the cgroup of a container, into which its engines are moved (cgroups(7))."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from loopfs.process import Process
 from loopfs.text import to_str
 
 PROCS = "cgroup.procs"
-V2 = ""  # what /proc/PID/cgroup has in place of the controllers of a hierarchy of version 1
+V2 = ""  # in /proc/PID/cgroup, in place of the controllers: the hierarchy of version 2
 
 
 def procs_of(process: Process) -> tuple[int, ...]:
-    """Open cgroup.procs of each hierarchy in which a process has not the cgroup that we have.
+    """Open cgroup.procs of each hierarchy in which the cgroup of a process differs from ours.
 
     Raises:
         OSError: we may not move a process there.
@@ -37,7 +37,7 @@ def procs_of(process: Process) -> tuple[int, ...]:
 
 
 def _cgroups(path: str) -> Iterator[tuple[str, str]]:
-    """The controllers of each hierarchy, and the cgroup in it."""
+    """Yield the controllers of each hierarchy, and the cgroup in it."""
     with open(path, "rb") as file:
         for line in file:
             _, controllers, place = to_str(line.rstrip(b"\n")).split(":", 2)
@@ -45,7 +45,7 @@ def _cgroups(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _hierarchies() -> dict[str, tuple[str, str]]:
-    """Which cgroup is mounted where, by the controllers of the hierarchy."""
+    """Return the cgroup that is mounted, and its mount point, by controllers of the hierarchy."""
     found: dict[str, tuple[str, str]] = {}
     with open("/proc/self/mountinfo", "rb") as file:
         for line in file:
@@ -61,7 +61,7 @@ def _hierarchies() -> dict[str, tuple[str, str]]:
 
 
 def _named(options: str) -> Iterator[str]:
-    """What /proc/PID/cgroup may call a hierarchy of version 1 with these mount options."""
+    """Yield the name in /proc/PID/cgroup of a hierarchy of version 1 with these mount options."""
     words = [word for word in options.split(",") if word not in ("rw", "ro", "xattr")]
     kept = [word for word in words if not word.startswith(("release_agent=", "clone_children"))]
     yield ",".join(kept)

@@ -1,7 +1,7 @@
-"""The supervisor of a container: serves its instance, its mounts and its trapped calls.
+"""The supervisor of a container: it serves the instance, the mounts and the trapped calls.
 
-It is root of the container's user namespace and in the agent's other namespaces, with a helper as
-every supervisor has. It ends when no process of the container is left.
+It is root of the container's user namespace and in the agent's other namespaces, and has a helper
+like every supervisor. It ends when no process of the container is left.
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from loopfs.uapi.seccomp import Notification
 SLOT = struct.Struct("=Q")
 READY = b"ready"
 _PAUSE = 0.1  # seconds
-END_WITHIN = 60.0  # seconds that engines may write once their container has ended
+END_WITHIN = 60.0  # seconds that engines may write after their container has ended
 _OWN = {fstype: engine.name for engine in (EXT4, ISO9660, UDF, VFAT) for fstype in engine.types}
 
 
 def main(name: str, begun: First, listener: int, channel: Channel, page: mmap) -> NoReturn:
-    """Be the supervisor, in a fork of the keeper.
+    """Run the supervisor, in a fork of the keeper.
 
     Args:
-        name: the container's, for people.
+        name: of the container, for messages.
         begun: its first process, which waits.
-        listener: the first one.
-        channel: to the keeper: "ready", and the other listeners with their slots.
-        page: the id of the last call that was received of each listener, in its slot.
+        listener: the first listener.
+        channel: to the keeper: "ready" is sent, other listeners are received with their slots.
+        page: the id of the last call received from each listener, in its slot.
     """
     status = 1
     try:
@@ -80,7 +80,7 @@ def main(name: str, begun: First, listener: int, channel: Channel, page: mmap) -
 
 
 class Container:
-    """Serves one container."""
+    """The state of the supervisor of one container."""
 
     def __init__(self, name: str, channel: Channel, page: mmap) -> None:
         self._name = name
@@ -91,7 +91,7 @@ class Container:
         self._ended = threading.Event()
 
     def run(self, begun: First, listener: int) -> None:
-        """Serve the container to its end. Raises OSError: it cannot be prepared."""
+        """Serve the container to its end. Raises OSError: its devices cannot be made."""
         userns = begun.user_namespace()
         procs = self._cgroups(begun.process)
         limits = confinement.Confinement(begun.userns, procs)
@@ -104,7 +104,7 @@ class Container:
         self._helper = helper.Helper.start(begin, b"")
         close_all(list(procs))
         room = raise_limits()
-        with caller_descriptors(begun) as fds:  # which our own user namespace need not let us have
+        with caller_descriptors(begun) as fds:  # before _enter(): it may be refused after
             _enter(userns)
             self._build(room)
             self._furnish(fds)
@@ -120,7 +120,7 @@ class Container:
         abort_connections()
 
     def _cgroups(self, process: Process) -> tuple[int, ...]:
-        """The cgroup.procs of the container's cgroup, open, where that is not ours."""
+        """Open cgroup.procs of the container's cgroup, if that is not ours."""
         try:
             return cgroup.procs_of(process)
         except OSError as problem:
@@ -144,13 +144,14 @@ class Container:
         }
 
     def _may_mount(self, process: Process) -> bool:
-        """As ever, and root of the container without CAP_SYS_ADMIN, too."""
+        """Whether a process may mount: as usual, or as root of the container even without
+        CAP_SYS_ADMIN."""
         if may_mount(process):
             return True
-        effective = int(process.status()["Uid"].split()[1])  # as we see it, in its user namespace
+        effective = int(process.status()["Uid"].split()[1])  # in its user namespace, which is ours
         return effective == 0 and process.namespace("user") == self._userns
 
-    # --- what the container gets --------------------------------------------------------
+    # --- /dev and /sys of the container -------------------------------------------------
 
     def _furnish(self, fds: tuple[int, ...]) -> None:
         """Mount an instance in /dev. Raises OSError."""
@@ -165,7 +166,7 @@ class Container:
             _check(helper.result(channel.receive())[0])
 
     def _cover(self, fds: tuple[int, ...]) -> None:
-        """Have /sys list the devices, as far as it is there. Raises OSError."""
+        """Mount the views in /sys, as far as the directories exist. Raises OSError."""
         with self._helper.begin("cover", (PLACES,), fds) as channel:
             message = channel.receive()
         code, places = helper.result(message)
@@ -177,10 +178,10 @@ class Container:
             self._instances.on_removal.append(partial(forget, session, directory))
             start(place, session.serve)
 
-    # --- its calls ----------------------------------------------------------------------
+    # --- trapped calls ------------------------------------------------------------------
 
     def serve(self, listener: int, slot: int) -> None:
-        """Serve a listener in threads of its own; the last one's end is the container's."""
+        """Serve a listener in threads of its own; the container ends with its last listener."""
         with self._lock:
             self._serving += 1
         start("notify", self._serve, listener, self._maker(slot))
@@ -198,7 +199,7 @@ class Container:
         try:
             notify.serve(listener, self._handle, make)
         finally:
-            with self._lock:  # the descriptor stays: other receivers may still be in it
+            with self._lock:  # the descriptor is not closed: other threads may still read from it
                 self._serving -= 1
                 if not self._serving:
                     self._ended.set()
@@ -211,14 +212,14 @@ class Container:
             handler(call)
 
     def _hear(self) -> None:
-        """Take on the listeners that the keeper hands on; none comes when that was killed."""
+        """Serve the listeners that the keeper passes on, until the keeper ends."""
         while (message := self._channel.receive()).data:
             for listener in message.fds:
                 while not self._begin(listener, int(message.data)):
                     time.sleep(_PAUSE)
 
     def _begin(self, listener: int, slot: int) -> bool:
-        """Serve one; False where no thread can be started, and who it watches has to wait."""
+        """Serve a listener; return False if no thread can be started: then its callers wait."""
         try:
             self.serve(listener, slot)
         except OSError:
@@ -228,14 +229,14 @@ class Container:
         return True
 
     def _wait_for(self, engines: object) -> None:
-        """Engines take long: who has not ended by then never will."""
+        """Wait for slow engines; kill those that have not ended within END_WITHIN."""
         if not self._mounts.ended(END_WITHIN):
-            say("an engine was killed that did not end with its container", self._name)
+            say("an engine that did not end with its container was killed", self._name)
             self._mounts.give_up()
 
 
 def _enter(userns: int) -> None:
-    """Be root of a user namespace, by its file, which is closed."""
+    """Become root of a user namespace; close its descriptor."""
     syscalls.setns(userns, CLONE_NEWUSER)
     os.close(userns)
     os.setresgid(0, 0, 0)

@@ -1,7 +1,8 @@
-"""The sockets by which the keepers of containers are found again.
+"""Doors: the sockets by which the keepers of containers are found again.
 
-They are in a directory of the agent's user alone, PATH.d, named by the containers' mount
-namespaces. It is made when the first one is, and removed with the last.
+They are in a directory that only the agent's user can access, PATH.d, and are named after the
+mount namespaces of the containers. The directory is made with the first door, and removed with the
+last one.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from loopfs.errors import LoopfsError
 
 
 class Door:
-    """One of a keeper's.
+    """The socket of a keeper.
 
     Args:
-        socket: listens, if it is new; else it is connected to the keeper.
-        doors: where it is.
-        path: its own.
+        sock: a listening socket if ``is_new``; otherwise it is connected to the keeper.
+        is_new: this process has made it.
+        doors: the directory.
+        path: of the socket.
     """
 
     def __init__(self, sock: socket.socket, is_new: bool, doors: Doors, path: str) -> None:
@@ -34,7 +36,7 @@ class Door:
         self._path = path
 
     def remove(self) -> None:
-        """Have nobody find it any more: the next who comes makes another one of that name."""
+        """Remove the socket: after that, another one of that name can be made."""
         if self._is_there:
             self._is_there = False
             with self._doors.locked(), suppress(FileNotFoundError):
@@ -43,11 +45,11 @@ class Door:
 
 
 class Doors:
-    """Those of one agent.
+    """The doors of one agent.
 
     Args:
         path: the directory.
-        within: seconds for what a keeper has to say.
+        within: seconds that a keeper may take to answer.
     """
 
     def __init__(self, path: str, within: float) -> None:
@@ -56,12 +58,12 @@ class Doors:
 
     @contextmanager
     def at(self, name: str) -> Iterator[Door]:
-        """A connection to a door; or a new one, which listens, and is removed afterwards if it has
-        not been.
+        """Yield a connection to a door, or a new door that listens; a new one is removed at the
+        end.
 
         Raises:
-            OSError: the directory cannot be made, or is not ours alone (a LoopfsError); there is no
-                room; a keeper does not accept.
+            OSError: the directory cannot be made, or other users can access it (a LoopfsError); the
+                disk is full; a keeper does not accept.
         """
         path = f"{self._path}/{name}"
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
@@ -77,7 +79,7 @@ class Doors:
         sock.settimeout(self._within)
         try:
             sock.connect(path)
-        except (FileNotFoundError, ConnectionRefusedError):  # there was one, and it was killed
+        except (FileNotFoundError, ConnectionRefusedError):  # refused: its keeper was killed
             with suppress(FileNotFoundError):
                 os.unlink(path)
             sock.settimeout(None)
@@ -88,11 +90,11 @@ class Doors:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else makes or removes a door meanwhile. The directory is there, and is removed
-        afterwards if it is empty.
+        """Prevent other processes from making or removing a door. The directory exists meanwhile,
+        and is removed afterwards if it is empty.
 
         Raises:
-            LoopfsError: EPERM: it is not ours alone.
+            LoopfsError: EPERM: other users can access the directory.
         """
         directory = self._open()
         try:
@@ -103,13 +105,13 @@ class Doors:
             try:
                 yield
             finally:
-                with suppress(OSError):  # there are doors
+                with suppress(OSError):  # it is not empty
                     os.rmdir(self._path)
         finally:
             os.close(directory)
 
     def _open(self) -> int:
-        """The directory, with a lock on it."""
+        """Make the directory if necessary, open it, and lock it."""
         while True:
             with suppress(FileExistsError):
                 os.mkdir(self._path, 0o700)

@@ -1,9 +1,10 @@
 """The keeper of a container's listeners: a process that outlives the agent and the supervisor.
 
-The kernel fails every trapped call of a container, execve(2) among them, once nobody has its
-listener open. So the keeper has all of them, hands them to the supervisor, and answers itself when
-that was killed. It has a socket, the door, by which an agent that was started anew passes on the
-listeners of what is executed in the container later.
+When no process has a listener open, the kernel fails its trapped calls, also execve(2). So the
+keeper holds all listeners of a container, passes them to the supervisor, and answers calls itself
+if the supervisor was killed. It has a socket, the door, by which other processes of the agent, also
+of one that was restarted, pass it the listeners of programs that are executed in the container
+later.
 """
 
 from __future__ import annotations
@@ -24,16 +25,17 @@ from loopfs.channel import Channel, close_all
 from loopfs.errors import LoopfsError
 
 TAKEN = b"taken"
-WITHIN = 10.0  # seconds for what two of our processes have to say to one another
-IN_FLIGHT = 64  # calls of a listener that a supervisor may have received, and as many not noted
+WITHIN = 10.0  # seconds for a message between two of our processes
+IN_FLIGHT = 64  # calls of a listener before and after the last recorded one that may be unanswered
 _MINE = "The kernel answers its calls"
 
 
 def main(connection: socket.socket, doors: Doors) -> None:
-    """Serve who has connected, to the end of its container. Returns when nothing is left of it.
+    """Serve the container of a connection until no process of it is left.
 
     Args:
-        doors: those of all containers.
+        connection: of a container runtime.
+        doors: of all containers.
     """
     with connection:
         try:
@@ -61,22 +63,22 @@ def main(connection: socket.socket, doors: Doors) -> None:
             begun.go()
     except OSError as problem:
         begun.go()
-        say(f"its keeper cannot be reached: {problem.strerror or problem}. {_MINE}", name)
+        say(f"its keeper does not answer: {problem.strerror or problem}. {_MINE}", name)
         let_all_go([listener])
 
 
 def _refusal(begun: First) -> str:
-    """Why a container is not served, or nothing."""
+    """Return the reason why a container is not served; empty if it is served."""
     if begun.userns == os.stat("/proc/self/ns/user").st_ino:
         return "it has no user namespace of its own, and gets no loop devices"
     return ""
 
 
 def _pass_on(keeper: socket.socket, listener: int, number: int) -> None:
-    """Give a listener, and the id of its first call, to the keeper of its container.
+    """Pass a listener, and the id of its first call, to the keeper of its container.
 
     Raises:
-        OSError: that does not take it.
+        OSError: the keeper does not accept it.
     """
     socket.send_fds(keeper, [container.SLOT.pack(number)], [listener])
     if keeper.recv(len(TAKEN)) != TAKEN:
@@ -84,25 +86,25 @@ def _pass_on(keeper: socket.socket, listener: int, number: int) -> None:
 
 
 class Keeper:
-    """Keeps the listeners of one container.
+    """The listeners of one container.
 
     Args:
-        name: the container's, for people.
-        door: where other listeners come from.
-        listener: the first.
+        name: of the container, for messages.
+        door: receives further listeners.
+        listener: the first one.
     """
 
     def __init__(self, name: str, door: Door, listener: int) -> None:
         self._name = name
         self._door = door
         self._listeners: dict[int, int] = {0: listener}  # by their slots in the page
-        self._page = mmap(-1, PAGESIZE)  # the id of the last call of each that was received
+        self._page = mmap(-1, PAGESIZE)  # the id of the last received call of each
         self._poller = select.poll()
         self._poller.register(door.socket, select.POLLIN)
         self._poller.register(listener, 0)
 
     def run(self, begun: First) -> None:
-        """Start the supervisor, and keep its listeners until the container has ended."""
+        """Start the supervisor, and hold its listeners until the container has ended."""
         container.SLOT.pack_into(self._page, 0, begun.number)
         ours, its = Channel.pair()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -124,7 +126,7 @@ class Keeper:
         self._answer()
 
     def _follow(self, supervisor: int) -> bool:
-        """Hand listeners on until the supervisor ends; whether it ended by itself."""
+        """Pass listeners on until the supervisor ends; return whether it exited with 0."""
         pidfd = os.pidfd_open(supervisor)
         self._poller.register(pidfd, select.POLLIN)
         while True:
@@ -139,17 +141,18 @@ class Keeper:
                 elif event:
                     self._drop(fd)
             if not self._listeners and self._door.socket.fileno() >= 0:
-                # The engines may need long, and before Linux 6.11 another container get the number.
+                # The engines may take long to end, and before Linux 6.11 the number of the mount
+                # namespace can be reused by another container.
                 self._poller.unregister(self._door.socket)
                 self._door.remove()
 
     def _hand_on(self) -> None:
         if (slot := self._take()) is not None:
-            with suppress(BrokenPipeError):  # it is killed: we shall see that next
+            with suppress(BrokenPipeError):  # it was killed: the next poll() reports that
                 self._channel.send(b"%d" % slot, (self._listeners[slot],))
 
     def _take(self) -> int | None:
-        """Take a listener at the door; returns its slot."""
+        """Receive a listener at the door and return its slot; None if it is refused."""
         connection, _ = self._door.socket.accept()
         with connection:
             connection.settimeout(WITHIN)
@@ -173,15 +176,15 @@ class Keeper:
         return slot
 
     def _drop(self, listener: int) -> None:
-        """No process is left of a listener's."""
+        """Close a listener that has no process left."""
         self._poller.unregister(listener)
         slot = next(slot for slot, fd in self._listeners.items() if fd == listener)
         del self._listeners[slot]
         os.close(listener)
 
     def _answer_in_flight(self) -> None:
-        """Answer what the supervisor had received, noted or not: a filter numbers its calls one
-        after another."""
+        """Answer the calls that the supervisor had received, recorded or not: a filter numbers its
+        calls consecutively."""
         for slot, listener in self._listeners.items():
             (last,) = container.SLOT.unpack_from(self._page, slot * container.SLOT.size)
             for number in range(last - IN_FLIGHT, last + IN_FLIGHT):

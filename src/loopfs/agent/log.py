@@ -1,4 +1,4 @@
-"""What the agent says: a line on standard error for each container that begins or is refused."""
+"""Messages of the agent: lines on standard error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NAME = 12  # characters of a container's name, as podman shows them
 
 
 def say(sentence: str, container: str = "") -> None:
-    """Say something, of a container or of the agent itself."""
+    """Print a message about a container, or about the agent itself."""
     about = f"container {shown(container[:_NAME])}: " if container else ""
-    with suppress(OSError):  # who read it has gone, and containers are not to end with him
+    with suppress(OSError):  # if the reader has exited, containers must continue
         print(f"loopfs: agent: {about}{shown(sentence)}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Trapped calls that nobody carries out, and the first one of a container."""
+"""Trapped calls that are left to the kernel, and the first one of a container."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from loopfs.uapi.mount import NS_GET_MNTNS_ID
 OPEN_WITHIN = 5.0  # seconds that a runtime may take to execute the container's program
 _LOOK = 0.001  # seconds
 _READ = os.O_RDONLY | os.O_CLOEXEC
-_GONE = (errno.ENOENT, errno.EINPROGRESS)  # it was killed; nobody has received it yet
+_GONE = (errno.ENOENT, errno.EINPROGRESS)  # the caller was killed; the call is not received yet
 
 
 def receive(listener: int) -> uapi.Notification | None:
-    """The next call, which waits for an answer; None when no process is left."""
+    """Return the next call, which waits for an answer; None if no process is left."""
     poller = select.poll()
     poller.register(listener, select.POLLIN)
     while True:
@@ -41,7 +41,7 @@ def receive(listener: int) -> uapi.Notification | None:
 
 
 def let_go(listener: int, number: int) -> None:
-    """Have the kernel carry out the call with that id, if it still waits."""
+    """Let the kernel carry out the call with that id, if it still waits."""
     flag = uapi.SECCOMP_USER_NOTIF_FLAG_CONTINUE
     try:
         fcntl.ioctl(
@@ -53,7 +53,7 @@ def let_go(listener: int, number: int) -> None:
 
 
 def let_next_go(listener: int) -> bool:
-    """Have the kernel carry out the next call; False when no process is left."""
+    """Let the kernel carry out the next call; return False if no process is left."""
     if (call := receive(listener)) is None:
         return False
     let_go(listener, call.id)
@@ -61,7 +61,7 @@ def let_next_go(listener: int) -> bool:
 
 
 def _waits(listener: int, number: int) -> bool:
-    """The call with that id still waits."""
+    """Whether the call with that id still waits."""
     try:
         fcntl.ioctl(listener, uapi.SECCOMP_IOCTL_NOTIF_ID_VALID, uapi.NOTIF_ID.pack(number))
     except FileNotFoundError:
@@ -70,7 +70,8 @@ def _waits(listener: int, number: int) -> bool:
 
 
 def _name_of(mounts: int) -> str:
-    """What no other mount namespace has, by its file; before Linux 6.11, no other that there is."""
+    """Return a name of a mount namespace, by its descriptor. It is never reused; before Linux 6.11
+    it is unique among existing ones only."""
     try:
         return fcntl.ioctl(mounts, NS_GET_MNTNS_ID, bytes(8)).hex()
     except OSError as problem:
@@ -80,16 +81,17 @@ def _name_of(mounts: int) -> str:
 
 
 class First:
-    """The first process of a listener's, which waits until :meth:`go`.
+    """The first process of a listener, which waits until :meth:`go`.
 
-    A runtime that has made the container's user namespace itself is closed to an ordinary user
-    until it executes the program. Then that is let go, and stopped before it can have done a thing.
+    If the runtime itself has made the container's user namespace, an ordinary user may not examine
+    the process before it executes the container's program. Then its execve(2) is continued, and the
+    process is stopped before the program runs.
 
     Args:
-        listener: stays the caller's.
-        call: what it waits in.
+        listener: the caller closes it.
+        call: the call in which the process waits.
     Raises:
-        LoopfsError: it cannot be looked into.
+        LoopfsError: it cannot be examined.
         OSError: ENOENT, ESRCH: it was killed.
     """
 
@@ -100,7 +102,7 @@ class First:
         self.process = Process(call.pid)
         self._open = [self.process.pidfd()]
         try:
-            if not _waits(listener, call.id):  # another may have its process id
+            if not _waits(listener, call.id):  # the process id may have been reused
                 raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
             try:
                 self._look()
@@ -134,24 +136,24 @@ class First:
             except PermissionError:
                 if time.monotonic() > end:
                     self.go()
-                    sentence = "its first process cannot be looked into"
+                    sentence = "its first process cannot be examined"
                     raise LoopfsError(errno.EACCES, sentence) from None
                 time.sleep(_LOOK)
             else:
                 return
 
     def user_namespace(self) -> int:
-        """A descriptor of its user namespace, which is the caller's."""
+        """Return a descriptor of its user namespace; the caller closes it."""
         return os.dup(self._open[1])
 
     def alive(self) -> bool:
-        """It has not been killed, and so nobody has got its process id."""
+        """Whether it still exists, so that its process id has not been reused."""
         poller = select.poll()
         poller.register(self._open[0], select.POLLIN)
         return not poller.poll(0)
 
     def go(self) -> None:
-        """Let it go on."""
+        """Let the process continue."""
         if self._call is not None:
             let_go(self._listener, self._call.id)
             return
@@ -161,13 +163,13 @@ class First:
             return  # it was killed
 
     def close(self) -> None:
-        """Nothing more is to be asked."""
+        """Close the descriptors."""
         close_all(self._open)
         self._open.clear()
 
 
 def first(listener: int) -> First | None:
-    """The first process that is trapped; None when none is left. Raises LoopfsError."""
+    """Return the first process that is trapped; None if none is left. Raises LoopfsError."""
     while (call := receive(listener)) is not None:
         try:
             return First(listener, call)
@@ -177,8 +179,8 @@ def first(listener: int) -> First | None:
 
 
 def let_all_go(listeners: Sequence[int]) -> None:
-    """Have the kernel carry out every call of these listeners, until no process is left; they are
-    closed."""
+    """Let the kernel carry out every call of these listeners until no process is left; then close
+    them."""
     poller = select.poll()
     for listener in listeners:
         poller.register(listener, select.POLLIN)

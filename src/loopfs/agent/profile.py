@@ -1,5 +1,5 @@
-"""The seccomp profile by which a container runtime has an agent supervise containers (OCI
-runtime-spec, config-linux.md, "seccomp")."""
+"""The seccomp profile that makes a container runtime send listeners to an agent (OCI runtime-spec,
+config-linux.md, "seccomp")."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from typing import Any
 
 from loopfs.agent.state import METADATA
 
-# What the supervisor carries out, and the start of programs: the first one waits until the
-# container has its devices.
+# The calls that the supervisor carries out, and execve(2): the first one waits until the container
+# has its devices.
 MOUNTS = ("mount", "umount", "umount2")
 SYNCS = ("sync", "syncfs")
 STARTS = ("execve", "execveat")
 NOTIFIED = (*MOUNTS, *SYNCS, *STARTS)
-# mount(8) then takes mount(2).
+# ENOSYS: then mount(8) uses mount(2).
 ABSENT = ("fsopen", "fspick", "fsconfig", "fsmount")
 NOTIFY = "SCMP_ACT_NOTIFY"
 
 
 def with_listener(base: dict[str, Any], path: str) -> dict[str, Any]:
-    """A profile that is ``base``, but for what an agent's supervisors carry out.
+    """Return ``base`` with rules for the calls that an agent's supervisors carry out.
 
     Args:
-        base: with conditions on capabilities, if it has some.
+        base: its conditions on capabilities are kept.
         path: the agent's socket.
     Raises:
-        KeyError, TypeError, AttributeError: it is no profile.
+        KeyError, TypeError, AttributeError: ``base`` is not a profile.
     """
     taken = {*NOTIFIED, *ABSENT}
     rules = []

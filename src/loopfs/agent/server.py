@@ -1,6 +1,6 @@
-"""The agent: takes connections of container runtimes, and has a process serve each.
+"""The agent: it accepts connections of container runtimes, and forks a process for each.
 
-It looks into no container itself, and keeps nothing of one: who kills it ends no container.
+It does not examine containers itself and has no state of them: if it is killed, they continue.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from loopfs.agent.log import say
 from loopfs.channel import close_all
 from loopfs.errors import LoopfsError
 
-LONGEST = 80  # bytes of the socket's path: those of the doors are longer, and 107 is the most
+LONGEST = 80  # bytes of the socket's path: those of the doors are longer, and 107 is the maximum
 ENDERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Agent:
-    """Listens until a signal ends it.
+    """The agent's listening socket.
 
     Args:
         path: of the socket.
@@ -52,7 +52,7 @@ class Agent:
             try:
                 probe.connect(self._path)
             except ConnectionRefusedError:
-                os.unlink(self._path)  # of an agent that was killed
+                os.unlink(self._path)  # left by an agent that was killed
             except FileNotFoundError:
                 pass
             else:
@@ -68,8 +68,8 @@ class Agent:
         return listening
 
     def serve(self) -> None:
-        """Take connections until a signal comes: SIGTERM, SIGINT or SIGHUP. The containers that
-        are served stay so."""
+        """Accept connections until SIGTERM, SIGINT or SIGHUP. Containers that are served keep their
+        devices."""
         made = os.lstat(self._path)
         prepare()
         self._woken = woken, waker = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -84,7 +84,7 @@ class Agent:
         while not any(fd == woken for fd, _ in poller.poll()):
             self._accept()
         self._listening.close()
-        with suppress(OSError):  # another agent may have it by now
+        with suppress(OSError):  # another agent may have made a new socket
             if os.path.samestat(made, os.lstat(self._path)):
                 os.unlink(self._path)
 
@@ -92,11 +92,11 @@ class Agent:
         try:
             connection, _ = self._listening.accept()
         except BlockingIOError:
-            return  # who wanted to connect has gone
+            return  # the peer has closed the connection
         with connection:
             uid = state.peer_user(connection)
             if uid != os.geteuid():
-                say(f"a connection was refused: it is of user {uid}")
+                say(f"a connection was refused: it is from user {uid}")
                 return
             try:
                 if os.fork() == 0:
@@ -113,7 +113,7 @@ class Agent:
             os.setsid()
             os.chdir("/")
             null = os.open("/dev/null", os.O_RDWR)
-            for fd in (0, 1):  # who reads what the agent writes need not wait for containers
+            for fd in (0, 1):  # a reader of the agent's output must not wait for containers
                 os.dup2(null, fd)
             os.close(null)
             close_all([*self._woken, self._listening.detach()])
@@ -127,11 +127,11 @@ class Agent:
 
 
 def prepare() -> None:
-    """Import all that a container's supervisor, its jobs and engines will need: these have other
-    roots, and each is a fork of ours."""
+    """Import all modules that a container's supervisor, its jobs and engines need: these are forks
+    of the agent, and have other root directories."""
     for package in _PACKAGES:
         for module in pkgutil.iter_modules(import_module(package).__path__):
-            if not module.ispkg:  # embedded, which is not for containers
+            if not module.ispkg:  # the package is embedded, which is not used for containers
                 import_module(f"{package}.{module.name}")
     for name in _CODECS:
         import_module(name)

@@ -1,5 +1,5 @@
-"""What a container runtime sends with a listener: the container process state (OCI runtime-spec,
-config-linux.md, "The Container Process State")."""
+"""The message of a container runtime with a listener: the container process state (OCI
+runtime-spec, config-linux.md, "The Container Process State")."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from loopfs.channel import close_all
 from loopfs.errors import LoopfsError
 
-MOST = 1 << 20  # bytes: a state has the container's annotations
+MOST = 1 << 20  # bytes: a state contains the container's annotations
 MOST_DESCRIPTORS = 8
 WITHIN = 10.0  # seconds
 LISTENER = "seccompFd"
@@ -24,35 +24,35 @@ _PIECE = 1 << 16  # bytes
 
 
 class State(NamedTuple):
-    """A container: its name, as it says itself, and an open listener."""
+    """A container: the name that the runtime sends, and an open listener."""
 
     name: str
     listener: int
 
 
 def peer_user(connection: socket.socket) -> int:
-    """The user id of who has connected."""
+    """Return the user id of the peer."""
     said = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     _, uid, _ = _UCRED.unpack(said)
     return int(uid)
 
 
 def receive(connection: socket.socket) -> State:
-    """The state that comes by a connection. Other descriptors than the listener are closed.
+    """Receive a state. Descriptors other than the listener are closed.
 
     Raises:
-        LoopfsError: what comes is no such state, or does not come in time.
+        LoopfsError: the message is not a state, or does not arrive in time.
     """
     connection.settimeout(WITHIN)
     fds: list[int] = []
     try:
         text = _receive(connection, fds)
-        if not text:  # a runtime that has failed
+        if not text:  # the runtime has failed
             raise LoopfsError(errno.EPIPE, "it was closed without a message")
         name, at = understood(text, len(fds))
     except TimeoutError:
         close_all(fds)
-        raise LoopfsError(errno.ETIMEDOUT, "it sends nothing more") from None
+        raise LoopfsError(errno.ETIMEDOUT, "its state did not arrive in time") from None
     except BaseException:
         close_all(fds)
         raise
@@ -60,12 +60,12 @@ def receive(connection: socket.socket) -> State:
     close_all(fds)
     if os.readlink(f"/proc/self/fd/{listener}") != _KIND:
         os.close(listener)
-        raise _wrong(f"has a {LISTENER} that is none")
+        raise _wrong(f"has a {LISTENER} that is not a seccomp listener")
     return State(name, listener)
 
 
 def _receive(connection: socket.socket, fds: list[int]) -> bytes:
-    """A runtime need not close the connection: a state ends where its JSON does."""
+    """Read until the JSON text is complete: a runtime need not close the connection."""
     text = b""
     while True:
         data, more, flags, _ = socket.recv_fds(
@@ -90,7 +90,8 @@ def _is_json(text: bytes) -> bool:
 
 
 def understood(text: bytes, count: int) -> tuple[str, int]:
-    """The name of a container, and which of ``count`` descriptors its listener is.
+    """Parse a state; return the container's name, and the index of its listener among ``count``
+    descriptors.
 
     Raises:
         LoopfsError: EINVAL.
@@ -98,14 +99,14 @@ def understood(text: bytes, count: int) -> tuple[str, int]:
     try:
         said = json.loads(text)
     except (ValueError, RecursionError):
-        raise _wrong("is no JSON") from None
+        raise _wrong("is not JSON") from None
     if not isinstance(said, dict):
-        raise _wrong("is no object")
+        raise _wrong("is not an object")
     names, container = said.get("fds"), said.get("state")
     if not isinstance(names, list) or len(names) != count or LISTENER not in names:
         raise _wrong(f"names no {LISTENER} among its {count} descriptors")
     if said.get("metadata") != METADATA:
-        raise _wrong("is of a profile that `loopfs seccomp-profile --agent` has not made")
+        raise _wrong("is for a profile that `loopfs seccomp-profile --agent` has not made")
     if not isinstance(container, dict) or not isinstance(container.get("id"), str):
         raise _wrong("names no container")
     return container["id"], names.index(LISTENER)

@@ -1,4 +1,4 @@
-"""Hypothesis draws the steps; the kernel's answers say what ours must be.
+"""Hypothesis chooses the steps; the kernel's results are the expected results.
 
 ``LOOPFS_MACHINE_STEPS=100000 ./check tests/differential/machine`` makes that many.
 """

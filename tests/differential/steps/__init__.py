@@ -1,4 +1,4 @@
-"""Steps on loop devices, for the kernel's driver and for ours: one program, run under both.
+"""Steps on loop devices of the kernel's driver and of loopfs: one program for both.
 
 ``python3 -S -m tests.differential.steps DIRECTORY`` prints what each step of each scenario
 gave, as JSON. It uses the standard library only, and nothing of loopfs: what it takes for

@@ -1,4 +1,4 @@
-"""What a scenario works with: devices, images, raw system calls, and a place for results."""
+"""The tools of a scenario: devices, images, raw system calls, and a store for results."""
 
 from __future__ import annotations
 

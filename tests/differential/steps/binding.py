@@ -1,4 +1,4 @@
-"""LOOP_SET_FD and LOOP_CONFIGURE: what can be bound, and with which arguments."""
+"""LOOP_SET_FD and LOOP_CONFIGURE: files that can be bound, and arguments."""
 
 from __future__ import annotations
 

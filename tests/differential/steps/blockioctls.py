@@ -1,4 +1,4 @@
-"""The ioctls of every block device, and those that none has."""
+"""The ioctls of block devices, and unknown ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bound device can be told: another file, another size, other blocks, direct I/O."""
+"""Changes of a bound device: another file, size or block size, direct I/O."""
 
 from __future__ import annotations
 

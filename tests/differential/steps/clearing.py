@@ -1,4 +1,4 @@
-"""LOOP_CLR_FD, autoclear, and what a device does between detach and last close."""
+"""LOOP_CLR_FD, autoclear, and a device between detach and last close."""
 
 from __future__ import annotations
 

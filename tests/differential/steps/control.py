@@ -1,4 +1,4 @@
-"""The control node, and the nodes as files: attributes, access, changes of them."""
+"""The control node, and the nodes as files: attributes, access, changes."""
 
 from __future__ import annotations
 

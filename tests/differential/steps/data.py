@@ -1,4 +1,4 @@
-"""read(2), write(2) and their kin, at the edges of a device above all."""
+"""read(2), write(2) and related calls, in particular at the ends of a device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other ways for data to move: O_DIRECT, mmap, fallocate, sendfile, splice, copies."""
+"""Other transfers of data: O_DIRECT, mmap, fallocate, sendfile, splice, copies."""
 
 from __future__ import annotations
 

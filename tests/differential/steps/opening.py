@@ -1,4 +1,4 @@
-"""Open flags, exclusive claims, and what the open file is to calls that ask for no data."""
+"""Open flags, exclusive claims, and calls on the open file that transfer no data."""
 
 from __future__ import annotations
 

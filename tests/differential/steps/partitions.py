@@ -1,4 +1,4 @@
-"""Partitions, made by hand: not every kernel knows a partition table."""
+"""Partitions made by ioctls, as not every kernel reads partition tables."""
 
 from __future__ import annotations
 

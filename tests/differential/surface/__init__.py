@@ -1,4 +1,4 @@
-"""Every ioctl that a loop device is sent, asked of every kind of node with every kind of argument.
+"""Every ioctl of a loop device, on every kind of node with every kind of argument.
 
 ``python3 -S -m tests.differential.surface DIRECTORY`` asks the driver of where it runs, in place
 of a 64-bit program and of a 32-bit one, and prints the answers as JSON. Nothing of loopfs is used.

@@ -1,4 +1,4 @@
-"""Asks everything of everything, for each width of program, and prints the answers as JSON."""
+"""Makes all these ioctls, for each word size, and prints the results as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program that makes the ioctls: built, started, and told what to ask."""
+"""The program that makes the ioctls: how it is built, started and controlled."""
 
 from __future__ import annotations
 

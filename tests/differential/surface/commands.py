@@ -1,4 +1,4 @@
-"""The ioctls, each with the arguments that it is asked with."""
+"""The ioctls with their arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is asked: each kind of node and of descriptor of it."""
+"""The nodes and descriptors on which ioctls are made."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What runs in a sandbox to do it harm; each prints as JSON what it was answered."""
+"""Hostile programs that run in a sandbox; each prints its results as JSON."""

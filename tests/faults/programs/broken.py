@@ -1,4 +1,4 @@
-"""loopfs with a fault that no script can bring about at will.
+"""loopfs with a fault that no script can cause at will.
 
     python3 -m tests.faults.programs.broken run -- COMMAND
 

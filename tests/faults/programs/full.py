@@ -1,4 +1,4 @@
-"""What a sandbox says while there is no room for a process or a thread, and afterwards."""
+"""The sandbox while no process or thread can be made, and afterwards."""
 
 from __future__ import annotations
 

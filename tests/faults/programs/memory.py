@@ -1,4 +1,4 @@
-"""Calls whose arguments lie in memory that no caller should use for them."""
+"""Calls whose arguments are in memory that cannot be read or blocks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many callers at once, on one node or for one device; what each saw that it should not have."""
+"""Many callers at once, on one node or for one device; unexpected results of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbered records that are synced, on a raw device and in a filesystem, until told to stop.
+"""Numbered records that are synced, on a raw device and in a filesystem, until it is stopped.
 
 The argument is the filesystem's type, which is in disk.img: one of REPAIRS.
 

@@ -1,4 +1,4 @@
-"""A file that can be mapped and whose pages never come: a FUSE server that does not answer."""
+"""A file that can be mapped and whose pages never arrive: its FUSE server does not answer."""
 
 from __future__ import annotations
 
