@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -120,6 +121,23 @@ def test_who_kills_it_loses_nothing(started: Started) -> None:
         wait_until(lambda spare=spare: ended(spare), "it has ended")  # type: ignore[misc]
         pid, said = started.ask("mount", number)
         assert (pid != spare, said) == (True, (0, (number,)))
+
+
+@pytest.fixture(params=[BlockingIOError(errno.EAGAIN, "no room"), RuntimeError("no thread")])
+def unrehearsed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot() -> NoReturn:
+        raise request.param
+
+    monkeypatch.setattr(jobs, "_rehearse", cannot)
+
+
+def test_what_cannot_be_rehearsed_is_left(
+    unrehearsed: None, started: Started, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started.ask("mount")
+    spare = started.spare()
+    assert started.ask("echo", 1) == (spare, (0, (1,)))
+    assert not capfd.readouterr().err
 
 
 def test_a_message_that_means_nothing(started: Started, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,6 @@ import os
 import select
 import sys
 import threading
-from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel, Message, close_all
@@ -347,8 +346,7 @@ def _be_spare(channel: Channel, helper: int) -> None:
     """Receive one message for the helper, which waits on ``helper``, and carry it out."""
     from loopfs.engines import jobs
 
-    with suppress(OSError):  # a job reports the error
-        jobs.rehearse()
+    jobs.rehearse()
     message = None
     while message is None:
         try:

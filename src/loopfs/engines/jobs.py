@@ -10,6 +10,7 @@ import os
 import sys
 from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable
+from contextlib import suppress
 
 from loopfs import syscalls
 from loopfs.channel import Channel, close_all, close_all_but
@@ -51,15 +52,20 @@ def perform(job: Job, arguments: tuple[object, ...], fds: list[int]) -> NoReturn
 
 def rehearse() -> None:
     """Do what every job does, without an effect, so that the memory pages that it changes are
-    already private when a job begins."""
+    already private when a job begins. Errors are ignored: a job reports them."""
+    with suppress(OSError, RuntimeError):  # the latter: no thread can be started
+        _rehearse()
+
+
+def _rehearse() -> None:
     own = os.open("/proc/thread-self", os.O_PATH | os.O_CLOEXEC)
     ours, other = Channel.pair()
     with ours, other:
         answer(ours, 0, (), (own,))
         close_all(other.receive().fds)
-    guard_with(os.getppid())
     raise_limits()
     credentials.of(own, lambda: None).take_on_again()
+    guard_with(os.getppid())
     place = paths.resolve("/proc/self", paths.CallerProc(own, own))
     syscalls.mount_id(place)
     syscalls.statx_dev(place)
