@@ -48,15 +48,16 @@ def test_remount(inside: Lines) -> None:
     lines = inside(
         made("32")
         + """
-        d=$(losetup -f --show disk.img); mount -o ro $d mnt; try touch mnt/one
-        mount -o remount,rw mnt; echo one >mnt/one; mount -o remount,ro mnt; try touch mnt/two
+        d=$(losetup -f --show disk.img); mount -o ro $d mnt; try touch mnt/one; ls mnt
+        echo zero >zero; mcopy -i $d zero :: 2>log; mount -o remount,rw mnt; cat mnt/zero
+        echo one >mnt/one; mount -o remount,ro mnt; try touch mnt/two
         fsck.fat -n disk.img >log || cat log
         mount -o remount,rw mnt; echo two >mnt/two; umount mnt; losetup -d $d
-        fsck.fat -n disk.img >log || cat log; for n in one two; do mtype -i disk.img ::$n; done
+        fsck.fat -n disk.img >log || cat log; for n in zero one two; do mtype -i disk.img ::$n; done
         """
     )
     refusals = [f"touch: cannot touch 'mnt/{n}': Read-only file system" for n in ("one", "two")]
-    assert lines == [refusals[0], "status 1", refusals[1], "status 1", "one", "two"]
+    assert lines == [refusals[0], "status 1", "zero", refusals[1], "status 1", "zero", "one", "two"]
 
 
 def test_who_mounts_owns_the_files(inside: Lines) -> None:

@@ -80,6 +80,69 @@ def test_what_was_mounted_for_reading(
     assert calls.read("other") == calls.read("file") == b"data" * 5000
 
 
+@pytest.mark.parametrize("kind", ["-b 1024", "-b 4096 -O ^has_journal"])
+def test_what_tools_write_while_it_is_only_read(
+    image: Image,
+    tmp_path: Path,
+    mounted: Mounted,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+) -> None:
+    """As with the kernel, which reads metadata from the page cache of the device."""
+    path, source = image(kind), tmp_path / "source"
+    source.write_bytes(b"data" * 5000)
+    tree = mounted(path)
+    Direct(tree).write("old", b"old" * 5000)
+    tree.destroy()
+
+    tree = mounted(path, read_only=True, flags=os.O_RDWR)
+    calls = Direct(tree)
+    told: list[int] = []  # whose pages and attributes the kernel drops
+    monkeypatch.setattr(tree.server, "drop_pages", told.append)
+    old = calls.open("old")
+    assert calls.list() == ["lost+found", "old"]
+    assert tool("tune2fs", "-L", "label", "-c", "7", path).returncode == 0
+    for request in f"write {source} new", "set_inode_field /old mode 0100600":
+        assert tool("debugfs", "-w", "-R", request, path).returncode == 0
+    assert tree.control(2, REMOUNT, (0,)) == (1,)
+    assert calls.read("new") == source.read_bytes()
+    with calls.node("old") as node:
+        assert (old.read(), node.mode) == (b"old" * 5000, 0o100600)
+        assert told == [node.nodeid]
+    calls.write("own", b"own" * 5000)
+    old.close()
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    shown = tool("dumpe2fs", "-h", path).stdout
+    assert "volume name:   label\n" in shown and "Maximum mount count:      7\n" in shown
+    calls = Direct(mounted(path, read_only=True))
+    assert (calls.read("new"), calls.read("own")) == (source.read_bytes(), b"own" * 5000)
+
+
+@pytest.mark.parametrize("how", ["rm old", "another filesystem"])
+def test_what_is_another_one_while_it_is_only_read(
+    image: Image, mounted: Mounted, how: str
+) -> None:
+    path = image("-b 1024")
+    tree = mounted(path)
+    Direct(tree).write("old", b"old")
+    tree.destroy()
+    tree = mounted(path, read_only=True, flags=os.O_RDWR)
+    old = Direct(tree).open("old")
+    if how == "rm old":
+        assert tool("debugfs", "-w", "-R", how, path).returncode == 0
+    else:
+        assert tool("mke2fs", "-q", "-F", "-b", "2048", path).returncode == 0
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(OSError, match="now; unmount it") as problem:
+            tree.control(2, REMOUNT, (0,))
+        assert problem.value.errno == errno.EBUSY
+    old.close()
+    tree.destroy()
+    assert path.read_bytes() == before
+
+
 def test_what_is_not_written_again(image: Image, mounted: Mounted) -> None:
     """What has had an error."""
     path = image("-b 1024")

@@ -14,6 +14,7 @@ from time import monotonic, monotonic_ns, sleep
 
 from loopfs.channel import Channel, close_all
 from loopfs.driver.statistics import DISCARD, READ, WRITE
+from loopfs.errors import errno_of
 from loopfs.file_device import Buffer, FileDevice
 from loopfs.filesystems import lending
 from loopfs.filesystems.faces import LOOK
@@ -174,8 +175,8 @@ class Lent(FileDevice):
     def _control(self, words: list[int]) -> None:
         try:
             answer = (0, *self.control(words[0], words[1], words[2:]))
-        except OSError as problem:
-            answer = (problem.errno or errno.EIO,)
+        except Exception as problem:  # the caller must have an answer
+            answer = (errno_of(problem),)
         lending.say(self._channel, lending.ANSWER, *answer)
 
     def _makes(self, process: int, kind: int, number: int) -> None:
@@ -187,7 +188,7 @@ class Lent(FileDevice):
     def _tune(self, superblock: bytes) -> int:
         try:
             return int(self.tune(superblock))
-        except OSError:
+        except Exception:
             return 0  # the write fails
 
     def done(self) -> None:

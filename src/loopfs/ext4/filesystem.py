@@ -388,7 +388,9 @@ class Ext4(OpenFiles):
         from loopfs.ext4.mount import remount
 
         with self.server.lock:
-            self._commits = remount(self.volume)
+            self._commits, changed = remount(self.volume)
+        for inode in changed:
+            self.server.drop_pages(inode.nodeid)
         self.start()
 
     def _stop(self, commits: Commits) -> None:

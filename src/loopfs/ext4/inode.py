@@ -52,7 +52,7 @@ class Inode:
     __slots__ = (
         *("atime", "block", "ctime", "dir", "dtime", "extra", "file_acl", "flags", "generation"),
         *("gid", "indirect", "ino", "known", "map", "map_changed", "mode", "mtime", "nlink"),
-        *("nodeid", "nodes", "project", "rdev", "sectors", "seed", "size", "uid", "version"),
+        *("nodeid", "nodes", "rdev", "sectors", "seed", "size", "uid", "version"),
         *("xattrs", "xattrs_changed"),
     )
 
@@ -161,6 +161,19 @@ class Inode:
             self.rdev = (old & 0xFF) | (old >> 8 & 0xFF) << 8 if old else new
         if self.size >> 63:
             raise Damaged(f"inode {self.ino} has a size of {self.size}", self.ino)
+
+    def is_same_file(self, other: Inode) -> bool:
+        """Both inodes are of one file, which may have changed."""
+        return (self.generation, self.mode >> 12) == (other.generation, other.mode >> 12)
+
+    def replace(self, found: Inode) -> bool:
+        """Take all of an inode that was read again. Returns whether stat(2) shows a difference."""
+        shown = ("mode", "uid", "gid", "size", "nlink", "sectors", "atime", "mtime", "ctime")
+        changed = any(getattr(self, name) != getattr(found, name) for name in shown)
+        for name in self.__slots__:
+            if name != "known":
+                setattr(self, name, getattr(found, name))
+        return changed
 
     def pack_into(
         self, raw: bytearray, offset: int, size: int, csum: bool, block_size: int

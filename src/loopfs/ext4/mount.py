@@ -67,32 +67,53 @@ def mount(
         return volume, _begin_writing(volume)
 
 
-def remount(volume: Volume, *, wait: Callable[[float], None] = time.sleep) -> Commits:
+def remount(
+    volume: Volume, *, wait: Callable[[float], None] = time.sleep
+) -> tuple[Commits, list[Inode]]:
     """Remount for writing a filesystem that was mounted read-only (ext4_remount).
 
+    Returns:
+        and the inodes in use that were changed on the device meanwhile.
     Raises:
-        OSError: EROFS (it can only be read), EBUSY, EINVAL (its journal was not replayed) with a
-            sentence; EUCLEAN, EBADMSG.
+        OSError: EROFS (it can only be read), EBUSY (another machine has it; the device has another
+            filesystem by now, or other files in place of those in use), EINVAL (its journal was
+            not replayed) with a sentence; EUCLEAN, EBADMSG.
     """
-    device, sb = volume.device, volume.super
     if volume.options.sb != 1:
         raise OSError(errno.EROFS, "it was mounted by a copy of the superblock; mount it anew")
-    sb.refuse_writing()
-    with _protected(device, sb, wait) as protection:
-        header = recovery.journal_super(volume)
-        if header is not None and header.start:
-            if volume.options.noload:
-                raise OSError(errno.EINVAL, "its journal was not replayed; unmount and mount it")
-            _replay(volume, header, read_only=False)
-            device.overlay = {}
+    with _protected(volume.device, volume.super, wait) as protection:
+        changed = _read_again(volume)
         volume.protection = protection
         volume.read_only = volume.blocks.read_only = False
         try:
-            return _begin_writing(volume)
+            return _begin_writing(volume), changed
         except BaseException:
             volume.read_only = volume.blocks.read_only = True
             volume.protection = None
             raise
+
+
+def _read_again(volume: Volume) -> list[Inode]:
+    """Replay the journal, and read what the device has now.
+
+    Others may have written to it while it was mounted for reading. The kernel's driver sees that,
+    as it reads metadata from the page cache of the device.
+    """
+    device, overlay = volume.device, volume.device.overlay
+    device.overlay = {}
+    try:
+        sb = Super(device)
+        sb.refuse_writing()
+        header = recovery.journal_super(Volume(device, sb, volume.options, read_only=True))
+        if header is not None and header.start:
+            if volume.options.noload:
+                raise OSError(errno.EINVAL, "its journal was not replayed; unmount and mount it")
+            _replay(device, sb, header, read_only=False)
+            sb = Super(device)
+        return volume.read_again(sb)
+    except BaseException:
+        device.overlay = overlay
+        raise
 
 
 @contextmanager
@@ -128,7 +149,7 @@ def _read(
     if header is not None and header.start and not (options.noload and read_only):
         if options.noload:
             raise invalid("its journal must be replayed; with noload, mount it read-only")
-        _replay(volume, header, read_only)
+        _replay(device, sb, header, read_only)
         sb = Super(device, fstype, options.sb * _SB_UNIT)
         volume = Volume(device, sb, options, read_only=read_only, now=now)
     if not volume.get(2).is_dir:
@@ -160,8 +181,7 @@ def _begin_writing(volume: Volume) -> Commits:
     return commits
 
 
-def _replay(volume: Volume, header: JournalSuper, read_only: bool) -> None:
-    device, sb = volume.device, volume.super
+def _replay(device: Device, sb: Super, header: JournalSuper, read_only: bool) -> None:
     if device.read_only:
         why = "its journal must be replayed, and the device is read-only; mount it with -o noload"
         raise OSError(errno.EROFS, why)

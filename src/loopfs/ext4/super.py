@@ -129,6 +129,19 @@ class Super:
         self.itable_blocks = -(-self.inodes_per_group * self.inode_size // self.block_size)
         self._take_hash()
 
+    @property
+    def geometry(self) -> tuple[int, ...]:
+        """Where what is; no tool changes it while the filesystem is mounted."""
+        per_group = self.blocks_per_group, self.inodes_per_group
+        return (
+            self.block_size,
+            self.blocks,
+            self.inodes,
+            self.inode_size,
+            self.desc_size,
+            *per_group,
+        )
+
     def _check_features(self, fstype: str) -> None:
         unknown = self.incompat & ~sum(INCOMPAT_KNOWN)
         if unknown:

@@ -100,6 +100,32 @@ class Volume:
         """The block groups. They are read on first use, which is after the replay of a journal."""
         return Groups(self.super, self.blocks)
 
+    def read_again(self, sb: Super) -> list[Inode]:
+        """Read what the device has now. Nothing may be changed in memory.
+
+        Args:
+            sb: the superblock that it has now.
+        Returns:
+            the inodes in use that have changed.
+        Raises:
+            OSError: EBUSY: it is another filesystem, or an inode that the kernel uses is that of
+                another file or free; EUCLEAN, EBADMSG.
+        """
+        if sb.geometry != self.super.geometry:
+            raise OSError(errno.EBUSY, "another filesystem is on the device now; unmount it")
+        fresh = Volume(self.device, sb, self.options, read_only=True, now=self.now)
+        used = [inode for inode in self.inodes.values() if inode.known]
+        for inode in used:
+            found = fresh.get(inode.ino, special=True)
+            if not found.nlink or not found.is_same_file(inode):
+                raise OSError(errno.EBUSY, f"inode {inode.ino} has another file now; unmount it")
+        changed = [inode for inode in used if inode.replace(fresh.inodes[inode.ino])]
+        self.super, self.blocks = sb, fresh.blocks
+        self.inodes = {inode.ino: inode for inode in used}
+        for name in ("groups", "overhead"):
+            self.__dict__.pop(name, None)
+        return changed
+
     # --- changing -------------------------------------------------------------------
 
     def change(self) -> None:

@@ -13,7 +13,7 @@ from loopfs.fat.volume import Volume
 from loopfs.lean import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _DOTS = frozenset({b".".ljust(11), b"..".ljust(11)})
 _IS_USED = bytes(head not in (0, DELETED) for head in range(256))
@@ -241,9 +241,15 @@ class Directory:
 
     # --- reading -----------------------------------------------------------------
 
-    def read(self) -> None:
-        """Make the inodes of the entries in the slots."""
-        volume = self._volume
+    def read(self, known: Mapping[int, Inode] | None = None) -> list[Inode]:
+        """Make inodes of what the slots hold.
+
+        Args:
+            known: those that were made before, by their slots, for the entries that are the same.
+        Returns:
+            those of ``known`` whose entries have changed.
+        """
+        volume, changed = self._volume, []
         self.used[:] = self.data[::ENTRY_SIZE].translate(_IS_USED)
         for entry in parse(self.data):
             inode = volume.new_inode(self._inode)
@@ -253,10 +259,43 @@ class Directory:
                 inode.first, inode.seen = entry.slot, inode.date
             called = inode.short, inode.lcase, inode.attr
             inode.name = volume.names.named(*called, entry.text)
+            before = known.get(entry.slot) if known else None
+            if before is not None and inode.called == before.called:
+                if before.packed() != entry.raw:
+                    before.take(entry.raw, volume.shape.bits == 32)
+                    changed.append(before)
+                before.first, before.runs = inode.first, None
+                inode = before
             # Entries whose names are empty or cannot be used in a path are ignored.
             name = inode.name
             if name not in (b"", b".", b"..") and b"/" not in name and b"\0" not in name:
                 self.enter(inode)
+        return changed
+
+
+def read_again(volume: Volume) -> list[Inode]:
+    """Read all that is held in memory again, where nothing of it was changed.
+
+    Returns:
+        the inodes whose entries have changed.
+    Raises:
+        OSError: EBUSY: the device has another filesystem now, or a file that the kernel knows is
+            not there any more; as of :func:`load`.
+    """
+    volume.read_again()
+    changed, directories = [], [volume.root]
+    while directories:
+        inode = directories.pop()
+        known = inode.dir.inodes if inode.dir is not None else {}
+        content = Directory(volume, inode, _data(volume, inode))
+        changed += content.read(known)
+        for slot, child in known.items():
+            if content.inodes.get(slot) is not child and (child.known or child.opens or child.dir):
+                raise OSError(errno.EBUSY, f"{child.name!r} is not on the device now; unmount it")
+        volume.let_go(inode)
+        volume.hold(inode, content)
+        directories += [child for child in content.inodes.values() if child.dir is not None]
+    return changed
 
 
 def load(volume: Volume, inode: Inode) -> Directory:
@@ -270,6 +309,14 @@ def load(volume: Volume, inode: Inode) -> Directory:
         return inode.dir
     if not inode.is_dir:
         raise refused(errno.ENOTDIR)
+    content = Directory(volume, inode, _data(volume, inode))
+    content.read()
+    volume.hold(inode, content)
+    return content
+
+
+def _data(volume: Volume, inode: Inode) -> bytearray:
+    """The bytes of a directory. Raises Damaged as :func:`load`."""
     size = volume.shape.root_size if inode is volume.root else 0
     if not size:
         size = volume.chain(inode).total * volume.cluster
@@ -281,7 +328,4 @@ def load(volume: Volume, inode: Inode) -> Directory:
         volume.device.read_into(place, view[at : at + length])
         at += length
     view.release()
-    content = Directory(volume, inode, data)
-    content.read()
-    volume.hold(inode, content)
-    return content
+    return data

@@ -16,7 +16,7 @@ from contextlib import suppress
 from mmap import mmap
 
 from loopfs.fat import file, ioctl, namei
-from loopfs.fat.dir import load
+from loopfs.fat.dir import load, read_again
 from loopfs.fat.errors import refused
 from loopfs.fat.inode import Inode
 from loopfs.fat.names import MOST_UNITS, MSDOS_NAME_MAX
@@ -264,12 +264,17 @@ class Vfat(Tree[Inode]):
         Returns:
             Whether the state has changed.
         Raises:
-            OSError: ENOTTY: another command; an error of the device.
+            OSError: ENOTTY: another command; EBUSY as of read_again(); an error of the device.
         """
         if command != REMOUNT:
             raise refused(errno.ENOTTY)
+        volume, read_only = self.volume, bool(words[0])
         with self.server.lock:
-            return (int(self.volume.remount(read_only=bool(words[0]))),)
+            if volume.outdated and not read_only:
+                for node in read_again(volume):
+                    self.server.drop_pages(node.nodeid)
+                volume.outdated = False
+            return (int(volume.remount(read_only=read_only)),)
 
     def destroy(self) -> None:
         self.volume.close()

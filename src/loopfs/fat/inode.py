@@ -69,6 +69,11 @@ class Inode:
     def is_dir(self) -> bool:
         return bool(self.attr & ATTR_DIR)
 
+    @property
+    def called(self) -> tuple[bytes, bytes, bool]:
+        """What is the same for as long as it is the same file."""
+        return self.short, self.name, self.is_dir
+
     def take(self, raw: bytes, fat32: bool) -> None:
         """Decode a short entry."""
         self.short, self.attr, self.lcase, self.ctime_cs, *rest = ENTRY.unpack(raw)

@@ -60,6 +60,26 @@ class Volume:
         self._log = log or _to_stderr
         self.names = _names(options)
         self.clock = Clock(options.offset)
+        self._read()
+        self.outdated = read_only  # the device may be written to while it is only read
+        self._changed = False
+        self._inos = ROOT_INO - 1
+        self._runs_kept = 0
+        self._with_runs: set[Inode] = set()
+        self.unwritten: set[Directory] = set()  # with unwritten changes, or after an error
+        self.orphans: set[Inode] = set()
+        self._held: dict[Inode, int] = {}  # directories with contents in memory, and their weights
+        self._weight = 0
+        self._most_clusters = -(-MAX_SIZE // self.cluster)
+        self.root = self.new_inode(None)
+        self.root.attr = ATTR_DIR
+        self.root.start = self.shape.root_cluster
+        if self._was_dirty:
+            self._log("not properly unmounted; please run fsck")
+
+    def _read(self) -> None:
+        """Read the boot sector and FSInfo, and begin a table."""
+        device, options = self.device, self.options
         head = device.read(0, min(boot.BOOT_SIZE, device.size))
         self.shape = shape = boot.geometry(head, device.size, dos1xfloppy=options.dos1xfloppy)
         self.cluster = shape.cluster
@@ -72,20 +92,23 @@ class Volume:
         if options.usefree and self._hint is not None:
             self.table.free = self._hint
         self._was_dirty = bool(shape.state & boot.STATE_DIRTY)
-        self._changed = False
-        self._inos = ROOT_INO - 1
-        self._runs_kept = 0
-        self._with_runs: set[Inode] = set()
-        self.unwritten: set[Directory] = set()  # with unwritten changes, or after an error
-        self.orphans: set[Inode] = set()
-        self._held: dict[Inode, int] = {}  # directories with contents in memory, and their weights
-        self._weight = 0
-        self._most_clusters = -(-MAX_SIZE // self.cluster)
-        self.root = self.new_inode(None)
-        self.root.attr = ATTR_DIR
-        self.root.start = shape.root_cluster
-        if self._was_dirty:
-            self._log("not properly unmounted; please run fsck")
+
+    def read_again(self) -> None:
+        """Read the boot sector again, and the table and the chains when they are needed.
+
+        Raises:
+            OSError: EBUSY: another filesystem is on the device now; EINVAL: none is.
+        """
+        before, was = dict(vars(self)), self.shape
+        try:
+            self._read()
+            if self.shape._replace(state=was.state, volume_id=was.volume_id) != was:
+                raise OSError(errno.EBUSY, "another filesystem is on the device now; unmount it")
+        except OSError:
+            vars(self).update(before)
+            raise
+        for inode in list(self._with_runs):
+            self.drop_chain(inode)
 
     def _info_sector(self) -> bytes:
         try:
