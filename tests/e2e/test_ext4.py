@@ -155,3 +155,18 @@ def test_fsfreeze(in_both: Compare) -> None:
     assert (native.status, native.complaints) == (0, [])
     assert ours.lines() == native.lines()
     assert ours.output[:2] == ["more", "0"]
+
+
+def test_who_waits_for_a_frozen_filesystem_can_be_killed(loopfs_run: Run) -> None:
+    """So the sandbox ends, though nobody is left who could thaw it."""
+    result = loopfs_run(
+        PRELUDE
+        + """
+        truncate -s 16M disk.img; mkfs.ext4 -q disk.img; mkdir mnt; mount -o loop disk.img mnt
+        echo text >mnt/file; fsfreeze -f mnt
+        waits() { until [ -e $2 ] && grep -q '^State:.S' /proc/$1/status; do :; done; }
+        sh -c ': >first; echo more >>mnt/file' & waits $! first; kill -9 $!; wait $! 2>l || echo $?
+        cat mnt/file; sh -c ': >second; mkdir mnt/d' & waits $! second
+        """
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "137\ntext\n", "")

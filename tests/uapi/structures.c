@@ -237,6 +237,7 @@ STRUCT(fuse_statfs_out, struct fuse_statfs_out, { .st = {
 	.bsize = F(6), .namelen = F(7), .frsize = F(8), .padding = F(9) } });
 STRUCT(fuse_dirent, struct fuse_dirent, {
 	.ino = F(1), .off = F(2), .namelen = F(3), .type = F(4) });
+STRUCT(fuse_interrupt_in, struct fuse_interrupt_in, { .unique = F(1) });
 STRUCT(fuse_forget_in, struct fuse_forget_in, { .nlookup = F(1) });
 STRUCT(fuse_forget_one, struct fuse_forget_one, { .nodeid = F(1), .nlookup = F(2) });
 STRUCT(fuse_batch_forget_in, struct fuse_batch_forget_in, { .count = F(1) });

@@ -48,6 +48,7 @@ LAYOUTS: dict[str, tuple[struct.Struct, ...]] = {
     "fuse_lseek_out": (fuse.LSEEK_OUT,),
     "fuse_statfs_out": (fuse.STATFS_OUT,),
     "fuse_dirent": (fuse.DIRENT,),
+    "fuse_interrupt_in": (fuse.INTERRUPT_IN,),
     "fuse_forget_in": (fuse.FORGET_IN,),
     "fuse_forget_one": (fuse.FORGET_ONE,),
     "fuse_batch_forget_in": (fuse.BATCH_FORGET_IN,),

@@ -136,8 +136,8 @@ class Server(Generic[N]):
         _, opcode, unique, nodeid, uid, gid, pid, _, _ = uapi.IN_HEADER.unpack_from(view)
         try:
             with self.lock:
-                if self.frozen and _changes(opcode, view):
-                    self._held.append(bytes(view[:length]))
+                if self.frozen and self._hold(opcode, view, length):
+                    pass
                 elif opcode == uapi.FUSE_READ:
                     self.reply(unique, self._read(view))
                 elif opcode == uapi.FUSE_WRITE:
@@ -154,6 +154,22 @@ class Server(Generic[N]):
             sys.excepthook(*sys.exc_info())
             self._fail(opcode, unique, errno.EIO)
         return int(opcode)
+
+    def _hold(self, opcode: int, view: memoryview, length: int) -> bool:
+        """Hold back a request that changes something; return whether it was held back.
+
+        A caller that is interrupted is not kept: else it could not be killed.
+        """
+        if opcode == uapi.FUSE_INTERRUPT:
+            (unique,) = uapi.INTERRUPT_IN.unpack_from(view, _HEADER)
+            for message in [each for each in self._held if _unique(each) == unique]:
+                self._held.remove(message)
+                self._fail(opcode=0, unique=unique, code=errno.EINTR)
+            return True
+        if not _changes(opcode, view):
+            return False
+        self._held.append(bytes(view[:length]))
+        return True
 
     def thaw(self) -> None:
         """Carry out what was held back, and hold back nothing any more. By any thread."""
@@ -330,11 +346,16 @@ class Server(Generic[N]):
                 sys.excepthook(*sys.exc_info())
 
 
+def _unique(message: bytes) -> int:
+    return int(uapi.IN_HEADER.unpack_from(message)[2])
+
+
 def _changes(opcode: int, view: memoryview) -> bool:
     """Return whether a request changes the filesystem."""
     if opcode == uapi.FUSE_OPEN:
         flags, how = uapi.OPEN_IN.unpack_from(view, _HEADER)
-        return bool(flags & os.O_TRUNC or how & uapi.FUSE_OPEN_KILL_SUIDGID)
+        writes = flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC
+        return bool(writes or how & uapi.FUSE_OPEN_KILL_SUIDGID)
     if opcode == uapi.FUSE_IOCTL:
         _, _, command, *_ = uapi.IOCTL_IN.unpack_from(view, _HEADER)
         return bool(command & _IOC_WRITE)

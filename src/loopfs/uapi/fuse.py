@@ -110,6 +110,7 @@ ENTRY_OUT = struct.Struct("=QQQQII")
 ATTR_OUT = struct.Struct("=QII")
 ATTR = struct.Struct("=QQQqqqIIIIIIIIII")
 FORGET_IN = struct.Struct("=Q")
+INTERRUPT_IN = struct.Struct("=Q")  # the request that is interrupted
 BATCH_FORGET_IN = struct.Struct("=I4x")
 FORGET_ONE = struct.Struct("=QQ")
 GETATTR_IN = struct.Struct("=IIQ")
