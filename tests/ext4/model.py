@@ -16,6 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 
+from loopfs.ext4.inode import FL_EXTENTS
+from loopfs.ext4.ioctl import get_flags, set_flags
+from loopfs.ext4.super import INCOMPAT_EXTENTS
 from tests.ext4.direct import Direct, Opened
 from tests.ext4.images import KINDS, MIB, Memory, fsck, made, on_disk, use
 
@@ -127,7 +130,7 @@ class Machine:
             *((9, self._create), (22, self._write), (8, self._truncate), (9, self._fallocate)),
             *((7, self._unlink), (6, self._rename), (3, self._link), (3, self._symlink)),
             *((5, self._mkdir), (3, self._rmdir), (9, self._xattr), (2, self._sync)),
-            *((3, self._fill), (3, self._use_unlinked)),
+            *((3, self._fill), (3, self._use_unlinked), (3, self._migrate)),
         )
         (act,) = self._chance.choices([a for _, a in acts], [w for w, _ in acts])
         act()
@@ -308,6 +311,15 @@ class Machine:
         value = r.randbytes(r.choice((0, 1, 20, 100, 500, 900, 4000, 20_000)))
         if self._try(lambda: self._calls.setxattr(path, name, value)):
             file.xattrs[name] = value
+
+    def _migrate(self) -> None:
+        path, volume = self._some(), self._calls.tree.volume
+        if path is None or not volume.super.incompat & INCOMPAT_EXTENTS:
+            return
+        with self._calls.node(path) as node:
+            flags = get_flags(node) ^ FL_EXTENTS
+            if not node.has_inline_data:
+                self._try(lambda: set_flags(volume, node, flags))
 
     def _sync(self) -> None:
         path = self._some()

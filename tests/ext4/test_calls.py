@@ -12,11 +12,19 @@ from pathlib import Path
 
 import pytest
 
-from loopfs.ext4 import xattr
+from loopfs.ext4 import ioctl, xattr
 from loopfs.ext4.ea_inode import Large
 from loopfs.ext4.filesystem import Ext4
-from loopfs.ext4.inode import FL_CASEFOLD, FL_DIRSYNC, FL_ENCRYPT, FL_SYNC, FL_VERITY, Inode
-from loopfs.ext4.ioctl import FS_IOC_GETFLAGS
+from loopfs.ext4.inode import (
+    FL_CASEFOLD,
+    FL_DIRSYNC,
+    FL_ENCRYPT,
+    FL_EXTENTS,
+    FL_SYNC,
+    FL_VERITY,
+    Inode,
+)
+from loopfs.ext4.ioctl import FS_IOC_GETFLAGS, get_flags
 from loopfs.filesystems.lending import STAT
 from loopfs.fuse.tree import FACE, Caller, Changes
 from loopfs.uapi.falloc import FALLOC_FL_KEEP_SIZE
@@ -228,6 +236,37 @@ def test_a_full_filesystem_leaks_nothing(image: Image, mounted: Mounted) -> None
     assert tree.statfs().free == free
     tree.destroy()
     assert (found := fsck(path)) == "", found
+
+
+def test_blocks_are_mapped_anew(image: Image, mounted: Mounted) -> None:
+    """chattr -e and +e: without any flag a file is not immutable, either."""
+    path = image("-b 1024")
+    tree = mounted(path)
+    data, holes = random.randbytes(40_000), b"holes"
+
+    def set_flags(node: Inode, flags: int) -> None:
+        ioctl.set_flags(tree.volume, node, flags)
+
+    node = make(tree, b"small", data[:3000])
+    set_flags(node, FL_EXTENTS | 0x10)
+    set_flags(node, 0)
+    assert (get_flags(node), read(tree, node)) == (0, data[:3000])
+    write(tree, node, data)
+    assert node.indirect
+    set_flags(node, FL_EXTENTS)
+    assert (get_flags(node), read(tree, node), node.indirect) == (FL_EXTENTS, data, {})
+    other = make(tree, holes, b"text")
+    write(tree, other, b"text", 8192)
+    for far in (node, other):
+        with pytest.raises(OSError, match="not supported"):
+            set_flags(far, 0x40)
+        assert get_flags(far) == FL_EXTENTS | 0x40, "the rest is set"
+    tree.destroy()
+    assert (found := fsck(path)) == "", found
+    tree = mounted(image("-b 1024 -t ext2"))
+    with pytest.raises(OSError, match="Invalid"):
+        set_flags(make(tree, b"mapped", data), FL_EXTENTS)
+    tree.destroy()
 
 
 def test_errors_of_names(image: Image, mounted: Mounted) -> None:

@@ -154,6 +154,11 @@ def drop_nodes(volume: Volume, inode: Inode) -> None:
     _release(volume, inode, empty)
 
 
+def drop_all_nodes(volume: Volume, inode: Inode) -> None:
+    """Release all indirect blocks: the file is mapped by extents now."""
+    _release(volume, inode, list(inode.indirect or ()))
+
+
 def _release(volume: Volume, inode: Inode, keys: list[tuple[int, int]]) -> None:
     for key in keys:
         volume.release(_know(inode).pop(key), 1)

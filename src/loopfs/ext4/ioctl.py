@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import struct
 
+from loopfs.ext4 import migrate
 from loopfs.ext4.errors import refused
-from loopfs.ext4.inode import FL_DAX, FL_INLINE_DATA, FL_OTHER, FL_REGULAR, Inode
+from loopfs.ext4.inode import FL_DAX, FL_EXTENTS, FL_INLINE_DATA, FL_OTHER, FL_REGULAR, Inode
 from loopfs.ext4.volume import Volume, now_of
 
 FS_IOC_GETFLAGS, FS_IOC_SETFLAGS = 0x80086601, 0x40086602
@@ -21,8 +22,8 @@ EXT4_IOC_RESIZE_FS = 0x40086610
 
 _NOT_WITH_DAX = 0x100000 | 0x800 | 0x4000 | FL_INLINE_DATA
 _VISIBLE = 0x725BDFFF  # EXT4_FL_USER_VISIBLE
-_REFUSED = 0x4000 | 0x80000 | 0x40000000  # data=journal, extents, casefold
-_MODIFIABLE = 0x624BC0FF & ~_REFUSED  # EXT4_FL_USER_MODIFIABLE
+_REFUSED = 0x4000 | 0x40000000  # data=journal, casefold
+_MODIFIABLE = 0x624BC0FF & ~_REFUSED & ~FL_EXTENTS  # EXT4_FL_USER_MODIFIABLE
 _XFLAGS = {
     0x10: 0x8,
     0x20: 0x10,
@@ -46,11 +47,14 @@ def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
     """Set the flags (chattr(1)). The kernel has checked permissions.
 
     Raises:
-        OSError: EOPNOTSUPP, EROFS.
+        OSError: EOPNOTSUPP, EROFS; EINVAL, EOPNOTSUPP, ENOSPC when all is set but how blocks are
+            mapped, as in the kernel.
     """
     volume.change()
     if flags & ~_VISIBLE or (flags ^ inode.flags) & _REFUSED:
         raise refused(errno.EOPNOTSUPP)
+    if migrates := (flags ^ inode.flags) & FL_EXTENTS:
+        volume.reserve()
     flags &= _MODIFIABLE
     if flags & FL_DAX and inode.flags & _NOT_WITH_DAX:
         raise refused(errno.EOPNOTSUPP)
@@ -59,6 +63,10 @@ def set_flags(volume: Volume, inode: Inode, flags: int) -> None:
     inode.flags = inode.flags & ~_MODIFIABLE | flags
     inode.ctime = now_of(volume, inode)
     volume.touch(inode)
+    if migrates and inode.has_extents:
+        migrate.to_block_map(volume, inode)
+    elif migrates:
+        migrate.to_extents(volume, inode)
 
 
 def get_fsxattr(inode: Inode) -> bytes:

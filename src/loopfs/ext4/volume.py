@@ -244,7 +244,7 @@ class Volume:
         mapped = self.map(inode)
         extents_status.insert(mapped, block, count, place, unwritten)
         inode.count(count * (self.super.block_size // 512))
-        self._map_changed(inode)
+        self.map_changed(inode)
         try:
             if inode.has_extents:
                 extents.fit_nodes(self, inode)
@@ -256,7 +256,8 @@ class Volume:
             inode.count(-(count * (self.super.block_size // 512)))
             raise
 
-    def _map_changed(self, inode: Inode) -> None:
+    def map_changed(self, inode: Inode) -> None:
+        """Have the map written by the next commit."""
         inode.map_changed = True
         self.changed.add(inode)
 
@@ -278,7 +279,7 @@ class Volume:
         for place, count in gone:
             inode.count(-count * unit)
             self.release(place, count)
-        self._map_changed(inode)
+        self.map_changed(inode)
         if inode.has_extents:
             extents.fit_nodes(self, inode)
         else:
@@ -291,7 +292,7 @@ class Volume:
         for place, length in extents_status.remove(mapped, block, block + count):
             extents_status.insert(mapped, block, length, place, False)
             block += length
-        self._map_changed(inode)
+        self.map_changed(inode)
         try:
             extents.fit_nodes(self, inode)  # a block map has no unwritten blocks
         except OSError:
