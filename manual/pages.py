@@ -42,8 +42,8 @@ def loopfs() -> str:
     page.section("exit status")
     page.items(
         [
-            ("0", "", "the command has done its work"),
-            ("1", "", "it has not; for doctor: something that loopfs needs is missing"),
+            ("0", "", "success"),
+            ("1", "", "failure; for doctor: something that loopfs needs is missing"),
             ("2", "", "the command line is wrong"),
         ]
     )
@@ -64,7 +64,7 @@ def run() -> str:
     page.section(
         "description",
         RUN.about,
-        "Outside of the sandbox the command is the user who has started it: it has the same files,"
+        "Outside of the sandbox the command has the caller's user id: it has the same files,"
         " working directory, environment, network and terminal. The user's subordinate ids"
         " (`subuid`(5), `subgid`(5)) are the sandbox's other users. The sbin directories are"
         " added to PATH.",
@@ -72,8 +72,8 @@ def run() -> str:
         " is a further instance, with devices of its own. The devices of a sandbox cannot be seen"
         " or used from outside, and the host's loop devices cannot be used inside.",
         "SIGHUP, SIGINT and SIGTERM are passed on to the command. If one second later the sandbox"
-        " has not ended, standard error says what it waits for, and the next of these signals"
-        " ends it at once; what is not yet written to an image is then lost.",
+        " has not ended, `loopfs run` reports what it waits for, and the next of these signals"
+        " ends it at once; data that is not yet written to an image is then lost.",
     )
     page.section("options")
     page.items(_of_options(RUN))
@@ -85,8 +85,8 @@ def run() -> str:
     page.section("environment")
     page.items(
         [
-            ("SHELL", "", "the command, where none is given"),
-            ("XDG_CONFIG_HOME", "", "where the configuration file is; by default `~/.config`"),
+            ("SHELL", "", "the command, if none is given"),
+            ("XDG_CONFIG_HOME", "", "the directory of configuration files; default: `~/.config`"),
         ]
     )
     page.section("files")
@@ -141,5 +141,5 @@ def _of_operands(command: Command) -> Iterable[tuple[str, str]]:
 
 
 def _sentence(option: Option) -> str:
-    """What an option is for, with capital and full stop."""
+    """Return the purpose of an option with a capital letter and a full stop."""
     return f"{option.purpose[0].upper()}{option.purpose[1:]}."

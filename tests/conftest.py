@@ -46,7 +46,7 @@ hypothesis.settings.load_profile("loopfs")
 
 @pytest.fixture(scope="session")
 def user() -> User:
-    """The ordinary user that loopfs is run as."""
+    """The ordinary user that runs loopfs."""
     found = find_user()
     need(found, "under root, LOOPFS_TEST_USER must name an ordinary user (./check makes one)")
     assert found is not None
@@ -55,7 +55,7 @@ def user() -> User:
 
 @pytest.fixture(scope="session")
 def loopfs_bin(user: User) -> list[str]:
-    """The words that call loopfs as that user."""
+    """The command of loopfs for that user."""
     command = loopfs_command()
     reachable = user.run(["test", "-r", CHECKOUT / "src"]).returncode == 0
     need("LOOPFS_BIN" in os.environ or reachable, f"{user.name} cannot enter the checkout")
@@ -70,7 +70,7 @@ def run_as_user(user: User) -> Run:
 
 @pytest.fixture
 def workdir(user: User) -> Iterator[Path]:
-    """A fresh directory of that user, on a real filesystem."""
+    """A new directory of that user, on a real filesystem."""
     path = Path(tempfile.mkdtemp(prefix=workers.prefix(), dir="/var/tmp"))
     try:
         os.chown(path, user.uid, user.gid)
@@ -83,8 +83,8 @@ def workdir(user: User) -> Iterator[Path]:
 def loopfs_run(user: User, loopfs_bin: list[str], workdir: Path) -> Run:
     """Run a command, or a script if it is a string, by ``loopfs run``.
 
-    What follows it is options of ``loopfs run``; keywords are those of User.run, with ``cwd``
-    being ``workdir`` when it is not given.
+    Further arguments are options of ``loopfs run``; keywords are those of User.run, where ``cwd``
+    is ``workdir`` by default.
     """
 
     def run(command: str | Sequence[str | Path], *options: str, **how: Any) -> Result:
@@ -106,7 +106,7 @@ def needs_root() -> None:
 
 @pytest.fixture(scope="session")
 def hosts_loops() -> None:
-    """No other worker makes or removes loop devices of the host (tests/support/workers.py)."""
+    """Ensure that no other worker uses loop devices of the host (tests/support/workers.py)."""
 
 
 @pytest.fixture(scope="session")
@@ -117,14 +117,14 @@ def kernel_loops(needs_root: None, hosts_loops: None) -> None:
 
 @pytest.fixture
 def kernel_loop(kernel_loops: None) -> Iterator[str]:
-    """The path of a fresh loop device of the kernel's own driver, removed afterwards."""
+    """The path of a new loop device of the kernel's driver, which is removed afterwards."""
     with new_loop_device() as path:
         yield path
 
 
 @pytest.fixture
 def first_number(hosts_loops: None) -> int:
-    """The number that an instance's first device gets: the next one after the host's."""
+    """The number of an instance's first device: the next one after the host's."""
     names = [entry.name for entry in os.scandir("/sys/block") if entry.name.startswith("loop")]
     return max((int(name[4:]) for name in names), default=-1) + 1
 
@@ -137,14 +137,14 @@ _TURN = pytest.StashKey[int]()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """Multiply what pytest-timeout allows a test."""
+    """Multiply the time limits of pytest-timeout."""
     if config.getoption("timeout", None) is None:
         config.option.timeout = scaled(float(config.getini("timeout")))
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Wait for the tests of another checkout: all share the kernel's loop devices."""
-    if workers.number() is not None:  # it is the turn of who has started this worker
+    if workers.number() is not None:  # the process that has started this worker holds the lock
         return
     _check_users(session.config.getoption("numprocesses", 0) or 0)
     session.stash[_TURN] = directory = os.open("/var/tmp", os.O_RDONLY | os.O_CLOEXEC)
@@ -156,7 +156,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _check_users(count: int) -> None:
-    """Has each of so many workers a user of its own?"""
+    """Check that each of ``count`` workers has a user of its own. Raises UsageError."""
     if count > 1 and os.geteuid():
         raise pytest.UsageError("-n: only root can run tests as several users")
     for worker in range(count):
@@ -168,7 +168,7 @@ def _check_users(count: int) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Let the next begin."""
+    """Release the lock for the tests of another checkout."""
     if _TURN in session.stash:
         os.close(session.stash[_TURN])
 
@@ -201,7 +201,7 @@ def leaks(request: pytest.FixtureRequest) -> Iterator[None]:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI a test that is skipped fails, unless it is marked as one that may be."""
+    """Make a skipped test fail in CI, unless it has the marker ``may_skip``."""
     report = yield
     skipped = report.skipped and not hasattr(report, "wasxfail")
     if skipped and _skips_fail() and item.get_closest_marker("may_skip") is None:

@@ -29,7 +29,7 @@ WAYS = {
 
 
 def main(arguments: list[str]) -> int:
-    """Returns an exit status: 0 when all ways work."""
+    """Run the test and return the exit status: 0 if all ways work."""
     user = find_user()
     if user is None or not shutil.which("podman"):
         print("There is no ordinary user for it, or no podman.", file=sys.stderr)
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
 
 
 def make_context(place: Path) -> Path:
-    """A copy of what the Containerfile takes from the checkout, which a user's podman need not be
-    able to read."""
+    """Copy the files that the Containerfile takes from the checkout, which the user's podman may be
+    unable to read."""
     context = place / "context"
     context.mkdir()
     for name in ("Containerfile", "scripts", "src"):
@@ -67,13 +67,13 @@ def build(podman: Podman, context: Path, base: str, *options: str) -> Result:
 
 
 def run(podman: Podman, way: str) -> Result:
-    """Do the job in a container of the image, by the user whom ``way`` names."""
+    """Run the example in a container of the image, as the user that ``way`` names."""
     options = ["run", "--rm", "--network=none", "--device=/dev/fuse", *way.split(), "loopfs"]
     return podman(*options, "loopfs", "run", "--", "sh", "-c", JOB)
 
 
 def works(result: Result, said: str) -> bool:
-    """The job was done; ``said``: what standard error has to say, nothing if it is empty."""
+    """Whether the example succeeded; standard error must contain ``said``, or be empty."""
     done = (result.returncode, result.stdout) == (0, "text\n")
     return done and (said in result.stderr if said else not result.stderr)
 

@@ -14,7 +14,7 @@ from tests.support.user import CHECKOUT, Result, User
 
 
 def python() -> list[str]:
-    """The interpreter that has the loopfs which is tested."""
+    """Return the interpreter with the tested loopfs."""
     if "LOOPFS_BIN" in os.environ:
         return [str(Path(os.environ["LOOPFS_BIN"]).with_name("python"))]
     path = f"PYTHONPATH={CHECKOUT / 'src'}"

@@ -91,10 +91,10 @@ class FakeCaller:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         return self.files[fd]
 
-    # --- what a program does ---------------------------------------------------
+    # --- calls of a program ----------------------------------------------------
 
     def put(self, data: bytes, offset: int = 0) -> int:
-        """Store ``data`` in its own memory; returns the address."""
+        """Store ``data`` in the memory of the process; return the address."""
         self.memory[offset : offset + len(data)] = data
         return self.BASE + offset
 
@@ -131,7 +131,7 @@ def bind(
     flags: int = 0,
     file_name: bytes = b"",
 ) -> tuple[Opener, FakeBacking]:
-    """Bind ``device`` by LOOP_CONFIGURE, opening it for writing if need be."""
+    """Bind ``device`` by LOOP_CONFIGURE, opening it for writing if necessary."""
     backing = backing or FakeBacking()
     opener = opener or device.open(write=True)
     info = LoopInfo64(offset=offset, sizelimit=sizelimit, flags=flags, file_name=file_name)
@@ -140,10 +140,11 @@ def bind(
 
 
 def state_of(device: LoopDevice) -> State:
-    """Its state now: a type checker takes an attribute for what it was asserted to be."""
+    """Return the current state; a type checker would assume an attribute unchanged since an
+    assert."""
     return device.state
 
 
 def closings(*backings: FakeBacking) -> list[int]:
-    """How often each was closed."""
+    """Return how often each file was closed."""
     return [backing.closed for backing in backings]

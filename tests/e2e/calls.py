@@ -46,7 +46,7 @@ def listed(mount):
 
 @pytest.fixture
 def places(image: Path) -> None:
-    """disk.img, and two places to mount at."""
+    """disk.img, and two mount points."""
     (image.parent / "one").mkdir(mode=0o777)
     (image.parent / "two").mkdir(mode=0o777)
     (image.parent / "calls.py").write_text(CALLS)
@@ -54,7 +54,7 @@ def places(image: Path) -> None:
 
 @pytest.fixture
 def calls(inside: Lines, image: Path, places: None) -> Lines:
-    """Run a Python program with the functions of CALLS; what it printed."""
+    """A function that runs a Python program with the functions of CALLS and returns its output."""
 
     def run(program: str, before: str = "") -> list[str]:
         (image.parent / "program.py").write_text("from calls import *\n" + program)

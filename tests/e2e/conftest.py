@@ -30,7 +30,7 @@ Compare = Callable[[str], tuple[Transcript, Transcript]]
 
 @pytest.fixture
 def root(needs_root: None) -> User:
-    """The machine's root."""
+    """The root user of the machine."""
     return User("root", 0, 0, "/root")
 
 

@@ -1,4 +1,4 @@
-"""Whole jobs with loop devices, as people do them: scripts for a sandbox and for the kernel.
+"""Typical scripts with loop devices, for a sandbox and for the kernel's devices.
 
 What they say must be the same on both. A kernel may know no partition tables, so here it is told
 of partitions (partx, partprobe, parted), and does not look for them.
@@ -109,7 +109,7 @@ _GPT = (
 
 
 def _keys(words: str) -> str:
-    """What is typed, for printf; a minus is an empty line."""
+    """Return the input of a tool for printf; a minus is an empty line."""
     return "\\n".join([*words.replace("-", "").split(" "), ""])
 
 
@@ -122,7 +122,8 @@ _SHOWN = "sed 's/[0-9A-F]\\{8\\}-[0-9A-F-]*/ID/g; s/0x[0-9a-f]\\{8\\}/ID/'"
 
 
 def _table(make: str, sector: int) -> str:
-    """Make a table on a device of some block size, and have everybody look at it."""
+    """Return a script that makes a table on a device of some block size, and reads it by several
+    tools."""
     return f"""
         truncate -s 32M disk.img; d=$(losetup -f --show -b {sector} disk.img)
         {make}

@@ -1,4 +1,4 @@
-"""The kernel's own loop driver as the oracle of whole scripts."""
+"""Run scripts on the kernel's loop driver, to compare their output."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.user import Result
 
 
 class Transcript(NamedTuple):
-    """What a script printed and how it ended."""
+    """The output and exit status of a script."""
 
     status: int
     output: list[str]
@@ -23,7 +23,7 @@ class Transcript(NamedTuple):
 
 
 def transcript(result: Result, place: Path) -> Transcript:
-    """The transcript of a script that ran in the directory ``place``."""
+    """Return the transcript of a script that ran in the directory ``place``."""
     names: dict[str, str] = {}
 
     def alike(text: str) -> list[str]:
@@ -36,7 +36,7 @@ def transcript(result: Result, place: Path) -> Transcript:
 
 
 def _named(names: dict[str, str], number: str) -> str:
-    """loopA for the device that is mentioned first, loopB for the second..."""
+    """Return loopA for the device that is named first, loopB for the second, and so on."""
     return "loop" + names.setdefault(number, chr(ord("A") + len(names)))
 
 

@@ -33,7 +33,7 @@ REFUSALS = (errno.EPERM, errno.EACCES, errno.ESRCH, errno.EINVAL, errno.EBADF)
 
 
 def entries(directory: str) -> Iterator[str]:
-    """Paths of the files of a process, as far as they can be listed, and GUARDED."""
+    """Yield the files of a process that can be listed, and GUARDED."""
     names = set(os.listdir(directory)) - NOT_THERE - PUBLIC
     for name in sorted(names | GUARDED):
         yield name
@@ -64,7 +64,7 @@ def files(directory: str) -> Iterator[tuple[str, str]]:
 
 
 def _use(fd: int) -> None:
-    """Read something: some files are open to all, and refuse then."""
+    """Read from an open file: some files can be opened by every process, but not read."""
     try:
         if not os.listdir(fd):
             raise PermissionError
@@ -73,7 +73,7 @@ def _use(fd: int) -> None:
 
 
 def calls(directory: str, pid: int) -> Iterator[str]:
-    """System calls: by the process id as this namespace has it, and by /proc/PID as a pidfd."""
+    """Try system calls, by the process id in this namespace, and by /proc/PID as a pidfd."""
     byte = ctypes.create_string_buffer(1)
     vector = (ctypes.c_void_p * 2)(ctypes.addressof(byte), 1)
     its = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
@@ -91,7 +91,7 @@ def calls(directory: str, pid: int) -> Iterator[str]:
 
 
 def _take_one(pid: int) -> int:
-    """Take some descriptor of a process."""
+    """Try to take a descriptor of a process."""
     pidfd = libc.syscall(PIDFD_OPEN, pid, 0)
     taken = (libc.syscall(PIDFD_GETFD, pidfd, fd, 0) for fd in range(64))
     return next((fd for fd in taken if fd >= 0), -1)

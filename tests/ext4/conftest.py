@@ -17,7 +17,7 @@ Mounted = Callable[..., Ext4]
 
 @pytest.fixture
 def image(tmp_path: Path) -> Callable[[str], Path]:
-    """Make an image of 64 MiB with the arguments of mke2fs that are given."""
+    """Make an image of 64 MiB with the given arguments of mke2fs."""
 
     def make(words: str) -> Path:
         make_image(tmp_path / "image", words)
@@ -28,7 +28,7 @@ def image(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def mounted() -> Iterator[Mounted]:
-    """Take an image into use, without FUSE."""
+    """Mount an image without FUSE."""
     fds = []
 
     def start(

@@ -67,7 +67,7 @@ KINDS = (
 
 
 def tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
-    """A tool of e2fsprogs."""
+    """Run a tool of e2fsprogs."""
     need(shutil.which(str(words[0])), f"needs {words[0]}")
     return subprocess.run(
         words, capture_output=True, text=True, errors="replace", timeout=TIMEOUT, check=False
@@ -75,7 +75,7 @@ def tool(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def make_image(path: Path, words: str, size: int = 64 * MIB) -> None:
-    """An image of ``size`` bytes with the arguments of mke2fs that are given."""
+    """Make an image of ``size`` bytes with the given arguments of mke2fs."""
     path.unlink(missing_ok=True)
     with path.open("wb") as file:
         file.truncate(size)
@@ -86,7 +86,7 @@ def make_image(path: Path, words: str, size: int = 64 * MIB) -> None:
 
 
 def fsck(image: Path) -> str:
-    """What e2fsck finds; empty when it is clean."""
+    """Return the errors that e2fsck finds; empty if the image is clean."""
     done = tool("e2fsck", "-fn", image)
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
@@ -100,13 +100,13 @@ def _made(words: str, size: int) -> bytes:
 
 
 def made(words: str, size: int) -> bytearray:
-    """A fresh image in memory, each time the same but for the times in it."""
+    """Return a new image in memory, always the same except for the times in it."""
     return bytearray(_made(words, size))
 
 
 @contextmanager
 def on_disk(image: bytes | bytearray) -> Iterator[Path]:
-    """An image as a file, for the tools."""
+    """Yield an image as a file, for the tools."""
     with tempfile.TemporaryDirectory(prefix="loopfs-test-") as directory:
         path = Path(directory, "image")
         path.write_bytes(image)
@@ -148,7 +148,7 @@ class Memory:
         self.store(offset, bytes(length))
 
     def barrier(self) -> None:
-        """There is nothing to wait for."""
+        """Do nothing: writes are complete at once."""
 
     written = sync = barrier
 
@@ -156,7 +156,7 @@ class Memory:
 def use(
     device: Lower, *, read_only: bool = False, options: str = ""
 ) -> tuple[Ext4, Commits | None]:
-    """Take an image into use without FUSE."""
+    """Mount an image without FUSE."""
     volume, commits = mount(
         Device(device), Options(options), read_only=read_only, wait=lambda seconds: None
     )
@@ -166,6 +166,6 @@ def use(
 
 
 def open_image(path: Path, *, read_only: bool = False) -> tuple[Ext4, int]:
-    """The same of a file; its descriptor is to be closed after the end."""
+    """Mount an image file without FUSE; return also its descriptor, which the caller must close."""
     fd = os.open(path, os.O_RDONLY if read_only else os.O_RDWR)
     return use(FileDevice(fd), read_only=read_only)[0], fd

@@ -22,7 +22,7 @@ Program = Callable[..., Any]
 
 @pytest.fixture
 def program(loopfs_run: Run, run_as_user: Run) -> Program:
-    """Run a module of tests/faults/programs in a sandbox; what it printed, as JSON.
+    """Run a module of tests/faults/programs in a sandbox; return its JSON output.
 
     With ``natively`` it runs outside, as root of a user and mount namespace.
     """

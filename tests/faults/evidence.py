@@ -28,7 +28,7 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(cls, lines: Iterable[str]) -> Evidence:
-        """From what the workload said."""
+        """Parse the output of the workload."""
         evidence = cls([], [], [], set())
         kinds = {
             "raw synced": evidence.raw.append,
@@ -43,7 +43,7 @@ class Evidence(NamedTuple):
         return evidence
 
     def missing_from_raw(self, image: Path) -> Iterator[str]:
-        """What write(2) took and is not in the image."""
+        """Return the records that write(2) has written and that are not in the image."""
         synced = set(self.raw)
         with image.open("rb") as file:
             for number in self.raw_written:
@@ -52,7 +52,7 @@ class Evidence(NamedTuple):
                     yield f"lost: raw record {number}, {'' if number in synced else 'not '}synced"
 
     def missing_from_files(self, root: Path) -> Iterator[str]:
-        """What fsync(2) was done for and is not in the files."""
+        """Return the records that fsync(2) has synced and that are not in the files."""
         files = {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
         newest: dict[tuple[str, int], int] = {}
         for number in self.files:
@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 
 
 def files_of(image: Path, fstype: str, user: User) -> Path:
-    """The files of an image, which is repaired if need be, in a directory beside it.
+    """Repair an image if necessary, and copy its files to a directory beside it.
 
     Raises:
         ValueError: it cannot be repaired or read.

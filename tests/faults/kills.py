@@ -42,8 +42,8 @@ RAW_SIZE = 16 << 20  # bytes: more records than a round lasts for
 
 
 class Plan(NamedTuple):
-    """The type of the filesystem; whom to kill, and when: after so many lines of a writer, or
-    ("start") so many processes."""
+    """The type of the filesystem, the process to kill, and the moment: after a number of lines of a
+    writer, or ("start") when a number of processes exists."""
 
     fstype: str
     victim: str
@@ -52,7 +52,7 @@ class Plan(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a plan; ``faults`` are sentences, and none is wanted."""
+    """The result of a plan; ``faults`` are sentences, and there should be none."""
 
     plan: Plan
     status: int
@@ -61,7 +61,7 @@ class Outcome(NamedTuple):
 
 
 def plans(count: int, seed: int) -> Iterator[Plan]:
-    """``count`` plans, in which all victims are equally frequent."""
+    """Return ``count`` plans, in which all victims are equally frequent."""
     dice = random.Random(seed)
     victims: list[str] = []
     for _ in range(count):
@@ -78,10 +78,10 @@ def plans(count: int, seed: int) -> Iterator[Plan]:
 
 
 def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outcome]:
-    """Carry out plans, some at once.
+    """Carry out plans, AT_ONCE at the same time.
 
     Args:
-        directory: an empty one of the user's.
+        directory: an empty directory of the user.
     """
     for fstype, words in FORMATS.items():
         name = f"{fstype}.img"
@@ -96,7 +96,7 @@ def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outc
                 players.map(lambda turn: play(todo[turn], user, directory / str(turn)), turns)
             )
             left = host.wait_for_leftovers_to_go(user, before)
-            for outcome in outcomes:  # one of them left it, or both
+            for outcome in outcomes:  # one of them or both have left it
                 outcome.faults.extend(f"left behind: {line}" for line in left)
             yield from outcomes
             for turn, outcome in zip(turns, outcomes, strict=True):
@@ -105,7 +105,7 @@ def play_all(todo: Sequence[Plan], user: User, directory: Path) -> Iterator[Outc
 
 
 def play(plan: Plan, user: User, place: Path) -> Outcome:
-    """One sandbox, one kill."""
+    """Run one sandbox and kill one of its processes."""
     prepare(place, user, plan.fstype)
     faults: list[str] = []
     status = 0
@@ -139,7 +139,7 @@ def prepare(place: Path, user: User, fstype: str) -> None:
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """The figures, in Markdown."""
+    """Return the results as a table in Markdown."""
     lines = [
         "| victim | kills | exit status | fsync'ed: raw | in ext4 | in vfat | lost | left behind"
         " | faults |",
@@ -168,7 +168,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 
 def main() -> int:
-    """Exit status: 0 nothing was lost or left, 1 something was."""
+    """Run the kills; return the exit status: 1 if data was lost or anything was left behind."""
     parser = argparse.ArgumentParser(prog="python3 -m tests.faults.kills")
     parser.add_argument("kills", type=int, help="how many")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
@@ -188,7 +188,7 @@ def main() -> int:
             outcomes.append(outcome)
             for fault in outcome.faults:
                 print(f"{len(outcomes)}: {outcome.plan}: {fault}", flush=True)
-    finally:  # it takes long: when it is ended before, there are figures as well
+    finally:  # if the run is interrupted, print the results so far
         print(table(outcomes), flush=True)
     if any(outcome.faults for outcome in outcomes):
         print(f"What the faults are about is in {directory}.")

@@ -25,7 +25,7 @@ WORKLOAD = (*PYTHON, "-m", "tests.faults.programs.records")
 
 
 class Trace:
-    """A sandbox that runs, and what its workload has said."""
+    """A running sandbox, and the output of its workload."""
 
     def __init__(self, user: User, loopfs: Sequence[str], place: Path, fstype: str) -> None:
         self.process = user.start([*loopfs, "run", "--", *WORKLOAD, fstype], cwd=place)
@@ -47,7 +47,7 @@ class Trace:
             pass
 
     def finish(self) -> tuple[int, str]:
-        """Have the workload end; its exit status, and what was on standard error.
+        """End the workload; return its exit status and its standard error.
 
         Raises:
             TimeoutError: it has hung.
@@ -59,7 +59,7 @@ class Trace:
         return self.process.wait(PATIENCE), self.process.stderr.read()
 
     def read_until(self, start: str, times: int = 1) -> bool:
-        """Wait for so many more lines that begin like this; False if the end comes first."""
+        """Wait for ``times`` more lines with this beginning; return False at end of file."""
         while times > 0:
             if self._read == len(self.lines) and not self.fill():
                 return False
@@ -71,13 +71,13 @@ class Trace:
         return True
 
     def skip(self) -> None:
-        """Pass all that has been said until now."""
+        """Skip all lines received so far."""
         if select.select([self._pipe], [], [], 0)[0]:
             self.fill()
         self._read = len(self.lines)
 
     def fill(self) -> bool:
-        """Wait for more lines; False at the end, when nobody has the pipe any more."""
+        """Wait for more lines; return False at end of file, when all writers have ended."""
         if not select.select([self._pipe], [], [], max(0, self._deadline - time.monotonic()))[0]:
             raise TimeoutError(f"it has hung; its last line was {self.lines[-1:]}")
         data = os.read(self._pipe, 1 << 20)  # all that a pipe holds
@@ -87,7 +87,7 @@ class Trace:
 
 
 def kill_one(trace: Trace, victim: str, clock: str, number: int) -> None:
-    """Kill a process in time, and see that the others go on if they should.
+    """Kill a process at the given moment, and check that the others continue if they should.
 
     Args:
         victim: one of ENDS or LASTS.
@@ -109,13 +109,13 @@ def kill_one(trace: Trace, victim: str, clock: str, number: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while not kill_any(candidates(victim, parts, command)):
         assert time.monotonic() < deadline, f"there never was a {victim}"
-        trace.skip()  # so that nobody waits for us
+        trace.skip()  # so that the workload does not block on a full pipe
     trace.skip()
     assert victim in ENDS or goes_on(trace, victim), "the workload did not go on"
 
 
 def goes_on(trace: Trace, victim: str) -> bool:
-    """Both writers get something done; without a helper nothing can be mounted."""
+    """Wait until both writers make progress; without a helper nothing can be mounted."""
     asked = ["raw writing", "raw synced"]
     if victim != "helper":
         asked += ["files writing", "files synced"]
@@ -123,7 +123,7 @@ def goes_on(trace: Trace, victim: str) -> bool:
 
 
 def candidates(victim: str, parts: Parts, command: int) -> list[int]:
-    """The processes that are one of these now."""
+    """Return the current processes of a kind of victim."""
     if victim == "command":
         return [command]
     if victim == "writer":
@@ -139,7 +139,7 @@ def candidates(victim: str, parts: Parts, command: int) -> list[int]:
 
 
 def kill_any(pids: Sequence[int]) -> bool:
-    """Kill the last of them; False if there is none any more."""
+    """Kill the last of them; return False if none is left."""
     try:
         os.kill(pids[-1], signal.SIGKILL)
     except (IndexError, ProcessLookupError):
@@ -148,6 +148,6 @@ def kill_any(pids: Sequence[int]) -> bool:
 
 
 def descendants(pid: int) -> list[int]:
-    """Those that a process has started, and that these have started, and so on."""
+    """Return all descendants of a process."""
     children = children_of(pid)
     return children + [further for child in children for further in descendants(child)]

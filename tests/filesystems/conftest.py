@@ -28,7 +28,7 @@ SIZE = 192 << 10
 
 
 class Mounted:
-    """An instance that is served, and what a program would do with it.
+    """An instance that is served, and calls of a program on it.
 
     Args:
         instances: it and the others; by default there is no other.
@@ -56,7 +56,7 @@ class Mounted:
         return lambda: self.instances.serve(self.filesystem)
 
     def node(self, name: bytes) -> int:
-        """The node id of the face to open."""
+        """Return the node id of the data face."""
         return self.filesystem.nodes.by_name[name].data
 
     def open(self, name: bytes, flags: int = os.O_RDWR) -> Reply:
@@ -72,7 +72,7 @@ class Mounted:
         assert self.kernel.ask(fuse.FUSE_RELEASE, body) == Reply(0, b"")
 
     def ioctl(self, handle: int, cmd: int, arg: int = 0) -> int:
-        """What ioctl(2) would return, or minus an errno. Notifications are passed over."""
+        """Return the result of ioctl(2), or minus an errno. Notifications are skipped."""
         body = fuse.IOCTL_IN.pack(handle, 0, cmd, arg % 2**64, 0, 0)
         unique = self.kernel.send(fuse.FUSE_IOCTL, body)
         while True:
@@ -93,7 +93,7 @@ class Mounted:
         return self.kernel.ask(fuse.FUSE_READ, fuse.READ_IN.pack(handle, offset, size, 0, 0, 0, 0))
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
-        """How many bytes were written, or minus an errno."""
+        """Return the number of bytes written, or minus an errno."""
         body = fuse.WRITE_IN.pack(handle, offset, len(data), 0, 0, 0, 0) + data
         reply = self.kernel.ask(fuse.FUSE_WRITE, body)
         return -reply.code or int(fuse.WRITE_OUT.unpack(reply.data)[0])

@@ -23,7 +23,7 @@ PID = 4711
 
 
 class Reply(NamedTuple):
-    """What came back: an errno (0 for success) and the structures."""
+    """A reply: an errno (0 for success) and the structures."""
 
     code: int
     data: bytes
@@ -55,7 +55,7 @@ class Kernel:
         return unique
 
     def receive(self) -> tuple[int, Reply]:
-        """The next answer and the number of its request; a notification has number 0."""
+        """Return the next reply and the number of its request; a notification has number 0."""
         message = self._socket.recv(1 << 21)
         length, error, unique = fuse.OUT_HEADER.unpack_from(message)
         assert length == len(message)
@@ -67,7 +67,7 @@ class Kernel:
         return unique, Reply(-error, data)
 
     def ask(self, opcode: int, body: bytes = b"", nodeid: int = 1) -> Reply:
-        """A request and its answer, which must be the next to come."""
+        """Send a request and return its reply, which must be the next message."""
         unique = self.send(opcode, body, nodeid)
         answered, reply = self.receive()
         assert answered == unique
@@ -103,7 +103,7 @@ def served(make: Callable[[int], Callable[[], None]], pid: int = PID) -> Iterato
 
 
 def entries(data: bytes) -> list[Directory]:
-    """READDIR's answer taken apart."""
+    """Parse a reply to READDIR."""
     found = []
     while data:
         ino, offset, length, kind = fuse.DIRENT.unpack_from(data)
@@ -114,12 +114,12 @@ def entries(data: bytes) -> list[Directory]:
 
 
 def attr_of(ino: int, mode: int = stat.S_IFREG | 0o644, size: int = 0) -> Attr:
-    """Some attributes."""
+    """Return attributes of a file."""
     return Attr(ino, size, mode, 1, 0, 0, 0, (1_000_000_001, 2_000_000_002, 3_000_000_003))
 
 
 def refuse(code: int) -> OSError:
-    """What a filesystem raises."""
+    """Return the exception that a filesystem raises for an errno."""
     return OSError(code, os.strerror(code))
 
 

@@ -15,7 +15,7 @@ RET = 0x06
 
 
 def check(program: bytes) -> None:
-    """What the kernel asks of a filter before it installs it (bpf_check_classic)."""
+    """Check a filter as the kernel does before it installs it (bpf_check_classic)."""
     code = list(SOCK_FILTER.iter_unpack(program))
     assert len(program) == len(code) * SOCK_FILTER.size
     assert 0 < len(code) <= BPF_MAXINSNS
@@ -34,7 +34,7 @@ def check(program: bytes) -> None:
 
 
 def run(program: bytes, nr: int, arch: int, *args: int) -> int:
-    """The filter's verdict on a system call."""
+    """Return the filter's result for a system call."""
     data = SECCOMP_DATA.pack(nr, arch, 0x400000, *args, *[0] * (6 - len(args)))
     code = list(SOCK_FILTER.iter_unpack(program))
     accumulator = place = 0
