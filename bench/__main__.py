@@ -1,4 +1,4 @@
-"""python3 -m bench: the one command."""
+"""The command python3 -m bench."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ GROUPS: dict[str, Callable[[Stage], list[Measure]]] = {
 
 
 def main() -> int:
-    """Exit status: 0 all was measured (whether or not a goal was met), 1 something failed."""
+    """Run the benchmark; return the exit status: 1 if a measure failed, 0 otherwise, whether goals
+    are met or not."""
     options = _parse()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     outcomes: list[Outcome] = []

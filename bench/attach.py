@@ -1,4 +1,4 @@
-"""(b) Attach and detach: what a single losetup -f --show with its losetup -d costs."""
+"""(b) Attach and detach: the time of one losetup -f --show with its losetup -d."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""(e) What a sandbox costs a program that has no use for it: a compiler, opening many headers."""
+"""(e) The overhead of a sandbox for an unrelated program: a compiler that opens many headers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """(g) Reading and writing an attached device with dd and fio.
 
-Each sample attaches anew, so that no run finds the pages that an earlier one left on the device;
+Each sample attaches the image anew, so that no run uses cached pages of an earlier one;
 the backing file is read into the page cache before each, on both sides alike.
 """
 
@@ -22,7 +22,7 @@ BUFFERED_GOAL = 0.9
 SYNCED_GOAL = 1.0
 DIRECT_GOAL = 0.5
 
-# Held open, the device keeps what was read of it.
+# While the device is open, its page cache is kept.
 WARM = 'exec 3<"$device"; cat "$device" >/dev/null; '
 ATTACHED = """set -e
 device=$(losetup -f --show "$1")
@@ -63,7 +63,7 @@ def measures(stage: Stage) -> list[Measure]:
 
 
 def _settle(image: Path) -> None:
-    os.sync()  # what one side left to write back is not for the other to pay
+    os.sync()  # so that the writeback of one side does not slow the other
     with image.open("rb", buffering=0) as file:
         while file.read(MIB):
             pass
@@ -90,8 +90,8 @@ def _jobs() -> list[Job]:
 
 
 def _fio(direction: str, *, sequential: bool, direct: bool) -> Job:
-    # Direct I/O may go round and round until the time is over. A buffered second round would
-    # measure the page cache: there one pass over the image, cut off after the same time, must do.
+    # Direct I/O may repeat until the time is over. A second buffered pass would measure the page
+    # cache: so buffered I/O makes one pass over the image, cut off after the same time.
     options = [
         f"--rw={direction if sequential else 'rand' + direction}",
         f"--bs={'1M' if sequential else '4k'}",
@@ -131,7 +131,7 @@ def _dd_rate(output: str) -> float:
 
 
 def _fio_rate(job: Job, output: str) -> float:
-    # fio may talk before and after its JSON.
+    # fio may print messages before and after its JSON.
     try:
         report, _ = json.JSONDecoder().raw_decode(output, output.index("{\n"))
         (result,) = report["jobs"]

@@ -1,6 +1,6 @@
 """(k) A Debian system made in an image, and packages installed in one, by their own tools.
 
-The packages are downloaded once, before; what is measured needs no network.
+The packages are downloaded once, before the measurement, which needs no network.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def measures(stage: Stage) -> list[Measure]:
 
 
 def _download(stage: Stage, suite: str, archive: Path, system: Path) -> None:
-    """Make a minimal system, and keep the packages that it needs, and those that are wanted."""
+    """Make a minimal system; keep its packages and the requested ones."""
     fetch = "apt-get install -y -qq --download-only --no-install-recommends"
     stage.run_as_root(
         [
@@ -95,13 +95,13 @@ def _download(stage: Stage, suite: str, archive: Path, system: Path) -> None:
 
 
 def _minbase(system: Path) -> set[str]:
-    """The names of the packages that a system has."""
+    """Return the names of the packages of a system."""
     status = _output(["tar", "-xOf", str(system), "./var/lib/dpkg/status"])
     return {line.split()[1] for line in status.splitlines() if line.startswith("Package: ")}
 
 
 def _index(archive: Path, suite: str) -> None:
-    """What apt needs to take packages from a directory."""
+    """Write the files that apt needs to install packages from a directory."""
     entries = []
     for deb in sorted(archive.glob("*.deb")):
         data = deb.read_bytes()

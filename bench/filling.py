@@ -35,7 +35,7 @@ def _measure(stage: Stage, name: str, command: str, source: Path) -> Measure:
     point, reference_point = (stage.new_directory(f"{source.name}-mnt-{side}") for side in "ab")
 
     def side(run: Callable[[list[str]], str], mountpoint: Path) -> float:
-        # A fresh image for each sample: the second copy of a tree finds its directories there.
+        # A new image for each sample: a second copy of a tree would find existing directories.
         image = ext4_image(stage, "filling.img", 1024)
         try:
             with cleaned_up(stage, image, mountpoint):

@@ -7,8 +7,8 @@ from .native import cleaned_up, ext4_image
 from .runner import Stage, elapsed_seconds, timed_script
 
 TIMES = 20
-COMMANDS = {"lsblk": 3.0, "losetup -l": 2.5}  # and at most so many times native
-# The clock includes attaching once, which among twenty listings is lost in noise.
+COMMANDS = {"lsblk": 3.0, "losetup -l": 2.5}  # with the goal: at most this ratio to native
+# The time includes one attach, which is negligible beside twenty listings.
 BODY = """
 device=$(losetup -f --show "$1")
 i=0

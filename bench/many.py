@@ -1,7 +1,7 @@
-"""Many sandboxes at once: how long they take to start and end, what memory each has, what stays.
+"""Many sandboxes at once: times of start and end, memory of each, and leftovers.
 
 As root, from the checkout: ``python3 -m bench.many``. Each sandbox binds a device to an
-image of its own, says that it is ready, and waits. All are started at the same time.
+image of its own, reports that it is ready, and waits. All are started at the same time.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .measure import CommandError
 from .runner import Stage, open_stage
 
 PATIENCE = 300.0  # seconds, for all together
-JOB = 'losetup -f --show "$1" >/dev/null && date +%s.%N && read line'  # says when it is ready
+JOB = 'losetup -f --show "$1" >/dev/null && date +%s.%N && read line'  # prints the time
 FIELDS = ("Pss", "Private_Clean", "Private_Dirty", "Rss")  # of /proc/PID/smaps_rollup, in kB
 
 
 def main() -> int:
-    """Exit status: 1 if a sandbox failed, or something stays."""
+    """Run the benchmark; return the exit status: 1 if a sandbox failed or left anything behind."""
     options = _parse()
     with open_stage(options.user, None, options.dir) as stage:
         before = _host(stage)
@@ -71,7 +71,7 @@ def _measure(stage: Stage, count: int) -> dict[str, object]:
 
 
 def _when_ready(boxes: Sequence[subprocess.Popen[bytes]]) -> list[float]:
-    """When each was ready, as time.time(). Raises CommandError."""
+    """Return the times when each was ready, as time.time(). Raises CommandError."""
     deadline = time.monotonic() + PATIENCE
     found: list[float] = []
     for box in boxes:
@@ -85,7 +85,7 @@ def _when_ready(boxes: Sequence[subprocess.Popen[bytes]]) -> list[float]:
 
 
 def _processes(stage: Stage) -> Iterator[int]:
-    """The processes of the user."""
+    """Yield the processes of the user."""
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with suppress(OSError):
             if os.stat(f"/proc/{name}").st_uid in (0, stage.user.pw_uid) and _is_of(name, stage):
@@ -93,14 +93,14 @@ def _processes(stage: Stage) -> Iterator[int]:
 
 
 def _is_of(name: str, stage: Stage) -> bool:
-    # Those that are not dumpable belong to root.
+    # The directories of processes that are not dumpable belong to root.
     with open(f"/proc/{name}/status", encoding="ascii", errors="replace") as file:
         uids = next(line for line in file if line.startswith("Uid:"))
     return int(uids.split()[1]) == stage.user.pw_uid
 
 
 def _memory(pid: int, field: str) -> int:
-    """kB; 0 for a process that has just ended."""
+    """Return a field in kB; 0 for a process that has just ended."""
     with suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
         return next((int(line.split()[1]) for line in file if line.startswith(f"{field}:")), 0)
     return 0
@@ -112,14 +112,14 @@ def _available() -> int:
 
 
 def _host(stage: Stage) -> set[str]:
-    """What could stay: processes of the user, mounts, bound devices."""
+    """Return everything that could be left behind: processes of the user, mounts, bound devices."""
     mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     devices = map(str, Path("/sys/block").glob("loop*/loop/backing_file"))
     return {*(f"process {pid}" for pid in _processes(stage)), *mounts, *devices}
 
 
 def _left(stage: Stage, before: set[str]) -> list[str]:
-    deadline = time.monotonic() + 5  # a killed process takes a moment to go
+    deadline = time.monotonic() + 5  # a killed process needs a moment to end
     while (left := _host(stage) - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     return sorted(left)

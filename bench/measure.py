@@ -1,4 +1,4 @@
-"""What a benchmark is made of: a measure, its sides, and what sampling them gave.
+"""The parts of a benchmark: a measure, its sides, and their samples.
 
 Nothing here starts a process: a side is any callable that returns one number.
 """
@@ -17,11 +17,11 @@ OURS = "loopfs"
 
 
 class SkippedError(Exception):
-    """A reference that cannot run on this machine; the text says why. Not a failure."""
+    """A reference that cannot run on this machine, with the reason. It is not a failure."""
 
 
 class CommandError(Exception):
-    """A benchmark's command failed or printed nothing that can be read."""
+    """A command of a benchmark failed or printed unexpected output."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Goal:
 class Measure:
     """One row of the table.
 
-    unit is "s" (less is better), "B/s" or "IOPS" (more is better). Without a goal the ratio is
-    still reported, against the first reference.
+    unit is "s" (lower is better), "B/s" or "IOPS" (higher is better). Without a goal the ratio to
+    the first reference is reported.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Measure:
 
 @dataclass
 class Side:
-    """The samples of one side, or why there are none."""
+    """The samples of one side, or the reason why there are none."""
 
     samples: list[float] = field(default_factory=list)
     error: str | None = None
@@ -62,7 +62,7 @@ class Side:
 
     @property
     def median(self) -> float | None:
-        """None too after an error: half a series is not compared."""
+        """The median; None without samples or after an error: a partial series is not compared."""
         if self.error or self.skipped or not self.samples:
             return None
         return median(self.samples)
@@ -70,7 +70,7 @@ class Side:
 
 @dataclass
 class Outcome:
-    """What sampling one measure gave."""
+    """The samples of one measure."""
 
     measure: Measure
     sides: dict[str, Side]
@@ -90,7 +90,7 @@ class Outcome:
 
     @property
     def met(self) -> bool | None:
-        """None where there is no goal, or no ratio to hold against it."""
+        """Whether the goal is met; None if there is no goal or no ratio."""
         goal, ratio = self.measure.goal, self.ratio
         if goal is None or ratio is None:
             return None
@@ -104,7 +104,7 @@ class Outcome:
 def sample(measure: Measure, rounds: int) -> Outcome:
     """Sample all sides of a measure in turn (A B A B ...), rounds times after the warm-ups.
 
-    A side that fails is left out of the later rounds; the others go on.
+    A side that fails is left out of the later rounds; the others continue.
     """
     samplers = {OURS: measure.ours, **measure.references}
     sides = {name: Side() for name in samplers}

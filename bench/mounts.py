@@ -19,7 +19,7 @@ while [ $i -lt {TIMES} ]; do
     umount "$2"
     i=$((i + 1))
 done"""
-# The first mount is not measured: what it imports, the others have.
+# The first mount is not measured: it imports modules that the others use.
 CALLS = f"""set -e
 device=$(losetup -f --show "$1")
 python3 -c '
@@ -66,7 +66,7 @@ def measures(stage: Stage) -> list[Measure]:
 
 
 def _calls(stage: Stage, fstype: str, image: Path, reference: Path) -> Measure:
-    """mount(2), a look, umount(2) of an attached device, without the programs around them."""
+    """Measure mount(2), a listing and umount(2) of an attached device, without mount(8)."""
     point, reference_point = (stage.new_directory(f"{fstype}-{side}") for side in "ab")
 
     def script(image: Path, point: Path) -> list[str]:

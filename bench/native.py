@@ -1,4 +1,4 @@
-"""Images for both sides, and the way back from a native side that broke off half-way."""
+"""Images for both sides, and the cleanup after a native side that failed half-way."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ MIB = 1 << 20
 
 
 def ext4_image(stage: Stage, name: str, mebibytes: int) -> Path:
-    """A fresh ext4 image that belongs to the user."""
+    """Make a new ext4 image that belongs to the user."""
     image = stage.scratch / name
     with image.open("wb") as file:
         file.truncate(mebibytes * MIB)
-    # Nothing lazy: the kernel would go on initialising in the background, an engine would not.
+    # No lazy initialization: the kernel would continue it in the background, an engine would not.
     stage.run_as_root(
         ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", str(image)]
     )
@@ -28,7 +28,7 @@ def ext4_image(stage: Stage, name: str, mebibytes: int) -> Path:
 
 
 def vfat_image(stage: Stage, name: str, mebibytes: int) -> Path:
-    """The same of FAT."""
+    """Make a new FAT image that belongs to the user."""
     image = stage.scratch / name
     with image.open("wb") as file:
         file.truncate(mebibytes * MIB)
@@ -38,7 +38,7 @@ def vfat_image(stage: Stage, name: str, mebibytes: int) -> Path:
 
 
 def filled_image(stage: Stage, name: str, mebibytes: int) -> Path:
-    """An image with every block allocated: holes would read at the speed of memset."""
+    """Make an image with every block allocated: holes would be read at the speed of memset."""
     image = stage.scratch / name
     block = os.urandom(MIB)
     with image.open("wb") as file:
@@ -52,7 +52,7 @@ def filled_image(stage: Stage, name: str, mebibytes: int) -> Path:
 
 @contextmanager
 def cleaned_up(stage: Stage, image: Path, mountpoint: Path | None = None) -> Iterator[None]:
-    """Leave no native mount and no native loop device of image behind, whatever happens."""
+    """Remove native mounts and native loop devices of an image at the end, also after errors."""
     try:
         yield
     finally:

@@ -14,7 +14,7 @@ HEADINGS = ("measure", "loopfs", "reference", "ratio", "goal", "met")
 
 
 def table(outcomes: Sequence[Outcome], failures: Failures) -> str:
-    """One plain text table; what a cell has no room for follows it as notes."""
+    """Return a plain text table, with long texts as notes below it."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     notes: list[str] = []
     for outcome in outcomes:
@@ -30,7 +30,7 @@ def table(outcomes: Sequence[Outcome], failures: Failures) -> str:
 
 
 def as_json(outcomes: Sequence[Outcome], failures: Failures) -> str:
-    """All samples, in seconds, bytes a second and operations a second."""
+    """Return all samples as JSON, in seconds, bytes per second and operations per second."""
     measures = [
         {
             "measure": outcome.measure.name,
@@ -56,7 +56,7 @@ def as_json(outcomes: Sequence[Outcome], failures: Failures) -> str:
 
 
 def _rows(outcome: Outcome) -> list[tuple[str, ...]]:
-    """The judged reference's row, then a line for each of the others."""
+    """Return the row of the reference that the goal refers to, and a row for each other one."""
     unit, goal = outcome.measure.unit, outcome.measure.goal
     sign = "≥" if outcome.measure.more_is_better else "≤"
     met = {True: "yes", False: "no", None: "-"}[outcome.met]

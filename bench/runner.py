@@ -25,8 +25,8 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 TIMEOUT = 900.0  # mmdebstrap on a busy machine takes minutes
 CHECKOUT = Path(__file__).resolve().parent.parent
 
-# The clock runs inside the sandbox, so that its start is no part of what is measured; the native
-# side runs the very same text.
+# The time is taken inside the sandbox, so that its start is not measured; the native side runs the
+# same script.
 TIMED = """set -e
 bench_start=$(date +%s%N)
 {body}
@@ -37,7 +37,7 @@ echo "elapsed-ns $((bench_end - bench_start))"
 
 @dataclass(frozen=True)
 class Stage:
-    """Who runs what, and where."""
+    """The user, the command of loopfs, and the scratch directory of a run."""
 
     user: pwd.struct_passwd
     loopfs: tuple[str, ...]
@@ -45,21 +45,21 @@ class Stage:
     scratch: Path
 
     def run_as_root(self, command: Sequence[str]) -> str:
-        """Run a command as root, return its standard output; CommandError when it fails."""
+        """Run a command as root and return its standard output. Raises CommandError."""
         return _run(command, _environment(pwd.getpwuid(0), self.scratch), None, self.scratch)
 
     def run_as_user(self, command: Sequence[str], environment: dict[str, str] | None = None) -> str:
-        """The same as the unprivileged user, with environment added to a plain one."""
+        """Run a command as the unprivileged user, with variables added to a minimal environment."""
         variables = _environment(self.user, self.scratch) | (environment or {})
         return _run(command, variables, self.user, self.scratch)
 
     def run_in_loopfs(self, command: Sequence[str], *options: str) -> str:
-        """The same in a fresh sandbox of ours, started by the unprivileged user."""
+        """Run a command in a new sandbox of loopfs, started by the unprivileged user."""
         words = [*self.loopfs, "run", *options, "--", *command]
         return self.run_as_user(words, self.loopfs_environment)
 
     def start_in_loopfs(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
-        """The same without waiting for its end; with pipes to and from it."""
+        """Start a command in a new sandbox, with pipes to and from it."""
         words = [*self.loopfs, "run", "--", *command]
         return subprocess.Popen(
             words,
@@ -115,12 +115,12 @@ def open_stage(user: str, loopfs: Sequence[str] | None, parent: Path) -> Iterato
 
 
 def timed_script(body: str, *arguments: str | Path) -> list[str]:
-    """A shell command that does body (arguments are $1, $2, ...) and prints its own duration."""
+    """Return a shell command that runs body (arguments are $1, $2, ...) and prints its duration."""
     return ["sh", "-c", TIMED.format(body=body), "sh", *map(str, arguments)]
 
 
 def elapsed_seconds(output: str) -> float:
-    """The duration that a timed_script printed."""
+    """Return the duration that a timed_script has printed."""
     found = re.search(r"^elapsed-ns (\d+)$", output, re.MULTILINE)
     if not found:
         raise CommandError(f"no elapsed time in {output!r}")
@@ -128,7 +128,7 @@ def elapsed_seconds(output: str) -> float:
 
 
 def _find_loopfs(stage: Stage) -> tuple[tuple[str, ...], dict[str, str]]:
-    # The interpreter that runs this as root can lie where the user cannot reach it.
+    # The user may be unable to access the interpreter that runs this as root.
     environment = {
         "PYTHONPATH": str(CHECKOUT / "src"),
         # The checkout is not the user's: without this each start would compile every module anew,

@@ -1,7 +1,7 @@
 """(a) How long a sandbox takes to start, run true and end.
 
 podman keeps a process ("pause") that holds a user's namespace; after the first call it only joins
-that one. Both cases are shown: the first call is the one that makes a namespace as we do.
+that namespace. Both cases are shown: the first call makes a namespace, as loopfs does each time.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def _command(stage: Stage, command: list[str]) -> Sampler:
 
 
 class _Podman:
-    """podman with a home and a runtime directory of its own, so that nothing of it stays."""
+    """podman with a home and a runtime directory of its own, so that nothing is left behind."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -76,7 +76,7 @@ class _Podman:
         self._runtime.chmod(0o700)
 
     def joining(self) -> float:
-        """podman unshare while its pause process lives (from the second call on)."""
+        """podman unshare while its pause process exists (from the second call on)."""
         # The pause process must not outlive us: it is ended after each sample, and a call that is
         # not timed starts it again.
         try:
@@ -105,7 +105,7 @@ class _Podman:
         note = self._runtime / "libpod" / "tmp" / "pause.pid"
         with suppress(FileNotFoundError, ProcessLookupError, ValueError):
             pid = int(note.read_text())
-            # The note is the user's to write: signal nothing but a process of that user.
+            # The user can write the pid file: signal only a process of that user.
             pidfd = os.pidfd_open(pid)
             try:
                 if Path(f"/proc/{pid}").stat().st_uid == self._stage.user.pw_uid:

@@ -1,4 +1,4 @@
-"""(e) Mounts that are none of ours, while an image is mounted beside them."""
+"""(e) Mounts of other filesystem types, while an image is mounted beside them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def measures(stage: Stage) -> list[Measure]:
             return elapsed_seconds(stage.run_in_loopfs(words)) / TIMES
 
         def outside() -> float:
-            """In namespaces of the same user's, where nobody intercepts anything."""
+            """Run it in namespaces of the same user, without interception of calls."""
             command = ["unshare", "-Urmpf", "--mount-proc", *timed_script(body, point)]
             return elapsed_seconds(stage.run_as_user(command)) / TIMES
 

@@ -1,4 +1,4 @@
-"""(j) vfat by the engine of our own, beside ext4 by fuse2fs, mtools, and the kernel's ext4."""
+"""(j) vfat by the engine `vfat`, beside ext4 by fuse2fs, mtools, and the kernel's ext4."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def test_modules_are_whole_but_for_that() -> None:
     assert [workers.scope_of(test) for test in tests] == [ONE, ONE, OTHER]
 
 
-def test_who_asks_for_a_kernels_device_is_in_the_group(request: pytest.FixtureRequest) -> None:
+def test_tests_with_devices_of_the_kernel_are_in_the_group(request: pytest.FixtureRequest) -> None:
     """However the fixture is asked for, the id says it: see conftest.py."""
     for item in request.session.items:
         names = getattr(item, "fixturenames", ())

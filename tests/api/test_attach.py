@@ -173,7 +173,9 @@ REST = (
 )
 
 
-def test_a_device_is_a_descriptor_and_goes_with_its_last_close(user: User, workdir: Path) -> None:
+def test_a_device_is_a_descriptor_and_is_removed_at_its_last_close(
+    user: User, workdir: Path
+) -> None:
     run_program(user, workdir, DEVICE)
 
 

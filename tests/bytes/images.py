@@ -13,7 +13,7 @@ from tests.bytes.model import Range
 from tests.support.patience import scaled
 
 SECTOR = 512
-TABLE = Range(446, 512)  # of the disk with partitions; what is before it is the boot code
+TABLE = Range(446, 512)  # of the disk with partitions; the boot code precedes it
 BOOT_BLOCK = 1024  # bytes at an ext4's beginning that it does not use
 FILE_SIZE = 96 << 10
 
@@ -26,14 +26,14 @@ RAW_SIZE = (1 << 20) + 3 * SECTOR
 
 
 class Layout(NamedTuple):
-    """Where a filesystem is in an image: all of it, and the one file ``data`` of known blocks."""
+    """The location of a filesystem in an image, and of the file ``data`` with known blocks."""
 
     extent: Range
     data: Range
 
 
 def numbered(place: int, length: int, stamp: int) -> bytes:
-    """Bytes that tell what wrote them, and where they belong (``place``, in the image)."""
+    """Return bytes that identify their writer and their ``place`` in the image."""
     first = place // 8
     words = array("Q", range(first, first + length // 8 + 2))
     mark = stamp << 32 | 0xA5 << 56  # so that a device does not end with a zero
@@ -42,7 +42,7 @@ def numbered(place: int, length: int, stamp: int) -> bytes:
 
 
 def make_parted(path: Path) -> Layout:
-    """A disk with an ext4 of 1 KiB blocks on its first partition, and a second one."""
+    """Make a disk with an ext4 of 1 KiB blocks on its first partition, and a second partition."""
     content = bytearray(numbered(0, PARTED_SIZE, 1))
     content[TABLE.begin : TABLE.end] = master_boot_record(FIRST, SECOND)
     filesystem, data = _ext4(path, 1024, 1 << 20)
@@ -52,7 +52,7 @@ def make_parted(path: Path) -> Layout:
 
 
 def make_plain(path: Path) -> Layout:
-    """An ext4 of 4 KiB blocks, smaller than its device."""
+    """Make an ext4 of 4 KiB blocks, smaller than its device."""
     content = bytearray(numbered(0, PLAIN_SIZE, 2))
     filesystem, data = _ext4(path, 4096, 2 << 20)
     content[BOOT_BLOCK : len(filesystem)] = filesystem[BOOT_BLOCK:]
@@ -82,7 +82,7 @@ def master_boot_record(*partitions: Range) -> bytes:
 
 
 def _ext4(path: Path, block: int, size: int) -> tuple[bytes, Range]:
-    """A filesystem with the file ``data``, and where that is in it."""
+    """Make a filesystem with the file ``data``, and return the location of that file."""
     image, source = path.with_suffix(".fs"), path.with_suffix(".data")
     source.write_bytes(numbered(0, FILE_SIZE, 4))
     tool("mkfs.ext4", "-q", "-F", "-b", str(block), "-O", "^has_journal", image, f"{size >> 10}K")
@@ -98,7 +98,7 @@ def _ext4(path: Path, block: int, size: int) -> tuple[bytes, Range]:
 
 
 def tool(*words: str | Path, statuses: tuple[int, ...] = (0,)) -> str:
-    """What a command prints.
+    """Return the output of a command.
 
     Raises:
         RuntimeError: it ends with another status than one of ``statuses``.

@@ -1,10 +1,11 @@
 """The contents of an image, and what its devices and a file in it may show: no I/O.
 
 An image has views: the whole disk, partitions, a file of a filesystem in it. Each has a page cache
-of its own, as in the kernel. Which clean pages it has is not known (the kernel reads ahead, and
-drops pages when it likes), so a view may show what the image holds or what it held since the
-view's cache was dropped, and nothing else. Which pages are dirty is known, since the program that
-dirties them reads them afterwards; when the kernel writes them is not, until something must.
+of its own, as in the kernel. The clean pages in it are not known (the kernel reads ahead, and
+drops pages at any time), so a view may show the current contents of the image, or contents that it
+had since the view's cache was dropped, and nothing else. The dirty pages are known, since the
+program that dirties them reads them afterwards; the time when the kernel writes them is not known,
+until an operation requires it.
 
 Offsets and lengths are bytes.
 """
@@ -20,7 +21,7 @@ Read = Callable[[int, int], bytes]  # of the image file: offset, length
 
 
 class Fault(Exception):
-    """What must hold does not."""
+    """A violation of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Range:
 
 
 class Pieces:
-    """Bytes that may stand in places of an image instead of those expected."""
+    """Bytes that may be found at places of an image instead of the expected ones."""
 
     def __init__(self) -> None:
         self._pieces: list[tuple[int, bytes]] = []
@@ -64,7 +65,7 @@ class Pieces:
         self._pieces.clear()
 
     def cut(self, gone: Range) -> list[tuple[int, bytes]]:
-        """Forget what is within a range; the pieces that reached into it, as they were."""
+        """Remove the bytes within a range; return the overlapping pieces, unchanged."""
         cut = [piece for piece in self._pieces if len(_extent(piece) & gone)]
         if cut:
             whole = [piece for piece in self._pieces if not len(_extent(piece) & gone)]
@@ -77,7 +78,7 @@ class Pieces:
         return cut
 
     def explain(self, offset: int, found: bytes, wrong: set[int]) -> None:
-        """Take out of ``wrong``, indices of ``found``, those where it is as one of ours."""
+        """Remove from ``wrong`` the indices at which ``found`` agrees with one of the pieces."""
         here = Range(offset, offset + len(found))
         for piece in self._pieces:
             common = _extent(piece) & here
@@ -104,7 +105,7 @@ def _extent(piece: tuple[int, bytes]) -> Range:
 def compare(
     what: str, offset: int, found: bytes, wanted: bytes, alternatives: Iterable[Pieces] = ()
 ) -> None:
-    """Raises Fault unless each byte is the one wanted or one of the alternatives.
+    """Raise Fault unless each byte is the one wanted or one of the alternatives.
 
     Args:
         offset: of the first byte in the image.
@@ -126,16 +127,17 @@ def compare(
 
 
 class Image:
-    """A backing file, as write(2) to its devices and what had to be written have left it."""
+    """A backing file, with all writes that must have reached it."""
 
     def __init__(self, name: str, content: bytes) -> None:
         self.name = name
         self.content = bytearray(content)
         self.views: list[View] = []
-        self.unknown: list[Range] = []  # what an engine may change when it likes
+        self.unknown: list[Range] = []  # ranges that an engine may change at any time
 
     def changed(self, offset: int, data: bytes, by: View | None) -> None:
-        """``data`` is in the image; ``by`` has it in its own cache, others may have what was."""
+        """Record ``data`` in the image. The cache of ``by`` has it; other views may still have the
+        previous contents."""
         before = bytes(self.content[offset : offset + len(data)])
         self.content[offset : offset + len(data)] = data
         for view in self.views:
@@ -143,18 +145,18 @@ class Image:
                 view.may_be_behind(offset, before, data)
 
     def resized(self, size: int) -> None:
-        """By ftruncate(2)."""
+        """Record a change of the size by ftruncate(2)."""
         del self.content[size:]
         self.content += bytes(size - len(self.content))
 
     def check(self, offset: int, found: bytes) -> None:
-        """``found`` was read from the image file."""
+        """Check data that was read from the image file. Raises Fault."""
         wanted = bytearray(self.content[offset : offset + len(found)])
         self.allow_unknown(offset, found, wanted)
         compare(f"{self.name}, the image", offset, found, bytes(wanted), self.maybe())
 
     def maybe(self) -> Iterator[Pieces]:
-        """What the kernel may have written by itself."""
+        """Return the data that the kernel may have written on its own."""
         return (view.maybe for view in self.views)
 
     def allow_unknown(self, offset: int, found: bytes, wanted: bytearray) -> None:
@@ -165,7 +167,8 @@ class Image:
                 wanted[begin - offset : end - offset] = found[begin - offset : end - offset]
 
     def known_again(self, found: bytes) -> None:
-        """The engine has ended; the image holds ``found``, and no view anything of before."""
+        """Record that the engine has ended: the image contains ``found``, and no view has older
+        data."""
         for begin, end in self.unknown:
             self.content[begin:end] = found[begin:end]
         self.unknown = []
@@ -174,7 +177,7 @@ class Image:
 class Dirty:
     """A page that the program has stored into.
 
-    ``stored`` is where; ``others`` is what others have written to the image since.
+    ``stored`` are the ranges; ``others`` is data that others have written to the image since.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -187,8 +190,8 @@ class View:
     """A part of an image with a page cache of its own.
 
     Args:
-        by_blocks: only those blocks of a page are written that were stored into (the kernel's
-            block devices); else whole pages (FUSE).
+        by_blocks: only the blocks of a page that were stored into are written (the kernel's block
+            devices); otherwise whole pages (FUSE).
     """
 
     def __init__(
@@ -200,23 +203,23 @@ class View:
         self.size = size
         self.by_blocks = by_blocks
         self.open = False
-        self.old = Pieces()  # what clean pages may hold that the image does not any more
-        self.maybe = Pieces()  # what the kernel may have written before it had to
+        self.old = Pieces()  # outdated data that clean pages may still contain
+        self.maybe = Pieces()  # dirty data that the kernel may already have written
         self.dirty: dict[int, Dirty] = {}
         image.views.append(self)
 
     @property
     def extent(self) -> Range:
-        """In the image."""
+        """The range of the view in the image."""
         return Range(self.start, self.start + self.size)
 
     def page(self, number: int) -> Range:
-        """Of the image."""
+        """Return the range of a page in the image."""
         begin = number * PAGE
         return Range(begin, min(begin + PAGE, self.size)).moved(self.start)
 
     def pages(self, part: Range) -> range:
-        """Those with a part of the view, which is given in its own offsets."""
+        """Return the pages that overlap a part of the view, in offsets of the view."""
         return range(part.begin // PAGE, -(-part.end // PAGE))
 
     def may_be_behind(self, offset: int, before: bytes, after: bytes) -> None:
@@ -234,11 +237,11 @@ class View:
     # --- what may be read --------------------------------------------------------
 
     def check(self, offset: int, found: bytes, how: str = "read") -> None:
-        """``found`` was read at ``offset`` of the view. Raises Fault."""
+        """Check data that was read at ``offset`` of the view. Raises Fault."""
         self._compare(offset, found, self.wanted(offset, len(found)), how)
 
     def wanted(self, offset: int, length: int) -> bytearray:
-        """What is there if nothing is behind."""
+        """Return the contents if no page is outdated."""
         at = self.start + offset
         here = Range(at, at + length)
         wanted = bytearray(self.image.content[at : at + length])
@@ -261,10 +264,10 @@ class View:
         yield from self.image.maybe()
         yield from (dirty.others for dirty in self.dirty.values())
 
-    # --- what the program does ---------------------------------------------------
+    # --- operations of the program -----------------------------------------------
 
     def written(self, offset: int, data: bytes) -> None:
-        """write(2) has returned: it is in the image, and in this cache."""
+        """Record a write(2) that has returned: the data is in the image, and in this cache."""
         at = self.start + offset
         here = Range(at, at + len(data))
         self.image.changed(at, data, self)
@@ -282,7 +285,7 @@ class View:
                 self.maybe.add(begin, data[begin - at : end - at])
 
     def stored(self, offset: int, data: bytes, read: Read, how: str) -> None:
-        """Pages were dirtied by ``data``; ``read`` gives them as they are now."""
+        """Record a store that has dirtied pages; ``read`` returns their current contents."""
         here = Range(offset, offset + len(data))
         for number in self.pages(here):
             whole = self.page(number).moved(-self.start)
@@ -311,13 +314,14 @@ class View:
         )
 
     def refused(self, offset: int, data: bytes) -> None:
-        """The cache may show it, the image never has it."""
+        """Record a store that is refused: the cache may show it, the image never contains it."""
         self.old.add(self.start + offset, data)
 
-    # --- what happens to the cache -------------------------------------------------
+    # --- events of the cache -------------------------------------------------------
 
     def flushed(self, read: Read, why: str, numbers: Sequence[int] | None = None) -> None:
-        """Dirty pages must be in the image, all or those with these numbers. Raises Fault."""
+        """Check that dirty pages, all or those with these numbers, are in the image. Raises
+        Fault."""
         for number in [*self.dirty] if numbers is None else numbers:
             if dirty := self.dirty.get(number):
                 self._page_flushed(number, dirty, read, why)
@@ -347,12 +351,12 @@ class View:
             self.old.add(here.begin, dirty.content)
 
     def dropped(self) -> None:
-        """No page is left of what the cache had, and none was dirty."""
+        """Record that all pages were dropped; none was dirty."""
         assert not self.dirty, f"{self.name} has dirty pages"
         self.old.clear()
 
     def moved(self, start: int, size: int) -> None:
-        """The view shows another part, and has no page of the former."""
+        """Record that the view shows another part of the image; its pages were dropped."""
         self.dropped()
         self.start, self.size = start, size
 

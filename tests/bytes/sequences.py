@@ -22,7 +22,7 @@ LAST = 12  # steps that are shown
 
 
 class Plan(NamedTuple):
-    """What ``seed`` gives: ``steps`` of them, or of these only some."""
+    """A sequence: a number of steps of a seed, or only some of these."""
 
     seed: int
     steps: int
@@ -30,7 +30,7 @@ class Plan(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """``fault`` is empty if there was none. ``done`` are the steps that did something."""
+    """``fault`` is empty if there was none. ``done`` are the steps that had an effect."""
 
     fault: str
     done: list[str]
@@ -70,7 +70,7 @@ def play(sequence: Plan, user: User, *, native: bool = False) -> Outcome:
 def shorter(
     sequence: Plan, outcome: Outcome, user: User, *, native: bool, seconds: float
 ) -> tuple[Plan, Outcome]:
-    """Leave steps out as long as it fails; which may then be by something else."""
+    """Leave steps out as long as the sequence fails, perhaps with a different fault."""
     deadline = time.monotonic() + seconds
     sequence = sequence._replace(only=outcome.turns)
     chunk = max(len(sequence.only) // 2, 1)
@@ -91,7 +91,7 @@ def shorter(
 
 
 def report(sequence: Plan, outcome: Outcome, native: bool) -> str:
-    """How to have it again, and what was done."""
+    """Return the command that repeats a sequence, its last steps, and the fault."""
     words = ["python3 -m tests.bytes", str(sequence.steps), f"--seed {sequence.seed}"]
     if sequence.only:
         words.append(f"--only {','.join(map(str, sequence.only))}")

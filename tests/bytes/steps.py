@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 
 class Step(NamedTuple):
-    """``numbers`` choose among what there is when the step is made, so that any step can be left
-    out of a sequence; ``turn`` is its place in the sequence that the seed gives."""
+    """``numbers`` choose among the objects that exist when the step is made, so that any step can
+    be left out of a sequence; ``turn`` is its position in the sequence of the seed."""
 
     turn: int
     kind: str
     numbers: tuple[int, int, int, int]
 
 
-# Carries a step out; says what it did, or None if there was nothing to be done.
+# Carries a step out; returns a description, or None if the step was not possible.
 Action = Callable[["World", Step], "str | None"]
 ACTIONS: dict[str, Action] = {}
 WEIGHTS: dict[str, int] = {}
 
 
 def action(weight: int) -> Callable[[Action], Action]:
-    """Make a function an action.
+    """Register a function as an action.
 
     Args:
-        weight: how often it is drawn, among the weights of all.
+        weight: its frequency, relative to the sum of all weights.
     """
 
     def register(function: Action) -> Action:
@@ -41,7 +41,7 @@ def action(weight: int) -> Callable[[Action], Action]:
 
 
 def steps(seed: int, count: int) -> list[Step]:
-    """The sequence that a seed gives; a longer one begins with the shorter."""
+    """Return the sequence of a seed; a longer one begins with the shorter one."""
     dice = random.Random(seed)
     kinds, weights = list(WEIGHTS), list(WEIGHTS.values())
     sequence = []

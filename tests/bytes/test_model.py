@@ -66,7 +66,7 @@ def test_what_is_behind_ends_with_a_drop(disk: View, part: View) -> None:
         part.check(1000 - 512, bytes(3))
 
 
-def test_a_view_that_nobody_has_open_is_not_behind(disk: View, part: View) -> None:
+def test_a_view_that_is_not_open_is_not_outdated(disk: View, part: View) -> None:
     part.open = False
     disk.written(1000, b"new")
     part.open = True
@@ -171,7 +171,7 @@ def test_what_an_engine_writes_is_known_when_it_has_ended(image: Image, disk: Vi
         disk.check(PAGE, bytes(1))
 
 
-def test_blocks_of_a_page_that_nobody_stored_into(image: Image) -> None:
+def test_blocks_of_a_page_without_stores(image: Image) -> None:
     """The kernel's devices do not write them; FUSE does."""
     view = View(image, "device", 0, SIZE, by_blocks=True)
     view.open = True

@@ -23,14 +23,14 @@ from tests.bytes.images import BOOT_BLOCK, Layout
 from tests.bytes.model import Fault, Image, Range, View
 from tests.support.kernel import new_loop_device
 
-# A transfer's bytes; the longest take the supervisor's other way, through mappings.
+# Lengths of transfers in bytes; the supervisor makes the longest through mappings.
 LENGTHS = (1, 7, 512, 513, 1024, 4096, 5000, 16384, 70000, 150000)
 
-NONE, MAY, MUST = range(3)  # say EBUSY
+NONE, MAY, MUST = range(3)  # whether a sync must not, may or must fail with EBUSY
 
 
 class Node:
-    """A device node, and what this program has open of it: a mapping, a descriptor, both, none."""
+    """A device node, with up to two open descriptors, the first of them with a mapping."""
 
     def __init__(self, disk: Disk, view: View, path: str) -> None:
         self.disk = disk
@@ -38,8 +38,8 @@ class Node:
         self.path = path
         self.fds: list[int | None] = [None, None]
         self.mapping: mmap.mmap | None = None  # of the first
-        self.refusals = [NONE, NONE]  # what fsync(2) of each is to say of stores that are refused
-        self.untold = False  # to nobody yet: the kernel tells who opens the node next
+        self.refusals = [NONE, NONE]  # the result of fsync(2) of each, after refused stores
+        self.untold = False  # not reported yet: the kernel reports it to the next opener
         self.had_refusals = False
 
     @property
@@ -48,11 +48,11 @@ class Node:
 
     @property
     def usable(self) -> int:
-        """Bytes that can be reached by the mapping."""
+        """The number of bytes that can be accessed by the mapping."""
         return min(len(self.mapping), self.view.size) if self.mapping else 0
 
     def any_fd(self, number: int) -> int:
-        """The descriptor of one of those that are open."""
+        """Return one of the open descriptors."""
         some = [fd for fd in self.fds if fd is not None]
         return some[number % len(some)]
 
@@ -74,7 +74,7 @@ class Node:
         if slot == 0 and self.mapping:
             self.mapping.close()
             self.mapping = None
-            if self.had_refusals:  # the kernel makes an EIO of it (fuse_vma_close)
+            if self.had_refusals:  # the kernel reports it as EIO (fuse_vma_close)
                 self.untold = True
                 self.refusals = [max(refusal, MAY) for refusal in self.refusals]
         os.close(fd)
@@ -87,22 +87,22 @@ class Node:
                 self.close(slot)
 
     def refuse(self) -> None:
-        """A page is dirty that must not be written."""
+        """Record a dirty page that must not be written."""
         self.untold = self.had_refusals = True
         self.refusals = [NONE if fd is None else MUST for fd in self.fds]
 
     def told(self, slot: int, answer: int, what: str) -> None:
-        """Raises Fault unless fsync(2) or msync(2) may say so: EBUSY where there was a refusal."""
+        """Check the result of fsync(2) or msync(2): EBUSY if a store was refused. Raises Fault."""
         refusal = self.refusals[slot]
         if answer not in (0, errno.EBUSY, errno.EIO) or (answer and not refusal):
             raise Fault(f"{what} of {self.view.name}: {os.strerror(answer)}")
         if not answer and refusal == MUST:
-            raise Fault(f"{what} of {self.view.name} does not tell that a store is refused")
+            raise Fault(f"{what} of {self.view.name} does not report a refused store")
         self.refusals[slot] = NONE
         self.untold = self.untold and not answer
 
     def told_of_one_page(self, answer: int) -> None:
-        """As :meth:`told`, of an msync(2) of one page: others may be dirty, and to be told of."""
+        """As :meth:`told`, for an msync(2) of one page: others may be dirty, not reported yet."""
         self.told(0, answer, "msync")
         self.refusals[0] = MAY
         self.untold = True
@@ -113,7 +113,7 @@ class Node:
 
 
 class Filesystem:
-    """The ext4 in an image; ``mounted`` is "ro", "rw" or nothing."""
+    """The ext4 in an image; ``mounted`` is "ro", "rw" or empty."""
 
     def __init__(self, image: Image, layout: Layout, place: Path) -> None:
         self.image = image
@@ -126,7 +126,7 @@ class Filesystem:
         self.small: dict[str, bytes] = {}  # its other files
 
     def close(self) -> None:
-        """The file."""
+        """Close the file and its mapping."""
         if self.mapping:
             self.mapping.close()
             self.mapping = None
@@ -136,12 +136,12 @@ class Filesystem:
 
     @property
     def used(self) -> Range:
-        """What nobody else may write while it is mounted for writing."""
+        """The range that only the filesystem may write while it is mounted for writing."""
         return Range(self.layout.extent.begin + BOOT_BLOCK, self.layout.extent.end)
 
     @property
     def path(self) -> str:
-        """As e2fsck(8) takes it."""
+        """The filesystem as an argument of e2fsck(8)."""
         return f"{self.image.name}?offset={self.layout.extent.begin}"
 
 
@@ -160,7 +160,7 @@ class Disk:
 
     @property
     def free(self) -> list[Range]:
-        """What may be written when nothing is mounted."""
+        """The ranges that may be written while nothing is mounted."""
         end = len(self.image.content)
         if self.filesystem is None:
             return [Range(0, end)]
@@ -169,7 +169,8 @@ class Disk:
 
     @property
     def guarded(self) -> Range:
-        """What an engine lets nobody write, if one writes; natively what nobody should."""
+        """The range that cannot be written while an engine writes; on the kernel's devices, that
+        the steps must not write."""
         filesystem = self.filesystem
         writes = ("rw", "ro") if self.native else ("rw",)
         return filesystem.used if filesystem and filesystem.mounted in writes else Range(0, 0)
@@ -178,7 +179,7 @@ class Disk:
         return os.pread(self.fd, length, offset)
 
     def check(self, around: Range | None = None) -> None:
-        """The image, or what is around a part of it, must be as the model has it."""
+        """Check that the image, or the surroundings of a part of it, agrees with the model."""
         end = len(self.image.content)
         here = (around or Range(0, end)) & Range(0, end)
         wide = Range(max(here.begin - 600, 0), min(here.end + 600, end))
@@ -187,16 +188,16 @@ class Disk:
             raise Fault(f"{self.image.name} has {os.fstat(self.fd).st_size} bytes, not {end}")
 
     def touching(self, node: Node) -> list[Node]:
-        """It, and its disk or partitions."""
+        """Return the node itself, and those of its disk or partitions."""
         return [other for other in self.nodes if other.view.extent & node.view.extent]
 
 
 class World:
-    """All that the steps work on.
+    """The images, devices and filesystems of the steps.
 
     Args:
-        native: on the kernel's own driver, as root. It knows no partitions here, so these are
-            devices of their own with an offset and a limit.
+        native: use the kernel's driver, as root. Here it reads no partition tables, so partitions
+            are devices of their own with an offset and a limit.
     """
 
     def __init__(self, native: bool) -> None:
@@ -237,7 +238,7 @@ class World:
             disk.nodes.append(Node(disk, view, path if self.native else path + suffix))
 
     def mount_node(self, filesystem: Filesystem) -> Node:
-        """The node of just the device that it is on."""
+        """Return the node of the device with exactly this filesystem."""
         disk = self.disk_of(filesystem)
         return disk.nodes[1] if disk is self.parted else disk.nodes[0]
 
@@ -245,11 +246,11 @@ class World:
         return next(disk for disk in self.disks if disk.filesystem is filesystem)
 
     def spare_device(self) -> AbstractContextManager[str]:
-        """The path of a device that is not bound."""
+        """Return the path of a device that is not bound."""
         return new_loop_device() if self.native else nullcontext(free_device())
 
     def release(self) -> None:
-        """Let go of all, whatever it is like: natively nobody else does."""
+        """Unmount and close everything, in any state: outside of a sandbox it is not automatic."""
         for filesystem in self.filesystems:
             with suppress(OSError):
                 filesystem.close()
@@ -266,7 +267,7 @@ class World:
 
 
 def free_device() -> str:
-    """The path of an unbound device of the instance."""
+    """Return the path of an unbound device of the instance."""
     control = os.open("/dev/loopfs/loop-control", os.O_RDWR | os.O_CLOEXEC)
     try:
         return f"/dev/loopfs/loop{fcntl.ioctl(control, LOOP_CTL_GET_FREE)}"
@@ -275,7 +276,7 @@ def free_device() -> str:
 
 
 def bind(path: str, fd: int, info: LoopInfo64, mode: int = os.O_RDWR) -> None:
-    """LOOP_CONFIGURE by somebody who then closes the device."""
+    """Bind a device by LOOP_CONFIGURE, and close it."""
     device = os.open(path, mode | os.O_CLOEXEC)
     try:
         fcntl.ioctl(device, LOOP_CONFIGURE, LoopConfig(fd, 0, info).pack())
@@ -291,7 +292,7 @@ def detach(path: str) -> None:
         os.close(device)
 
 
-# --- where a step acts ---------------------------------------------------------------
+# --- ranges of a step ----------------------------------------------------------------
 
 
 def some_length(number: int) -> int:
@@ -301,12 +302,12 @@ def some_length(number: int) -> int:
 def place_in(
     parts: list[Range], which: int, where: int, length: int, unit: int = 1
 ) -> Range | None:
-    """A place in one of some ranges, often at an end of it.
+    """Choose a part of one of some ranges, often at an end of it.
 
     Args:
         which, where: random numbers.
-        length: wanted; there may be less.
-        unit: what the place's ends are multiples of.
+        length: wanted; the result may be shorter.
+        unit: begin and end are multiples of it.
     """
     fitting = [Range(-(-part.begin // unit) * unit, part.end // unit * unit) for part in parts]
     fitting = [part for part in fitting if len(part)]
@@ -325,13 +326,13 @@ def place_in(
 
 
 def ours(node: Node, parts: list[Range]) -> list[Range]:
-    """Those parts of an image that a node shows, in its own offsets."""
+    """Return the parts of an image that a node shows, in offsets of the node."""
     shown = [part & node.view.extent for part in parts]
     return [part.moved(-node.view.start) for part in shown if len(part)]
 
 
 def without(parts: list[Range], gone: Range) -> list[Range]:
-    """Ranges less another."""
+    """Return ranges without another one."""
     if not len(gone):
         return parts
     pieces = []

@@ -71,7 +71,7 @@ def test_a_directory(tmp_path: Path) -> None:
         settings.read(str(tmp_path), required=False)
 
 
-def test_the_command_line_goes_before_the_file(file: Path) -> None:
+def test_the_command_line_takes_precedence_over_the_file(file: Path) -> None:
     file.write_text('[engines]\next4 = "fuse2fs"\nxfs = "deny"\n')
     chosen = settings.of_user(str(file), {"ext4": "deny"}, bare=True)
     assert chosen == Settings(True, {"ext4": "deny", "xfs": "deny"})

@@ -59,7 +59,7 @@ def test_an_unbound_device_has_no_capacity() -> None:
     assert device.extent(0, 512) is None
 
 
-def test_binding_is_told() -> None:
+def test_binding_sends_an_event() -> None:
     instance = new_instance()
     device = new_device(instance)
     instance.take_events()
@@ -328,7 +328,7 @@ def test_a_freed_device_is_as_new() -> None:
     assert device.backing is backing
 
 
-def test_freeing_is_told() -> None:
+def test_freeing_sends_an_event() -> None:
     instance = new_instance()
     device = new_device(instance)
     opener, _ = bind(device)

@@ -37,7 +37,7 @@ def refusal(call: Callable[[], object]) -> int:
 # --- LOOP_CHANGE_FD ----------------------------------------------------------------------------
 
 
-def test_a_read_only_device_goes_on_with_another_file() -> None:
+def test_a_read_only_device_continues_with_another_file() -> None:
     instance = new_instance()
     device = new_device(instance)
     _, old = bind(device, flags=LO_FLAGS_READ_ONLY, offset=512)
@@ -73,7 +73,7 @@ def test_an_unbound_device_has_no_file_to_change() -> None:
     assert refusal(lambda: new_device().change_fd(FakeBacking())) == errno.ENXIO
 
 
-def test_a_refused_file_is_let_go_of() -> None:
+def test_a_refused_file_is_closed() -> None:
     device, caller, file = new_device(), FakeCaller(), FakeBacking()
     opener = device.open(write=True)
     fd = caller.open_file(file)

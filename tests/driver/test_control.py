@@ -252,7 +252,7 @@ def test_get_free_gives_no_other_instances_device() -> None:
     assert get_free(first) == 0
 
 
-def test_a_number_goes_to_whichever_instance_asks_next() -> None:
+def test_a_number_is_given_to_the_next_instance_that_requests_one() -> None:
     minors = Minors()
     first, second = new_instance(minors), new_instance(minors)
     number = add(first)
@@ -268,7 +268,7 @@ def test_ours_begin_after_the_hosts() -> None:
     assert [add(instance), get_free(instance), add(instance)] == [8, 8, 9]
 
 
-def test_the_hosts_devices_are_nobodys() -> None:
+def test_the_hosts_devices_belong_to_nobody() -> None:
     instance = new_instance(Minors(first=8, host=frozenset({0, 3, 9})))
     assert refused(instance, LOOP_CTL_ADD, 3) == errno.EEXIST
     assert refused(instance, LOOP_CTL_REMOVE, 3) == errno.EACCES
@@ -285,7 +285,7 @@ def test_a_number_below_the_first_can_be_asked_for_but_is_not_handed_out() -> No
 # --- events ------------------------------------------------------------------------------
 
 
-def test_adding_and_removing_is_told() -> None:
+def test_adding_and_removing_send_events() -> None:
     instance = new_instance()
     device = new_device(instance)
     assert instance.take_events() == [uevent("add", device)]

@@ -409,7 +409,7 @@ def test_an_unbound_device_is_empty(device: LoopDevice, opener: Opener, caller: 
     assert caller.memory[:8] == bytes(8)
 
 
-def test_disk_sequence_numbers_tell_devices_apart() -> None:
+def test_disk_sequence_numbers_distinguish_devices() -> None:
     instance, caller = new_instance(), FakeCaller()
     seen = []
     for _ in range(2):

@@ -73,7 +73,7 @@ def test_clearing_autoclear_keeps_the_device_bound() -> None:
 # --- offset, limit and name ------------------------------------------------------------
 
 
-def test_another_window_is_shown_and_told() -> None:
+def test_another_window_is_shown_and_sends_an_event() -> None:
     instance = new_instance()
     device = new_device(instance)
     opener, backing = bind(device)

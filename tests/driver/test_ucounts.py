@@ -63,7 +63,7 @@ def test_a_lower_limit_removes_nothing() -> None:
     assert fill(outer) == 1
 
 
-def test_a_limit_is_told_with_those_around() -> None:
+def test_a_limit_is_reported_with_those_of_the_ancestors() -> None:
     ucounts = Ucounts(8)
     assert ucounts.limit_of((INNER, OUTER)) == 8
     ucounts.hold((INNER, OUTER)).limit = 20

@@ -52,7 +52,7 @@ def test_what_a_partition_says() -> None:
     ]
 
 
-def test_a_table_is_told_before_its_partitions_and_only_if_there_is_one() -> None:
+def test_a_table_is_announced_before_its_partitions_and_only_if_it_exists() -> None:
     instance = new_instance()
     device = new_device(instance)
     bind(device)
@@ -67,7 +67,7 @@ def test_a_table_is_told_before_its_partitions_and_only_if_there_is_one() -> Non
     ]
 
 
-def test_a_medium_that_goes_is_told_with_its_own_number() -> None:
+def test_a_removed_medium_is_announced_with_its_own_number() -> None:
     instance = new_instance()
     device = new_device(instance)
     opener, _ = bind(device)

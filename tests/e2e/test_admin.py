@@ -82,7 +82,7 @@ def other(root: User) -> User:
 
 
 @pytest.mark.usefixtures("image")
-def test_what_is_told(started: Start, loopfs: Loopfs, workdir: Path, user: User) -> None:
+def test_what_is_reported(started: Start, loopfs: Loopfs, workdir: Path, user: User) -> None:
     process = started(SCRIPT)
     told = loopfs.listed(process.pid)
     assert told["command"] == ["sh", "-c", SCRIPT]

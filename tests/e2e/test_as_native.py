@@ -234,7 +234,7 @@ SCRIPTS = [
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_sandbox_says_what_the_kernel_says(in_both: Compare, script: str) -> None:
+def test_a_sandbox_gives_the_same_output_as_the_kernel(in_both: Compare, script: str) -> None:
     native, ours = in_both(script)
     assert native.output, "the script says nothing: it compares nothing"
     if ours != native:

@@ -86,7 +86,7 @@ def test_a_command_that_a_forwarded_signal_ends(started: Start) -> None:
     assert process.wait(PATIENCE) == 128 + signal.SIGTERM
 
 
-def test_a_command_that_ignores_a_signal_goes_on(started: Start) -> None:
+def test_a_command_that_ignores_a_signal_continues(started: Start) -> None:
     process = started("trap '' TERM; echo ready; read line; echo $line")
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate("still here\n", PATIENCE)

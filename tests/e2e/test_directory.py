@@ -87,7 +87,7 @@ print(json.dumps(answers))
 """
 
 
-def test_rm_removes_a_device_that_nobody_uses(inside: Lines) -> None:
+def test_rm_removes_an_unused_device(inside: Lines) -> None:
     lines = inside("""
         truncate -s 1M disk.img; d=$(losetup -f --show disk.img); n=${d#/dev/}
         try rm /dev/loopfs/$n | sed "s,$n,N,"; losetup -d $d

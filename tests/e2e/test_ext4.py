@@ -40,7 +40,7 @@ SETUID = """
 """
 
 
-def test_who_may_keep_set_user_id(in_both: Compare) -> None:
+def test_users_that_may_keep_set_user_id(in_both: Compare) -> None:
     """Root may write to such a file."""
     native, ours = in_both(SETUID)
     assert ours.lines() == native.lines()
@@ -157,7 +157,7 @@ def test_fsfreeze(in_both: Compare) -> None:
     assert ours.output[:2] == ["more", "0"]
 
 
-def test_who_waits_for_a_frozen_filesystem_can_be_killed(loopfs_run: Run) -> None:
+def test_a_caller_that_waits_for_a_frozen_filesystem_can_be_killed(loopfs_run: Run) -> None:
     """So the sandbox ends, though nobody is left who could thaw it."""
     result = loopfs_run(
         PRELUDE

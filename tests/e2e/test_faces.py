@@ -137,7 +137,7 @@ for name, way in ways.items():
     assert all(" 1 b'" in line for line in lines)
 
 
-def test_mounts_on_a_node_that_everybody_looks_at(calls: Lines) -> None:
+def test_mounts_on_a_node_that_many_processes_look_up(calls: Lines) -> None:
     """No mount is lost or refused, whatever face others are given meanwhile."""
     lines = calls(
         LOOK

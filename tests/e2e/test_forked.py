@@ -46,7 +46,7 @@ def test_no_program_is_started_and_nothing_of_the_callers_is_kept(started: Start
     assert process.returncode == 0
 
 
-def test_who_has_the_device_open_sees_what_is_written(inside: Lines) -> None:
+def test_an_opener_of_the_device_reads_what_is_written(inside: Lines) -> None:
     """When it is synced, and when it is unmounted; meanwhile nobody else writes."""
     lines = inside(
         MADE
@@ -186,7 +186,7 @@ def test_it_ends_with_the_sandbox(
     assert run_as_user(["mtype", "-i", "disk.img", "::/f"], cwd=workdir).stdout == "x\n"
 
 
-def test_who_waits_for_a_mount_can_be_killed(started: Start) -> None:
+def test_a_caller_that_waits_for_a_mount_can_be_killed(started: Start) -> None:
     """The engine that its job would become ends with it."""
     process = started(
         MADE

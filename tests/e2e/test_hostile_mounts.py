@@ -184,7 +184,7 @@ def test_callers_that_die_meanwhile(inside: Lines) -> None:
     assert lines == ["alive"]
 
 
-def test_nothing_is_kept_for_who_is_gone(started: Start, image: Path) -> None:
+def test_nothing_is_kept_for_a_process_that_has_ended(started: Start, image: Path) -> None:
     """The supervisor's descriptors and threads."""
     script = """
         python3 abandon.py; mount -o loop disk.img two; umount two

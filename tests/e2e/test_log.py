@@ -171,7 +171,7 @@ def test_a_log_that_cannot_be_opened(
     assert not (workdir / "ran").exists()
 
 
-def test_a_log_of_somebody_else(loopfs_run: Run, workdir: Path, needs_root: None) -> None:
+def test_a_log_of_another_user(loopfs_run: Run, workdir: Path, needs_root: None) -> None:
     (workdir / "roots").write_text("kept")
     (workdir / "roots").chmod(0o644)
     result = loopfs_run("true", f"--log={workdir}/roots")
@@ -200,7 +200,7 @@ def test_a_standard_error_that_is_closed_or_full(
     assert json.loads((image.parent / "log").read_text().splitlines()[-1])["status"] == 7
 
 
-def test_a_standard_error_that_nobody_reads(user: User, loopfs_bin: list[str], image: Path) -> None:
+def test_a_standard_error_that_is_not_read(user: User, loopfs_bin: list[str], image: Path) -> None:
     script = "mkdir mnt; mount -o loop disk.img mnt && ls mnt && umount mnt; exit 7"
     reader, writer = os.pipe()
     os.close(reader)

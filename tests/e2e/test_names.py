@@ -96,7 +96,7 @@ def test_each_view(
 
 
 @pytest.mark.parametrize("locale", LOCALES)
-def test_what_a_person_is_told(
+def test_messages_to_a_person(
     loopfs_run: Run, workdir: Path, run_as_user: Run, locale: dict[str, str]
 ) -> None:
     name = os.fsdecode(NAME)

@@ -116,7 +116,7 @@ print(image((1 << 20) + 4096, 4096) == bytes(4096), image(1 << 20, 4096) == b"a"
     assert lines == ["True True", "True True"]
 
 
-def test_a_size_is_told_without_a_byte(inside: Lines) -> None:
+def test_a_size_is_announced_without_storing_a_byte(inside: Lines) -> None:
     """A mapping that is longer than the device can use it once it has grown, and no page has
     changed, the last one neither."""
     lines = program(
@@ -182,7 +182,7 @@ print(run("mount", "-t", "ext4", dev, "mnt").returncode)
 
 
 @pytest.mark.parametrize("holder", ["disk", "partition"])
-def test_who_kept_it_open_sees_what_the_mount_has_written(inside: Lines, holder: str) -> None:
+def test_an_older_opener_reads_what_the_mount_has_written(inside: Lines, holder: str) -> None:
     lines = program(
         inside,
         r"""

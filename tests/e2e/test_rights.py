@@ -71,7 +71,7 @@ def says(inside: Lines, workdir: Path, how: str) -> dict[str, list[str]]:
     ],
     ids=["closed", "groups", "group", "capability", "owner"],
 )
-def test_who_has_cap_sys_admin_has_no_more(
+def test_cap_sys_admin_permits_nothing_more(
     inside: Lines, workdir: Path, how: str, entered: set[str]
 ) -> None:
     answers = says(inside, workdir, how)
@@ -84,7 +84,7 @@ def test_who_has_cap_sys_admin_has_no_more(
         assert answers[f"{place} device"] == done
 
 
-def test_links_are_made_by_who_mounts(inside: Lines) -> None:
+def test_links_are_made_with_the_mounting_users_rights(inside: Lines) -> None:
     """And are not where he may not write; what lies there is not touched."""
     lines = inside(f"""
         chmod 755 .; d=$(losetup -f); mkdir -p open/one his/one; chown 5000 his
@@ -127,7 +127,9 @@ for path in (f"/proc/self/fd/{place}", f"/proc/thread-self/fd/{place}"):
     )
 
 
-def test_who_has_no_ids_in_his_namespace_has_those_around_it(inside: Lines, workdir: Path) -> None:
+def test_a_caller_without_ids_in_its_namespace_has_those_of_the_outer_one(
+    inside: Lines, workdir: Path
+) -> None:
     """As after unshare(CLONE_NEWUSER): the kernel goes by the ids that he has had before."""
     (workdir / "none.py").write_text("""
 from calls import *

@@ -158,7 +158,9 @@ subprocess.run(["umount", "mnt"])
 
 
 @pytest.mark.parametrize("first", ["fsync:dir", "fsync:ro", "syncfs:dir", "aio:ro"])
-def test_what_cannot_be_stored_is_said_to_everybody(inside: Lines, ways: Path, first: str) -> None:
+def test_data_that_cannot_be_stored_is_reported_to_every_caller(
+    inside: Lines, ways: Path, first: str
+) -> None:
     lines = inside(f"""
         mkdir small mnt; mount -t tmpfs -o size=12m none small
         {program(ways, ERRORS)} {first} 2>/dev/null

@@ -128,7 +128,7 @@ def test_a_namespace_receives_uevents_of_its_own_devices(listening: Lines) -> No
     ]
 
 
-def test_udevadm_and_who_may_write(listening: Lines) -> None:
+def test_udevadm_and_rights_to_write(listening: Lines) -> None:
     """udevadm monitor, trigger and settle; the attribute is root's."""
     need_tools("udevadm", "setpriv")
     lines = listening("""
@@ -174,7 +174,7 @@ def test_loop_configure_sends_uevents_for_partitions(listening: Lines) -> None:
     ]
 
 
-def test_who_no_longer_listens_is_forgotten(
+def test_a_closed_listener_is_removed(
     listening: Lines, loopfs_bin: list[str], run_as_user: Run, workdir: Path
 ) -> None:
     """A user has 56 of the supervisor's descriptors; a user namespace that listens costs 3, a

@@ -60,7 +60,7 @@ def test_remount(inside: Lines) -> None:
     assert lines == [refusals[0], "status 1", "zero", refusals[1], "status 1", "zero", "one", "two"]
 
 
-def test_who_mounts_owns_the_files(inside: Lines) -> None:
+def test_the_mounting_user_owns_the_files(inside: Lines) -> None:
     """fsuid, fsgid and umask of mount(2)'s caller are the defaults; options go before them."""
     lines = inside(
         made("16")
@@ -133,7 +133,7 @@ os.sync()'
     assert lines == ["one", "two", "three", "four", "five"]
 
 
-def test_a_full_disk_says_so_and_is_not_damaged(inside: Lines) -> None:
+def test_a_full_disk_fails_with_enospc_and_is_not_damaged(inside: Lines) -> None:
     lines = inside(
         made("12")
         + """
@@ -167,7 +167,7 @@ def test_an_esp_in_a_gpt_beside_a_root(inside: Lines) -> None:
     assert lines == ["loader"]
 
 
-def test_why_an_engine_gives_up_is_said(loopfs_run: Run) -> None:
+def test_the_reason_of_a_failing_engine_is_reported(loopfs_run: Run) -> None:
     """A root directory that begins at a cluster that there is not."""
     result = loopfs_run(
         made("32")

@@ -36,7 +36,9 @@ def test_groups_that_are_the_readers_stay() -> None:
 @pytest.mark.parametrize(
     ("uids", "gids"), [("1 1 1 1", "1000 1000 1000 1000"), ("1000 1000 1000 1000", "1000 1000 1 1")]
 )
-def test_who_lacks_an_id_has_those_around(uids: str, gids: str, has_root: bool) -> None:
+def test_a_caller_without_an_id_has_those_of_the_outer_namespace(
+    uids: str, gids: str, has_root: bool
+) -> None:
     id_map = "0 1000 1\n" if has_root else "5 1000 1\n"
     found = credentials.parse(status(uids, gids), OWN, AROUND, id_map, id_map)
     assert found[:2] == (None, None)

@@ -78,7 +78,7 @@ with inside.watching():
 """
 
 
-def test_nobody_works_for_a_caller_that_has_ended() -> None:
+def test_no_work_is_done_for_a_caller_that_has_ended() -> None:
     caller = subprocess.Popen(["sleep", "1000"])
     command = [sys.executable, "-c", SCRIPT, str(caller.pid)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT) as job:

@@ -47,14 +47,16 @@ def becomes(pid: int, idle: bool) -> bool:
 LOCKED = "lock = threading.Lock(); lock.acquire(); print('ready', flush=True); lock.acquire()"
 
 
-def test_who_waits_for_another_thread_is_idle(process: Started) -> None:
+def test_a_thread_that_waits_for_another_is_idle(process: Started) -> None:
     assert becomes(process(LOCKED), idle=True)
 
 
 @pytest.mark.parametrize(
     "work", ["time.sleep(100)", "os.read(os.pipe()[0], 1)", "[0 for _ in iter(int, 1)]"]
 )
-def test_who_works_or_waits_for_something_else_is_not(process: Started, work: str) -> None:
+def test_a_thread_that_works_or_waits_for_something_else_is_not_idle(
+    process: Started, work: str
+) -> None:
     pid = process(f"threading.Thread(target=lambda: {work}, daemon=True).start(); {LOCKED}")
     assert becomes(pid, idle=False)
     assert not any(is_idle(pid) for _ in range(100))

@@ -28,7 +28,7 @@ def test_the_next_one_waits_for_the_turn() -> None:
     assert order == ["first", "second"]
 
 
-def test_who_is_gone_does_not_wait() -> None:
+def test_a_caller_that_has_ended_does_not_wait() -> None:
     turns = Turns()
     turns.take("disk", lambda: True)
     with pytest.raises(OSError, match="Interrupted") as raised:

@@ -64,7 +64,7 @@ def told(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_superblock_tells_of_it(image: Image, mounted: Mounted, kind: str) -> None:
+def test_the_superblock_records_it(image: Image, mounted: Mounted, kind: str) -> None:
     path = image(kind)
     ino = damage(path, mounted)
     for count in ("1", "2"):

@@ -60,7 +60,7 @@ def test_a_file_moved_by_another_spelling_has_a_new_node_id() -> None:
     assert told(calls).names == []
 
 
-def test_a_file_that_is_open_keeps_its_node_id_and_the_kernel_is_told() -> None:
+def test_an_open_file_keeps_its_node_id_and_the_kernel_is_notified() -> None:
     calls = fresh()
     calls.write("/name", b"x")
     file, node = calls.open("/name"), calls.node("/name")
@@ -235,7 +235,7 @@ def test_orphans_at_the_unmount() -> None:
     assert mounted(device).statfs().free == free
 
 
-def test_directories_that_nobody_knows_are_not_held() -> None:
+def test_directories_that_are_not_looked_up_are_not_held() -> None:
     calls = fresh()
     for path in ("/a", "/a/b", "/a/b/c"):
         calls.mkdir(path)

@@ -47,7 +47,7 @@ def test_the_sandbox_ends_with_each_of_its_own(
     assert content(workdir / "disk.img", "file", run_as_user) == "synced\n"
 
 
-def test_without_its_helper_a_sandbox_goes_on(
+def test_without_its_helper_a_sandbox_continues(
     started: Start, workdir: Path, run_as_user: Run
 ) -> None:
     """It serves devices; whoever wants a mount is told EIO."""
@@ -122,7 +122,7 @@ STOPPED = """
 """
 
 
-def test_an_engine_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None:
+def test_an_engine_that_hangs_ends_with_a_killed_supervisor(started: Start) -> None:
     """The leak check looks for it."""
     process = started(STOPPED)
     (engine,) = parts_of(process.pid).engines
@@ -132,7 +132,7 @@ def test_an_engine_that_hangs_goes_with_a_killed_supervisor(started: Start) -> N
     assert process.returncode == -signal.SIGKILL
 
 
-def test_who_syncs_what_an_engine_serves_that_hangs_can_be_killed(started: Start) -> None:
+def test_a_caller_of_sync_can_be_killed_when_the_engine_hangs(started: Start) -> None:
     process = started("""
         truncate -s 4M disk.img; mkfs.ext4 -q -F disk.img; mkdir mnt; mount -o loop disk.img mnt
         echo ready; read line; timeout -s KILL 1 sync mnt; timeout -s KILL 1 sync -f mnt
@@ -151,7 +151,7 @@ def test_who_syncs_what_an_engine_serves_that_hangs_can_be_killed(started: Start
     assert process.returncode == 0
 
 
-def test_a_sync_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None:
+def test_a_sync_that_hangs_ends_with_a_killed_supervisor(started: Start) -> None:
     """Its job has files of the mount open, whose closing waits for the engine."""
     process = started(STOPPED + "sync mnt & sync -f mnt & sync & wait", *BY_PROGRAM)
     parts = parts_of(process.pid)
@@ -168,7 +168,7 @@ def test_a_sync_that_hangs_goes_with_a_killed_supervisor(started: Start) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_engine_that_hangs_is_waited_for_until_somebody_interrupts(
+def test_an_engine_that_hangs_is_waited_for_until_a_signal(
     started: Start, number: signal.Signals
 ) -> None:
     process = started(STOPPED)

@@ -13,7 +13,7 @@ def test_both_faces_of_a_node_at_once(program: Program) -> None:
     assert program("races", "faces") == []
 
 
-def test_nobody_gets_a_device_that_another_has(program: Program) -> None:
+def test_no_process_gets_a_device_of_another_one(program: Program) -> None:
     numbers = program("races", "free_devices")
     assert len(set(numbers)) == len(numbers) == 64
 
@@ -37,7 +37,7 @@ def test_fifty_mounts_at_once(inside: Lines) -> None:
     assert lines == ["0", *(f"in {n}" for n in range(1, 51))]
 
 
-def test_mounts_while_somebody_looks_at_the_node(inside: Lines) -> None:
+def test_mounts_while_another_process_calls_stat(inside: Lines) -> None:
     """Each look can drop the name by which the device was opened for the engine."""
     lines = inside("""
         truncate -s 4M disk.img; mkfs.ext4 -q disk.img; mkdir mnt

@@ -144,7 +144,7 @@ def test_a_mount_that_begins_while_the_tables_are_read(world: World, node: Node)
     assert world.covers.is_over(node)
 
 
-def test_somebody_else_finds_meanwhile_that_it_is_over(world: World, node: Node) -> None:
+def test_another_thread_finds_meanwhile_that_it_has_ended(world: World, node: Node) -> None:
     world.covers.begin(node, US, by_path=True)
     world.left = True
     world.covered = True

@@ -163,7 +163,7 @@ def test_a_writer_excludes_all(
     assert refused(other, write=second) == "", "and when it is gone, there is no lock"
 
 
-def test_a_lock_that_goes_soon_is_waited_for(
+def test_a_lock_that_is_released_soon_is_waited_for(
     image: Path, bound: Bound, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That of a mount that is being undone."""

@@ -132,7 +132,7 @@ def test_when_the_engine_has_ended_all_is_as_before(
     ImageLock.take(device, 0, device.capacity, write=True).release()
 
 
-def test_a_device_that_nobody_else_has_is_cleared_with_the_engine(
+def test_a_device_without_other_openers_is_cleared_with_the_engine(
     mounted: Mounted, bound: int
 ) -> None:
     both = lend(mounted)
@@ -171,7 +171,7 @@ def test_an_engine_that_says_anything_is_asked_all_the_same(
     assert descriptors() == before
 
 
-def test_who_has_the_device_open_sees_what_a_sync_has_brought(
+def test_an_opener_of_the_device_reads_what_was_synced(
     both: Both, connection: int, mounted: Mounted, dropped: list[int]
 ) -> None:
     both.lent.follow_in_thread(connection)
@@ -229,7 +229,7 @@ def test_its_transfers_are_counted_when_it_syncs_and_ends(
     wait_until(lambda: counted()[11] == begun[11] + 1, "the discard is counted")
 
 
-def test_it_goes_on_with_the_file_that_the_device_has(
+def test_it_continues_with_the_file_of_the_device(
     mounted: Mounted, image: Path, tmp_path: Path, connection: int
 ) -> None:
     """LOOP_CHANGE_FD."""

@@ -402,7 +402,7 @@ def test_a_device_is_not_truncated(mounted: Mounted, bound: int, image: Path) ->
 
 
 @pytest.mark.parametrize("waits", ["file", "memory", "table"])
-def test_who_waits_waits_alone(
+def test_a_call_that_waits_delays_no_other(
     mounted: Mounted, bound: int, image: Path, monkeypatch: pytest.MonkeyPatch, waits: str
 ) -> None:
     """A call that waits for a file's server, a caller's memory or a table's reader, and others of

@@ -45,7 +45,7 @@ def test_where_descriptors_are_plenty_threads_are_not() -> None:
     assert fill(Shares(1 << 20), 5000) == MOST
 
 
-def test_the_last_descriptors_are_for_nobody() -> None:
+def test_the_last_descriptors_are_reserved() -> None:
     with pytest.raises(OSError, match="open files") as problem:
         Shares(1024).take(ROOT, 1, errno.EMFILE, LIMIT)
     assert problem.value.errno == errno.EMFILE

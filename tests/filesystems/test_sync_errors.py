@@ -43,7 +43,7 @@ def sync(mounted: Mounted, handle: int) -> int:
         assert answered == 0
 
 
-def test_each_open_file_is_told_once(mounted: Mounted, bound: int, failing: Fail) -> None:
+def test_each_open_file_gets_the_error_once(mounted: Mounted, bound: int, failing: Fail) -> None:
     reader = mounted.handle(b"loop8", os.O_RDONLY)
     assert sync(mounted, bound) == 0
     failing(errno.ENOSPC)

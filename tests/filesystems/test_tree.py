@@ -96,7 +96,7 @@ def test_all_of_it_is_bounded_and_comes_back(tree: Tree, how: str) -> None:
     assert list(tree.by_id) == [1]
 
 
-def test_root_goes_on_when_others_have_filled_it(tree: Tree) -> None:
+def test_root_can_still_write_when_others_have_filled_it(tree: Tree) -> None:
     """As with a quota, it is the file's owner who pays."""
     theirs = tree.make(tree.root, b"theirs", FILE, 1, owner=(7, 7))
 

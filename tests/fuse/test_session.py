@@ -430,7 +430,7 @@ def complaints(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return said
 
 
-def test_a_bug_costs_its_caller_an_error_and_nobody_the_session(
+def test_a_bug_fails_one_call_and_does_not_end_the_session(
     kernel: Kernel, complaints: list[object]
 ) -> None:
     assert kernel.ask(fuse.FUSE_GETATTR, bytes(16), 666) == Reply(errno.EIO, b"")

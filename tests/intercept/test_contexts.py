@@ -84,7 +84,7 @@ def test_a_caller_without_room_for_the_descriptor() -> None:
     wait_until(lambda: not contexts._contexts, "nothing of it stays")
 
 
-def test_one_that_is_closed_while_somebody_acts_on_it() -> None:
+def test_a_context_that_is_closed_during_a_call() -> None:
     """Who does closes it; the thread that sees to all contexts does not wait."""
     contexts = OpenContexts(Shares())
     slow, other = Caller(), Caller()

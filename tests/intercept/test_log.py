@@ -152,7 +152,7 @@ def test_what_the_handler_acted_on(log: Log, path: Path, kernel: Kernel, memory:
     }
 
 
-def test_what_nobody_read_is_read_after_the_decision(
+def test_strings_that_were_not_read_are_read_after_the_decision(
     log: Log, path: Path, kernel: Kernel, memory: Memory
 ) -> None:
     call = trapped(log, "mount", 0, memory(b"/mnt"), memory(b"changed"), 0, 1)
@@ -335,7 +335,7 @@ def test_a_file_that_cannot_be_opened(tmp_path: Path, name: str, problem: str) -
 # --- when it cannot be written -----------------------------------------------------------
 
 
-def test_a_full_disk_is_told_of_once(kernel: Kernel, stderr: Callable[[], str]) -> None:
+def test_a_full_disk_is_reported_once(kernel: Kernel, stderr: Callable[[], str]) -> None:
     log = Log.open("/dev/full", 1, [])
     for _ in range(2):
         trapped(log, "umount2").finish()
@@ -348,7 +348,7 @@ def test_a_full_disk_is_told_of_once(kernel: Kernel, stderr: Callable[[], str]) 
     assert kernel.sent == [seccomp.SECCOMP_IOCTL_NOTIF_SEND] * 2
 
 
-def test_a_standard_error_that_nobody_reads(
+def test_a_standard_error_that_is_not_read(
     path: Path, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader, writer = os.pipe()

@@ -138,7 +138,7 @@ def test_an_exception_is_the_answer(
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENODEV, "none"), ValueError("a bug")])
-def test_an_exception_after_the_answer_is_told_and_ends_nothing(
+def test_an_exception_after_the_answer_is_reported_and_ends_nothing(
     kernel: Kernel, problem: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[object] = []
@@ -267,7 +267,7 @@ def test_a_call_that_cannot_be_made(
     assert [type(problem) for problem in told] == [KeyError, KeyError]
 
 
-def test_a_failure_that_cannot_be_told_is_eio(
+def test_a_failure_that_cannot_be_reported_is_eio(
     kernel: Kernel, told: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where the log of a call fails."""

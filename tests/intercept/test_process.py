@@ -89,7 +89,7 @@ def test_read(tracee: Tracee) -> None:
 
 
 @pytest.mark.parametrize("address", [0, 8, 2**47 - 4096, 2**63, 2**64 - 8])
-def test_addresses_that_nobody_has(tracee: Tracee, address: int) -> None:
+def test_addresses_that_are_not_mapped(tracee: Tracee, address: int) -> None:
     process = tracee.process
     assert refusal(lambda: process.read(address, 8)) == errno.EFAULT
     assert refusal(lambda: process.read_some(address, 8)) == errno.EFAULT
@@ -227,7 +227,7 @@ def test_the_call_that_it_waits_in(tracee: Tracee) -> None:
     assert len(args) == 6
 
 
-def test_who_still_runs_is_waited_for(tracee: Tracee, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_thread_is_waited_for(tracee: Tracee, monkeypatch: pytest.MonkeyPatch) -> None:
     said = itertools.chain(
         [b"running\n"] * 1500, itertools.repeat(b"0 0x7 0x8 0x9 0xa 0xb 0xc 0 0")
     )
@@ -236,7 +236,9 @@ def test_who_still_runs_is_waited_for(tracee: Tracee, monkeypatch: pytest.Monkey
     assert tracee.process.current_syscall() == (0, [7, 8, 9, 10, 11, 12])
 
 
-def test_who_runs_for_ever_is_given_up(tracee: Tracee, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_keeps_running_is_given_up(
+    tracee: Tracee, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = itertools.count()
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(os, "read", lambda fd, size: b"running\n")

@@ -65,7 +65,7 @@ def test_spellings_are_names_of_one_node() -> None:
     assert found(tree, "no version") is not node
 
 
-def test_of_names_that_are_there_twice_the_first_is_told() -> None:
+def test_the_first_of_two_equal_names_is_used() -> None:
     tree = mounted(of_files(File(b"A.;1", b"one"), File(b"A.;1", b"two"), File(b"B.;1")))
     rows = list(tree.entries(tree.opendir(NOBODY, tree.root()), 2))
     assert [(row[1], row[4] is not None) for row in rows] == [
@@ -78,7 +78,7 @@ def test_of_names_that_are_there_twice_the_first_is_told() -> None:
     assert bytes(tree.read(tree.open(NOBODY, node, os.O_RDONLY), 0, 10)) == b"one"
 
 
-def test_names_that_nobody_could_say() -> None:
+def test_names_that_cannot_be_looked_up() -> None:
     use = build.nm(b"a/b"), build.nm(b".."), build.nm(b"fine")
     files = [File(b"F%d.;1" % n, use=one) for n, one in enumerate(use)]
     tree = mounted(of_files(*files))

@@ -96,7 +96,7 @@ def test_an_end_that_was_closed_with_something_unread(pair: Pair) -> None:
     assert here.receive().data == b""
 
 
-def test_sending_to_nobody_is_an_error_and_no_signal(pair: Pair) -> None:
+def test_sending_to_a_closed_channel_is_an_error_and_no_signal(pair: Pair) -> None:
     here, there = pair
     there.close()
     with pytest.raises(BrokenPipeError):

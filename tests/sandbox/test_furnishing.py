@@ -113,7 +113,7 @@ def test_what_it_is_not_to_answer(furnished: Furnished) -> None:
     assert lookup(kernel, 1, b"null").code == 0
 
 
-def test_it_ends_when_it_is_told(furnished: Furnished) -> None:
+def test_it_ends_on_request(furnished: Furnished) -> None:
     furnished.gate.send(b"ok")
     furnished.thread.join(PATIENCE)
     assert not furnished.thread.is_alive()

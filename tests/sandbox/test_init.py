@@ -26,9 +26,7 @@ def test_an_empty_entry_still_means_the_working_directory() -> None:
     assert root_path("/bin:").split(":")[:2] == ["/bin", ""]
 
 
-def test_podman_is_told_that_it_is_rootless(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_podman_runs_as_rootless(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Where it is installed; root's, and who has told it already, is left alone."""
     monkeypatch.setattr("loopfs.sandbox.init.ROOT_PATH", ())
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -152,7 +152,7 @@ def test_times() -> None:
 
 
 @pytest.mark.parametrize("name", ["hd-2.01", "2048", "sparable"])
-def test_free_blocks_of_a_volume_that_does_not_tell(name: str) -> None:
+def test_free_blocks_of_a_volume_without_a_count(name: str) -> None:
     """They are counted in the bitmap, as where none is told to be free."""
     image, size = image_of(name), hostile.BLOCK_SIZES[name]
     told = mounted(image).statfs()

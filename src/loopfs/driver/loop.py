@@ -289,14 +289,14 @@ class LoopDevice(BlockDevice):
             if below.disk is self:
                 raise DriverError(errno.EBADF, f"{self.name} cannot be bound to itself")
             if below.disk.state is not State.Lo_bound:
-                raise DriverError(errno.EINVAL, f"{below.name} is bound to nothing")
+                raise DriverError(errno.EINVAL, f"{below.name} is not bound to a file")
             file = below.disk.backing
         if not backing.supported:
             raise DriverError(errno.EINVAL, "neither a regular file nor a block device")
 
     def _require_bound(self) -> Backing:
         if self.state is not State.Lo_bound or self.backing is None:
-            raise DriverError(errno.ENXIO, f"{self.name} is bound to nothing")
+            raise DriverError(errno.ENXIO, f"{self.name} is not bound to a file")
         return self.backing
 
     # --- status --------------------------------------------------------------
