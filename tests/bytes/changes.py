@@ -63,7 +63,7 @@ ZEROES: dict[str, Zero] = {
 
 @action(6)
 def zero(world: World, step: Step) -> str | None:
-    """Zeroes are in the image when the call returns, whatever was dirty."""
+    """Zero a range: when the call returns, zeroes are in the image, also where pages were dirty."""
     a, b, _, _ = step.numbers
     node = node_of(world, a)
     part = writable(world, node, step, SECTOR) if node else None
@@ -116,7 +116,7 @@ def set_soft_block_size(world: World, step: Step) -> str | None:
 
 def _flushed_and_dropped(world: World, node: Node, why: str) -> None:
     node.view.flushed(node.disk.read, why)
-    if not world.native or node.mapping is None:  # the kernel leaves pages that are mapped
+    if not world.native or node.mapping is None:  # the kernel does not drop mapped pages
         node.view.dropped()
         found = os.pread(node.any_fd(0), min(node.view.size, 8192), 0)
         node.view.check(0, found, f"read after {why}")
@@ -144,7 +144,7 @@ def read_table(world: World, step: Step) -> str | None:
 
 @action(3)
 def set_status(world: World, step: Step) -> str | None:
-    """Another offset and limit: what was dirty is where it was meant to be."""
+    """Set another offset and limit: dirty data is written to its old location before."""
     _, b, c, d = step.numbers
     node = world.raw.nodes[0]
     if not node.is_open or (world.native and node.mapping):
@@ -162,7 +162,7 @@ def set_status(world: World, step: Step) -> str | None:
 
 @action(3)
 def set_capacity(world: World, step: Step) -> str | None:
-    """The image grows; it shrinks only where nobody has it open."""
+    """Grow the image, or shrink it if no node is open."""
     _, b, c, _ = step.numbers
     disk = world.raw
     node, image = disk.nodes[0], disk.image
@@ -191,7 +191,7 @@ def set_capacity(world: World, step: Step) -> str | None:
 
 @action(1)
 def set_block_size(world: World, step: Step) -> str | None:
-    """To 4 KiB and back: the device's last block is not whole in between."""
+    """Set blocks of 4 KiB and reset it: meanwhile the device's last block is incomplete."""
     node = world.raw.nodes[0]
     if not node.is_open or (world.native and node.mapping):
         return None
@@ -205,7 +205,7 @@ def set_block_size(world: World, step: Step) -> str | None:
 
 @action(2)
 def clear_fd(world: World, step: Step) -> str | None:
-    """With one opener the device has no data from then on; then it is bound anew."""
+    """Detach: with one opener the device has no data from then on. Then bind it again."""
     disk = world.raw
     node = disk.nodes[0]
     if not node.is_open:
@@ -224,7 +224,7 @@ def clear_fd(world: World, step: Step) -> str | None:
 
 @action(1)
 def change_fd(world: World, step: Step) -> str | None:
-    """A read-only device of the same image goes on with another: nobody sees the first any more."""
+    """Change the file of a read-only device: the first file is no longer visible."""
     _, _, c, _ = step.numbers
     image = world.raw.image
     size = len(image.content)

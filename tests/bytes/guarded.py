@@ -16,7 +16,7 @@ from tests.bytes.world import MAY, Node, World, ours, place_in, some_length, wit
 
 @action(4)
 def write_refused(world: World, step: Step) -> str | None:
-    """Write to what a mounted filesystem uses."""
+    """Write to bytes of a mounted filesystem: it fails with EBUSY."""
     _, b, _, d = step.numbers
     if (chosen := _guarded(world, step)) is None:
         return None
@@ -26,10 +26,10 @@ def write_refused(world: World, step: Step) -> str | None:
     punch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
     if (b >> 8) % 3:
         answer = refusal(lambda: os.pwrite(fd, data, part.begin))
-        node.view.refused(part.begin, data)  # where it is mapped the kernel leaves it there
+        node.view.refused(part.begin, data)  # the kernel keeps the data in mapped pages
     else:
         answer = refusal(lambda: syscalls.fallocate(fd, punch, part.begin, len(part)))
-        if answer == errno.EIO and any(node.refusals):  # it is told of the pages
+        if answer == errno.EIO and any(node.refusals):  # it reports the earlier refused stores
             answer = refusal(lambda: syscalls.fallocate(fd, punch, part.begin, len(part)))
     if answer != errno.EBUSY:
         raise Fault(
@@ -42,7 +42,7 @@ def write_refused(world: World, step: Step) -> str | None:
 
 @action(3)
 def store_refused(world: World, step: Step) -> str | None:
-    """The same through the mapping: fsync fails then, and the image never has it."""
+    """Store to such bytes through the mapping: then fsync fails, and the image stays unchanged."""
     if (chosen := _guarded(world, step, mapped=True)) is None:
         return None
     node, part = chosen
@@ -67,7 +67,7 @@ def store_refused(world: World, step: Step) -> str | None:
 
 @action(3)
 def write_across(world: World, step: Step) -> str | None:
-    """Write to both what a mounted filesystem uses and what is beside it: nothing, or a part."""
+    """Write across the end of a mounted filesystem: nothing, or only the free part, is written."""
     if (chosen := _beside_guarded(world, step)) is None:
         return None
     node, free, used = chosen
@@ -95,7 +95,7 @@ def write_across(world: World, step: Step) -> str | None:
 
 @action(3)
 def store_across(world: World, step: Step) -> str | None:
-    """Store beside what a mounted filesystem uses, in the same page: the rest may be refused."""
+    """Store beside the bytes of a mounted filesystem, in the same page: a sync may fail."""
     if (chosen := _beside_guarded(world, step, mapped=True)) is None:
         return None
     node, free, used = chosen
@@ -105,7 +105,7 @@ def store_across(world: World, step: Step) -> str | None:
     if node.mapping is None or not free or not node.view.page(page) & node.disk.guarded:
         return None
     if _is_behind(node, node.view.page(page)):
-        return None  # all of a page is written that may be, what is old in it too
+        return None  # all permitted bytes of the page would be written, also outdated ones
     data = numbered(node.view.start + free.begin, len(free), step.turn + 1000)
     node.mapping[free.begin : free.end] = data
     node.refusals = [refusal if fd is None else MAY for fd, refusal in _slots(node)]
@@ -113,13 +113,13 @@ def store_across(world: World, step: Step) -> str | None:
     mapping, whole = node.mapping, node.view.page(page).moved(-node.view.start)
     answer = refusal(lambda: mapping.flush(*span(whole)))
     node.told_of_one_page(answer)
-    node.view.written(free.begin, data)  # as far as it may be, whatever is said of the rest
+    node.view.written(free.begin, data)  # the permitted bytes are written even if msync fails
     node.disk.check(node.view.page(page))
     return said(node, free, f"store_across {answer}")
 
 
 def _is_behind(node: Node, place: Range) -> bool:
-    """What a mapping has of a part of the image is old, beside what a filesystem uses."""
+    """Whether a mapping has outdated data of a part of the image, outside of the filesystem."""
     assert node.mapping is not None
     cached = node.mapping[place.begin - node.view.start : place.end - node.view.start]
     image = node.disk.read(place.begin, len(cached))
@@ -134,7 +134,7 @@ def _slots(node: Node) -> list[tuple[int | None, int]]:
 def _beside_guarded(
     world: World, step: Step, *, mapped: bool = False
 ) -> tuple[Node, Range, Range] | None:
-    """A node, and parts of it that may and may not be written, one beside the other."""
+    """Choose a node, and adjacent parts of it that may and may not be written."""
     if (chosen := _guarded(world, step, mapped=mapped)) is None:
         return None
     node, _ = chosen

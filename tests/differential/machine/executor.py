@@ -48,7 +48,7 @@ class Executor:
     # --- beginning and end of a sequence -----------------------------------------
 
     def begin(self) -> Result:
-        """New devices and new files; what was there is removed."""
+        """Make new devices and files; remove the former ones."""
         self.end()
         self._directory = tempfile.mkdtemp(dir=self._top)
         for number, size in enumerate(FILES):
@@ -62,7 +62,7 @@ class Executor:
         return None
 
     def end(self) -> Result:
-        """How many devices could not be removed."""
+        """Remove devices and files; return the number of devices that could not be removed."""
         for fd in self._fds.values():
             os.close(fd)
         self._fds.clear()
@@ -104,22 +104,22 @@ class Executor:
         return ioctl(self._fds[slot], cmd, arg)
 
     def nowhere(self, slot: int, cmd: int) -> Result:
-        """An ioctl with a pointer that leads nowhere."""
+        """Make an ioctl with an unmapped pointer."""
         return ioctl(self._fds[slot], cmd, NOWHERE)
 
     def number(self, slot: int, cmd: int, size: int) -> Result:
-        """What an ioctl stores."""
+        """Return the number that an ioctl stores."""
         return number_out(self._fds[slot], cmd, size)
 
     def put(self, slot: int, cmd: int, value: int) -> Result:
-        """An ioctl with a pointer to an int."""
+        """Make an ioctl with a pointer to an int."""
         return ioctl(self._fds[slot], cmd, struct.pack("=i", value))
 
     def byte_range(self, slot: int, cmd: int, start: int, length: int) -> Result:
         return ioctl(self._fds[slot], cmd, uapi.byte_range(start, length))
 
     def set_fd(self, slot: int, cmd: int, file: int, flags: int) -> Result:
-        """LOOP_SET_FD or LOOP_CHANGE_FD with a file, or with a device of ours (from 100 on)."""
+        """Make LOOP_SET_FD or LOOP_CHANGE_FD with a file, or with a device (from 100 on)."""
         fd = self._file(file, flags)
         try:
             return ioctl(self._fds[slot], cmd, fd)
@@ -144,7 +144,7 @@ class Executor:
         return ioctl(self._fds[slot], uapi.LOOP_SET_STATUS, uapi.old_info(**fields))
 
     def get_status(self, slot: int) -> Result:
-        """The structure, with the file's and the device's numbers made comparable."""
+        """Return the structure, with comparable numbers of file and device."""
         info: dict[str, object] = {**status(self._fds[slot])}
         info["device"] = 0
         info["rdevice"] = bool(info["rdevice"])
@@ -158,7 +158,7 @@ class Executor:
         return plain({name: info[name] for name in ("offset", "flags", "encrypt_type", "name")})
 
     def partition(self, slot: int, operation: int, number: int, start: int, size: int) -> Result:
-        """BLKPG."""
+        """Make BLKPG."""
         inner = struct.pack("=qqi132x", start, size, number)
         kept = ctypes.create_string_buffer(inner, len(inner))
         address = ctypes.addressof(kept)
@@ -166,12 +166,12 @@ class Executor:
         return ioctl(self._fds[slot], uapi.BLKPG, request)
 
     def control(self, cmd: int, device: int) -> Result:
-        """LOOP_CTL_ADD or LOOP_CTL_REMOVE of a device that there is or was."""
+        """Make LOOP_CTL_ADD or LOOP_CTL_REMOVE of an existing or removed device."""
         number = self._devices[device].number
         return ioctl(self._control, cmd, number) in (0, number)
 
     def free(self) -> Result:
-        """LOOP_CTL_GET_FREE, as a number of ours; a new device is removed again."""
+        """Make LOOP_CTL_GET_FREE; return the index of the device. A new device is removed again."""
         number = ioctl(self._control, uapi.LOOP_CTL_GET_FREE)
         for index, device in enumerate(self._devices):
             if device.number == number:
@@ -189,7 +189,7 @@ class Executor:
         return os.pwritev(self._fds[slot], [memoryview(memory)[:length]], offset)
 
     def seek_end(self, slot: int) -> Result:
-        """Where the VFS thinks that the device ends."""
+        """Return the size of the device according to the VFS."""
         return os.lseek(self._fds[slot], 0, os.SEEK_END)
 
     def fsync(self, slot: int) -> Result:
@@ -215,7 +215,7 @@ class Executor:
             return plain(opened.read())
 
     def nodes(self, device: int) -> Result:
-        """The partitions that there are."""
+        """Return the existing partitions."""
         directory, name = os.path.split(self._devices[device].path)
         return sorted(n[len(name) :] for n in os.listdir(directory) if n.startswith(f"{name}p"))
 

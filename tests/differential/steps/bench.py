@@ -23,12 +23,12 @@ Scenario = Callable[["Bench"], None]
 
 LOOP_MAJOR = 7
 SIZE = 1 << 20  # of an image, in bytes, unless a scenario needs another
-PATIENCE = scaled(3.0)  # seconds for a device to be let go of by whatever else looks at it
+PATIENCE = scaled(3.0)  # seconds to wait until other programs close a device
 NOWHERE = 8  # an address that no process has mapped
 
 SCENARIOS: dict[str, Scenario] = {}
 
-_kept: list[mmap.mmap] = []  # a process is one scenario: there is no need to free them
+_kept: list[mmap.mmap] = []  # not freed: the process runs only one scenario
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -40,7 +40,7 @@ def scenario(function: Scenario) -> Scenario:
 
 
 def call(name: str, *args: int | bytes | mmap.mmap) -> int:
-    """A function of the C library that sets errno; bytes are passed as a copy's address.
+    """Call a function of the C library that sets errno; bytes are passed as the address of a copy.
 
     Raises:
         OSError: it returned -1.
@@ -49,7 +49,7 @@ def call(name: str, *args: int | bytes | mmap.mmap) -> int:
     function = getattr(_libc, name)
     function.restype = ctypes.c_long
     result = int(function(*map(_argument, args)))
-    # ioctl and its like return an int, of which only the low half of the register is defined.
+    # ioctl() and similar functions return an int: only the low half of the register is defined.
     if result & 0xFFFFFFFF == 0xFFFFFFFF and ctypes.get_errno():
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -69,7 +69,7 @@ def ioctl(fd: int, cmd: int, arg: int | bytes = 0) -> int:
 
 
 def ioctl_out(fd: int, cmd: int, size: int, preset: bytes = b"") -> bytes:
-    """An ioctl that fills in ``size`` bytes; eight more are returned if it writes more."""
+    """Make an ioctl that fills in ``size`` bytes; return eight more if it writes more."""
     buffer = ctypes.create_string_buffer(preset.ljust(size + 8, b"\xa5"), size + 8)
     call("ioctl", fd, cmd, ctypes.addressof(buffer))
     more = buffer.raw[size:] != b"\xa5" * 8
@@ -77,7 +77,7 @@ def ioctl_out(fd: int, cmd: int, size: int, preset: bytes = b"") -> bytes:
 
 
 def number_out(fd: int, cmd: int, size: int) -> int:
-    """What an ioctl stores through its pointer, a number of ``size`` bytes."""
+    """Return the number of ``size`` bytes that an ioctl stores."""
     return int.from_bytes(ioctl_out(fd, cmd, size), "little")
 
 
@@ -100,7 +100,7 @@ class Device(NamedTuple):
 
 
 class Bench:
-    """One scenario's place of work.
+    """The working directory of a scenario, its devices and results.
 
     Args:
         directory: for its files; empty.
@@ -134,24 +134,24 @@ class Bench:
     # --- devices and files -------------------------------------------------------
 
     def device(self, number: int = -1) -> Device:
-        """A new device."""
+        """Make a new device."""
         number = ioctl(self.control, uapi.LOOP_CTL_ADD, number)
         self._made(number)
         path = f"/dev/loop{number}"
-        if not os.path.exists(path):  # a container without devtmpfs; ours is never without
+        if not os.path.exists(path):  # a container without devtmpfs; loopfs always has the node
             os.mknod(path, stat.S_IFBLK | 0o600, os.makedev(LOOP_MAJOR, number))
         return Device(number, os.path.realpath(path))
 
     def count(self) -> int:
-        """A number that it has not given yet."""
+        """Return a number that it has not returned before."""
         return next(self._numbers)
 
     def path(self) -> str:
-        """A name in the directory that nothing has yet."""
+        """Return an unused name in the directory."""
         return os.path.join(self.directory, f"f{self.count()}")
 
     def image(self, size: int = SIZE, fill: bytes = b"") -> str:
-        """A new file of ``size`` bytes: ``fill`` over and over, or a hole."""
+        """Make a new file of ``size`` bytes: repetitions of ``fill``, or a hole."""
         path = self.path()
         with open(path, "wb") as file:
             if fill:
@@ -160,7 +160,7 @@ class Bench:
         return path
 
     def bind(self, fd: int, path: str, flags: int = os.O_RDWR) -> None:
-        """LOOP_SET_FD of the file ``path``."""
+        """Bind the file ``path`` by LOOP_SET_FD."""
         backing = os.open(path, flags | os.O_CLOEXEC)
         try:
             ioctl(fd, uapi.LOOP_SET_FD, backing)
@@ -171,7 +171,7 @@ class Bench:
     def bound(
         self, path: str | None = None, openings: int = os.O_RDWR, **fields: int | bytes
     ) -> Iterator[tuple[Device, int]]:
-        """A new device that is bound by LOOP_CONFIGURE, and an open descriptor of it.
+        """Make a new device, bind it by LOOP_CONFIGURE, and return it with a descriptor of it.
 
         Args:
             path: the image; a new one if None.
@@ -191,7 +191,7 @@ class Bench:
 
 
 def remove_all(numbers: list[int]) -> list[int]:
-    """Unbind and remove devices; one may be bound to another. Returns those that stay in use."""
+    """Unbind and remove devices, which may be bound to others; return those still in use."""
     control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
     deadline = time.monotonic() + PATIENCE
     while numbers := [number for number in numbers if not _removed(control, number)]:
@@ -204,7 +204,7 @@ def remove_all(numbers: list[int]) -> list[int]:
 
 def _removed(control: int, number: int) -> bool:
     path = f"/dev/loop{number}"
-    # Where it is not bound or is going away, there is nothing to unbind.
+    # If it is not bound or is being removed, there is nothing to unbind.
     with suppress(OSError), Device(number, path).opened(os.O_RDONLY) as fd:
         ioctl(fd, uapi.LOOP_CLR_FD)
     try:
@@ -212,13 +212,13 @@ def _removed(control: int, number: int) -> bool:
     except OSError as problem:
         if problem.errno != errno.ENODEV:
             return False
-    with suppress(FileNotFoundError):  # where no devtmpfs has done it
+    with suppress(FileNotFoundError):  # devtmpfs has already removed it
         os.unlink(path)
     return True
 
 
 def at_the_edge(data: bytes, missing: int) -> int:
-    """The address of ``data`` where its last ``missing`` bytes are on no page."""
+    """Return an address of ``data`` at which its last ``missing`` bytes are not mapped."""
     pages = mmap.mmap(-1, 8192)
     start = ctypes.addressof(ctypes.c_char.from_buffer(pages))
     ctypes.memmove(start + 4096 - len(data) + missing, data, len(data) - missing)
@@ -233,7 +233,7 @@ def content(path: str) -> bytes:
 
 
 def status(fd: int) -> uapi.Info:
-    """LOOP_GET_STATUS64."""
+    """Make LOOP_GET_STATUS64."""
     return uapi.unpack_info64(ioctl_out(fd, uapi.LOOP_GET_STATUS64, uapi.INFO64_SIZE))
 
 
@@ -246,14 +246,14 @@ def size_of(fd: int) -> int:
 
 
 def aligned(size: int, fill: bytes = b"\0") -> mmap.mmap:
-    """Memory that O_DIRECT accepts."""
+    """Return memory that is aligned for O_DIRECT."""
     memory = mmap.mmap(-1, max(size, 1))
     memory.write((fill * size)[:size])
     return memory
 
 
 def plain(value: object) -> object:
-    """``value`` as JSON has it; bytes as runs, "41*4096 00*512"."""
+    """Return ``value`` in a form for JSON; bytes become runs, "41*4096 00*512"."""
     if isinstance(value, bytes | bytearray | memoryview):
         runs = itertools.groupby(bytes(value))
         return " ".join(f"{byte:02x}*{len(list(run))}" for byte, run in runs)
