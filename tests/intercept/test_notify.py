@@ -96,6 +96,35 @@ def test_calls_that_wait_do_not_keep_others(kernel: Kernel) -> None:
     wait_until(lambda: kernel.answered(*range(1, 21)), "all are answered")
 
 
+def test_it_serves_as_long_as_there_are_processes(kernel: Kernel) -> None:
+    """serve() does not return when its own thread is the last of several to be ready again: for
+    the agent that is the end of the container."""
+    released = {number: threading.Event() for number in range(1, 5)}
+
+    def handler(call: Call) -> None:
+        may_wait()
+        released[number_of(call)].wait()
+        call.finish()
+
+    own = threading.Thread(target=serve, args=(LISTENER, handler), daemon=True)
+    own.start()
+    for number in released:  # the first call is received by that thread
+        kernel.trap(number)
+        wait_until(lambda: len(notify._in_progress) == number, "the call is handled")  # noqa: B023
+    for number in (4, 3, 2, 1):
+        released[number].set()
+        wait_until(lambda: kernel.answered(number), "it is answered")  # noqa: B023
+    kernel.trap(5)
+    released[5] = threading.Event()
+    released[5].set()
+    wait_until(lambda: kernel.answered(5), "the next call is answered, too")
+    wait_until(lambda: not notify._in_progress, "all have been handled")
+    own.join(0.05)
+    assert own.is_alive()
+    kernel.end()
+    own.join()
+
+
 def test_few_threads_stay_when_nothing_waits(kernel: Kernel) -> None:
     go_on = threading.Event()
 

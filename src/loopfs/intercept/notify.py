@@ -155,7 +155,7 @@ def serve(listener: int, handler: Handler, make: MakeCall = Call) -> None:
     except OSError as problem:
         if problem.errno != errno.EINVAL:
             raise
-    _Receivers(listener, handler, make).run()
+    _Receivers(listener, handler, make).run(to_the_end=True)
 
 
 def may_wait() -> None:
@@ -188,11 +188,17 @@ class _Receivers:
         self._make = make
         self._lock = threading.Lock()
         self._ready = 1
+        self._reserved = 0  # 1 while the thread that stays to the end handles a call
 
-    def run(self) -> None:
-        """Receive and handle calls in this thread, which has been counted already."""
+    def run(self, *, to_the_end: bool = False) -> None:
+        """Receive and handle calls in this thread, which has been counted already.
+
+        Args:
+            to_the_end: return only when no process is left, not when enough threads are ready.
+        """
         _this_thread.receivers = self
         _this_thread.ready = True
+        _this_thread.stays = to_the_end
         blank = bytes(uapi.NOTIF.size)
         buffer = bytearray(blank)
         while _this_thread.ready or self._return():
@@ -222,12 +228,16 @@ class _Receivers:
                 start("notify", self.run)
             else:
                 self._ready -= 1
+            if _this_thread.stays:
+                self._reserved = 1
         _this_thread.ready = False
 
     def _return(self) -> bool:
-        """Mark this thread as ready again, unless enough others are."""
+        """Mark this thread as ready again, unless enough others are or will be."""
         with self._lock:
-            if self._ready >= self.KEPT:
+            if _this_thread.stays:
+                self._reserved = 0
+            elif self._ready + self._reserved >= self.KEPT:
                 return False
             self._ready += 1
         _this_thread.ready = True
