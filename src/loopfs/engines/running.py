@@ -93,7 +93,7 @@ class Engine:
         with self.syncing:
             last = self.disconnected()
         if last:
-            if self.loan is None:
+            if self.loan is None or self.loan.nested:  # for a nested image nothing may be left open
                 self.ended(None)
             else:  # it closes its files before it reports its end
                 self.loan.gone.wait()

@@ -62,6 +62,7 @@ class LentDevice(HeldDevice):
     Attributes:
         characters: inode numbers of character devices that may be open as regular files.
         superblock: st_dev of the filesystem that the engine serves, once it is known.
+        nested: whether the image is on a filesystem that a process serves, as ours are.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class LentDevice(HeldDevice):
         super().__init__(instance, node, use, lock)
         self._opener = opener
         self._window = window_of(self._device)
+        self.nested = self._window is not None and self._window[0].slow
         self._answers: SimpleQueue[Message | OSError] = SimpleQueue()
         self._part: tuple[int, int] | None = None
         self._asking = threading.Lock()

@@ -126,7 +126,7 @@ class Session:
         self.fd: int | None = fd
         self._watched = watched
         self.filesystem = filesystem
-        self._busy = False
+        self._busy = watched  # until the thread that reads has found no request
         self._wanted = WANTED | (uapi.FUSE_WRITEBACK_CACHE if writeback else 0)
 
     def serve(self) -> None:
