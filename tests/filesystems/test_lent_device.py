@@ -168,7 +168,7 @@ def test_an_engine_that_says_anything_is_asked_all_the_same(
     assert fd is not None
     os.close(fd)
     assert device_of(mounted).statistics.show() == counted
-    assert descriptors() == before
+    wait_until(lambda: descriptors() == before, "no descriptor more is open")
 
 
 def test_an_opener_of_the_device_reads_what_was_synced(
@@ -331,4 +331,4 @@ def test_without_a_thread_it_is_not_lent(
             LentDevice(mounted.filesystem, node, None, lock, opener).lend_in_thread()
         lock.release()
         mounted.filesystem.drive(lambda: device.disk.release(opener))
-    assert descriptors() == before
+    wait_until(lambda: descriptors() == before, "no descriptor more is open")
