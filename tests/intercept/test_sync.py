@@ -40,12 +40,15 @@ class Iocb(ctypes.Structure):
 @pytest.fixture
 def low() -> Iterator[int]:
     """The address of two pages below 4 GiB, where the memory of a 32-bit program is."""
-    libc, wanted = ctypes.CDLL(None, use_errno=True), 0x20000000
+    libc = ctypes.CDLL(None, use_errno=True)
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     libc.mmap.restype = ctypes.c_void_p
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
-    start = libc.mmap(wanted, 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+    for wanted in range(0x10000000, 0x80000000, 0x10000000):  # the heap can be anywhere
+        start = libc.mmap(wanted, 2 * PAGE, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
+        if start == wanted:
+            break
     assert start == wanted, os.strerror(ctypes.get_errno())
     yield wanted
     libc.munmap(wanted, 2 * PAGE)
