@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.parts import children_of, wait_until
 from tests.support.patience import scaled
 from tests.support.user import User
 
@@ -206,6 +207,19 @@ def test_a_shell_with_job_control(on_terminal: Open) -> None:
     assert terminal.wait() == 6
 
 
+def _states(pid: int) -> dict[str, str]:
+    """Return the states of a process and its descendants (proc_pid_stat(5)) by their names."""
+    try:
+        _, _, rest = Path(f"/proc/{pid}/stat").read_text().partition("(")
+        name, _, rest = rest.rpartition(") ")
+        states = {name: rest[0]}
+        for child in children_of(pid):
+            states |= _states(child)
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return states
+
+
 def test_a_callers_shell_can_stop_and_go_on(
     user: User, loopfs_bin: list[str], workdir: Path
 ) -> None:
@@ -218,6 +232,8 @@ def test_a_callers_shell_can_stop_and_go_on(
         terminal.wait_for(r"echoed\s+echoed")
         terminal.type("\x1a")
         terminal.wait_for(r"Stopped")
+        # bash has seen that its child has stopped; what cat reads until it has, too, is lost.
+        wait_until(lambda: _states(terminal.process.pid).get("cat") == "T", "cat has stopped")
         terminal.type("fg\n")
         terminal.wait_for(r"fg\s+.* run sh ")
         terminal.type("again\n")
